@@ -1,0 +1,91 @@
+"""Every exception that this package raises on purpose, and how to treat it.
+
+::
+
+    ImporterError
+    ├── PermanentError            the same call would fail again: never retried
+    │   ├── UsageError            a command or setting makes no sense
+    │   │   ├── SpecError         a spec is wrong; names file, line and key
+    │   │   └── UnknownTypeError  no spec of that name; names the nearest ones
+    │   ├── RefusedError          a delivery is refused whole; the ledger keeps the reason
+    │   └── WarehouseError        the warehouse answers, but will not do it (privileges, wrong table)
+    └── TransientError            worth trying again later
+        ├── SourceUnavailable     the inbox or a file in it could not be reached
+        └── WarehouseUnavailable  the database could not be reached or asked to come back
+
+What does *not* belong here: rejected records. They are data (rows of
+``importer.rejects``), not exceptions.
+"""
+
+from __future__ import annotations
+
+
+class ImporterError(Exception):
+    """Base of all; ``str()`` is one paragraph naming what, where and the remedy."""
+
+    exit_code = 1
+
+
+class PermanentError(ImporterError):
+    """The same call would fail again."""
+
+
+class UsageError(PermanentError):
+    """A command's arguments or a setting make no sense."""
+
+    exit_code = 2
+
+
+class SpecError(UsageError):
+    """A spec is wrong.
+
+    Attributes: ``file`` (path as given), ``line`` (1-based, or None), ``key``
+    (dotted path inside the spec, or None).
+    """
+
+    def __init__(
+        self, message: str, *, file: str | None = None, line: int | None = None, key: str | None = None
+    ) -> None:
+        where = f"{file}:{line}: " if file and line else f"{file}: " if file else ""
+        super().__init__(f"{where}{message}")
+        self.file, self.line, self.key = file, line, key
+
+
+class UnknownTypeError(UsageError):
+    """No spec describes a CSV type of that name."""
+
+
+class RefusedError(PermanentError):
+    """A delivery is refused whole; nothing of it is loaded.
+
+    Attributes: ``rule`` (short machine word such as ``header.missing``),
+    ``line`` (1-based physical line, or None), ``column`` (or None).
+    """
+
+    exit_code = 3
+
+    def __init__(
+        self, message: str, *, rule: str, line: int | None = None, column: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.rule, self.line, self.column = rule, line, column
+
+
+class WarehouseError(PermanentError):
+    """The warehouse answers, but will not do what is asked."""
+
+    exit_code = 4
+
+
+class TransientError(ImporterError):
+    """Worth trying again later."""
+
+    exit_code = 4
+
+
+class SourceUnavailable(TransientError):
+    """The inbox, or a file in it, could not be reached."""
+
+
+class WarehouseUnavailable(TransientError):
+    """The database could not be reached, or asked to come back later."""

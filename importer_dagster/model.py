@@ -1,0 +1,138 @@
+"""What the rooms hand to each other: frozen dataclasses and Arrow schemas.
+
+What does not belong here: any behaviour. A room never imports its neighbour;
+it takes and returns these, and ``pipeline`` joins them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Literal, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+Status = Literal["loaded", "unchanged", "refused", "failed"]
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One file as delivered.
+
+    ``path`` identifies it in the ledger (relative to the inbox where it lies
+    below it); ``url`` is what fsspec opens. ``tenant`` is "" where the type's
+    paths name none. ``size`` is in bytes as listed, None when unknown.
+    """
+
+    type: str
+    tenant: str
+    business_date: date
+    path: str
+    url: str
+    size: int | None = None
+
+
+# One row per failing cell (or per damaged record, then without a column).
+# row: number of the record in the file, from 1, the header not counted.
+# line: physical line of the file where the record starts, from 1.
+REJECT_SCHEMA = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("line", pa.int64()),
+        pa.field("column_name", pa.string()),
+        pa.field("value", pa.string()),
+        pa.field("rule", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),
+        pa.field("raw", pa.string()),
+    ]
+)
+
+# What validation says of cells; ``index`` counts from 0 inside the batch.
+FAILURE_SCHEMA = pa.schema(
+    [
+        pa.field("index", pa.int64(), nullable=False),
+        pa.field("column_name", pa.string()),
+        pa.field("value", pa.string()),
+        pa.field("rule", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),
+    ]
+)
+
+
+class Locate(Protocol):
+    """Finds records of one batch again in the bytes that it was read from."""
+
+    def __call__(self, indexes: np.ndarray) -> tuple[pa.Array, pa.Array]:
+        """For rows of the batch (counted from 0): their physical lines (int64) and raw text (string)."""
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """Records as text, one string column per wanted header column.
+
+    ``columns`` holds text exactly as in the file; null where the cell was
+    empty without quotes or an unquoted missing-value token. ``rows`` (int64)
+    is the record number of each. ``rejects`` (REJECT_SCHEMA) are the damaged
+    records met in the same stretch of the file; ``skipped`` counts records
+    that are no data by declaration (footers, comments are not records).
+    """
+
+    columns: pa.RecordBatch
+    rows: pa.Array
+    rejects: pa.Table
+    locate: Locate
+    skipped: int = 0
+
+
+@dataclass(frozen=True)
+class TypedBatch:
+    """Rows that passed: one Arrow column per field, and their record numbers (int64)."""
+
+    columns: pa.RecordBatch
+    rows: pa.Array
+
+
+@dataclass(frozen=True)
+class DriftEvent:
+    """One difference between a header and its spec.
+
+    ``kind`` is added, removed, renamed, reordered or version.
+    """
+
+    kind: str
+    column_name: str | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class ColumnMapping:
+    """How a header's columns become the spec's fields.
+
+    ``sources`` maps a field's name to the header's position (from 0); a field
+    that is absent is not in it. ``extras`` are positions to keep in ``_extra``.
+    """
+
+    sources: Mapping[str, int]
+    extras: tuple[int, ...] = ()
+    events: tuple[DriftEvent, ...] = ()
+
+
+@dataclass(frozen=True)
+class LoadResult:
+    """What became of one delivery; the counts obey the law of conservation."""
+
+    delivery: Delivery
+    status: Status
+    load_id: int | None = None
+    rows_read: int = 0
+    rows_loaded: int = 0
+    rows_rejected: int = 0
+    rows_skipped: int = 0
+    rows_unchanged: int = 0
+    reason: str | None = None
+    drift: tuple[DriftEvent, ...] = field(default=())
+    bytes: int | None = None
+    sha256: str | None = None
+    seconds: float = 0.0

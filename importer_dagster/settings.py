@@ -1,0 +1,80 @@
+"""All settings, read from the environment in one place.
+
+What does not belong here: anything about a single CSV type (that is its spec).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from importer_dagster.errors import UsageError
+
+SHIPPED_SPECS = Path(__file__).parent / "specs"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one process.
+
+    ``warehouse_url`` is None when the embedded PostgreSQL is to be used.
+    ``start_date`` is the first daily partition; ``lookback_days`` is how far
+    back the schedule looks for missed days.
+    """
+
+    warehouse_url: str | None
+    specs: Path
+    inbox_url: str
+    home: Path
+    db_writes: int = 4
+    default_path: str = "{date}/{tenant}/{type}*.csv"
+    timezone: str = "UTC"
+    start_date: date = date(2024, 1, 1)
+    schedule: str = "0 6 * * *"
+    lookback_days: int = 14
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
+        """Read ``IMPORTER_*``; raises UsageError naming the variable at fault."""
+        env = os.environ if env is None else env
+        home = Path(env.get("IMPORTER_HOME") or ".importer").expanduser().resolve()
+        return cls(
+            warehouse_url=env.get("IMPORTER_WAREHOUSE_URL") or None,
+            specs=Path(env.get("IMPORTER_SPECS") or SHIPPED_SPECS).expanduser().resolve(),
+            inbox_url=env.get("IMPORTER_INBOX_URL") or str(home / "inbox"),
+            home=home,
+            db_writes=_positive(env, "IMPORTER_DB_WRITES", cls.db_writes),
+            default_path=env.get("IMPORTER_PATH_PATTERN") or cls.default_path,
+            timezone=_timezone(env, "IMPORTER_TIMEZONE", cls.timezone),
+            start_date=_date(env, "IMPORTER_START_DATE", cls.start_date),
+            schedule=env.get("IMPORTER_SCHEDULE") or cls.schedule,
+            lookback_days=_positive(env, "IMPORTER_LOOKBACK_DAYS", cls.lookback_days),
+        )
+
+
+def _positive(env: Mapping[str, str], name: str, default: int) -> int:
+    text = env.get(name) or str(default)
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"{name} is {text!r}; it must be a whole number of at least 1.")
+    return int(text)
+
+
+def _date(env: Mapping[str, str], name: str, default: date) -> date:
+    text = env.get(name)
+    try:
+        return date.fromisoformat(text) if text else default
+    except ValueError:
+        raise UsageError(f"{name} is {text!r}; it must be a date such as 2024-01-31.") from None
+
+
+def _timezone(env: Mapping[str, str], name: str, default: str) -> str:
+    text = env.get(name) or default
+    try:
+        ZoneInfo(text)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise UsageError(f"{name} is {text!r}; it must be an IANA time zone such as Europe/Berlin.") from None
+    return text

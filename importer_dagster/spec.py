@@ -1,0 +1,600 @@
+"""The description of a CSV type: one YAML file, checked, and nothing else.
+
+A spec is a Frictionless *Resource* descriptor (name, path, encoding, dialect,
+schema; https://specs.frictionlessdata.io) plus how to load it. Words of that
+standard which say nothing to an importer (``licenses``, ``rdfType`` …) are
+accepted and ignored, so that a descriptor can be pasted in as it is; any
+other unknown key is refused with its line and the nearest known key.
+
+What does not belong here: what a field becomes in Arrow, Pandera, PostgreSQL
+or Dagster (``schema.py``), and how values are read (``validate.py``).
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from importer_dagster.errors import SpecError, UnknownTypeError
+
+FieldType = Literal["string", "integer", "number", "boolean", "date", "datetime", "time", "object"]
+Disposition = Literal["append", "replace", "merge"]
+
+MAX_IDENTIFIER_BYTES = 63  # PostgreSQL's NAMEDATALEN - 1; longer names are cut silently
+TRACE_COLUMNS = ("_load_id", "_row", "_business_date", "_tenant", "_extra")
+
+# Words of the Frictionless standards that carry no meaning for a load.
+_IGNORED_BY_US = {
+    "resource": {"profile", "format", "mediatype", "bytes", "hash", "sources", "licenses",
+                 "homepage", "$schema", "scheme", "type", "created", "version", "keywords"},
+    "schema": {"$schema", "name", "title", "description", "fieldsMatch", "uniqueKeys"},
+    "field": {"rdfType", "example", "categories", "categoriesOrdered"},
+    "dialect": {"$schema", "csvddfVersion", "lineTerminator", "caseSensitiveHeader", "type", "name"},
+}  # fmt: skip
+
+
+class _Model(BaseModel):
+    """Frozen and strict about keys; the known, meaningless ones are dropped."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _without(kind: str, data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {k: v for k, v in data.items() if k not in _IGNORED_BY_US[kind]}
+    return data
+
+
+def _one_or_many(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _as_text(value: Any) -> Any:
+    """YAML reads ``1`` or ``true`` as typed; tokens in a CSV file are text."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int | float) else value
+
+
+def _single_character(value: str) -> str:
+    if len(value) != 1 or value in "\r\n\0":
+        raise ValueError("must be one character, and no line end")
+    return value
+
+
+Token = Annotated[str, BeforeValidator(_as_text)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
+Character = Annotated[str, AfterValidator(_single_character)]
+
+
+class Dialect(_Model):
+    """How the file is written down, in the words of the Frictionless CSV Dialect."""
+
+    delimiter: Character = Field(",", description="The character between two values.")
+    quoteChar: Character | None = Field(
+        '"', description="The character around a quoted value; null where quotes mean nothing."
+    )
+    doubleQuote: bool = Field(True, description="A quote inside a quoted value is written twice.")
+    escapeChar: Character | None = Field(
+        None, description="A character that takes the meaning from the one behind it."
+    )
+    header: bool = Field(True, description="The first record holds the names.")
+    headerRows: tuple[int, ...] | None = Field(
+        None, description="Numbers (from 1) of the lines that hold the header; what is above is preamble."
+    )
+    commentChar: str | None = Field(None, min_length=1, description="Lines that start with this are skipped.")
+    skipInitialSpace: bool = Field(False, description="Blanks behind a delimiter do not belong to the value.")
+    nullSequence: str | None = Field(None, description="One more text that stands for a missing value.")
+    footerRows: int = Field(0, ge=0, description="How many records at the end are no data.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_ignored(cls, data: Any) -> Any:
+        return _without("dialect", data)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Dialect:
+        if self.delimiter == self.quoteChar:
+            raise ValueError("delimiter and quoteChar must differ")
+        return self
+
+
+class Constraints(_Model):
+    """What a value must satisfy, in the words of the Frictionless Table Schema."""
+
+    required: bool = Field(False, description="A missing value is rejected.")
+    unique: bool = Field(False, description="A value that stood earlier in the same file is rejected.")
+    enum: tuple[Token, ...] | None = Field(None, min_length=1, description="The only values allowed.")
+    pattern: str | None = Field(None, description="A regular expression (RE2) that the whole text must match.")
+    minimum: Token | None = Field(None, description="The smallest value allowed, written as in the file.")
+    maximum: Token | None = Field(None, description="The largest value allowed, written as in the file.")
+    minLength: int | None = Field(None, ge=0, description="The least number of characters.")
+    maxLength: int | None = Field(None, ge=0, description="The greatest number of characters.")
+
+
+_FORMATS: Mapping[str, set[str]] = {
+    "string": {"default", "uuid", "email", "uri", "binary"},
+    "integer": {"default"},
+    "number": {"default", "double"},
+    "boolean": {"default"},
+    "object": {"default"},
+}
+
+
+class FieldSpec(_Model):
+    """One column of a type, in the words of the Frictionless Table Schema."""
+
+    name: str = Field(min_length=1, description="The name in the file's header, and of the column.")
+    type: FieldType = Field("string", description="What the text is read as.")
+    format: str = Field(
+        "default",
+        description="string: uuid. number: double for a binary float instead of an exact number. "
+        "date, datetime, time: a strptime pattern; default is ISO 8601. "
+        "A datetime pattern with %z makes a time with time zone.",
+    )
+    title: str | None = Field(None, description="A short name for people.")
+    description: str | None = Field(None, description="What the column means; becomes its comment.")
+    constraints: Constraints = Field(Constraints(), description="What a value must satisfy.")
+    missingValues: tuple[Token, ...] | None = Field(
+        None, description="Texts that mean 'no value' in this column; else those of the schema."
+    )
+    trueValues: tuple[Token, ...] = Field(("true", "True", "TRUE", "1"), description="Texts that mean true.")
+    falseValues: tuple[Token, ...] = Field(
+        ("false", "False", "FALSE", "0"), description="Texts that mean false."
+    )
+    decimalChar: Character = Field(".", description="The character before the decimals.")
+    groupChar: Character | None = Field(None, description="The character between groups of digits.")
+    bareNumber: bool = Field(
+        True, description="False: what stands around the digits, such as $ or %, is taken off."
+    )
+    precision: int = Field(38, ge=1, le=38, description="number: how many digits in all.")
+    scale: int = Field(18, ge=0, le=38, description="number: how many of them are decimals.")
+    timezone: str | None = Field(
+        None, description="datetime: the zone of times that name none; makes a time with time zone."
+    )
+    aliases: Names = Field((), description="Other header names that the column may come under.")
+    checks: Names = Field((), description="Named Pandera checks (see importer_dagster.checks).")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_ignored(cls, data: Any) -> Any:
+        data = _without("field", data)
+        if isinstance(data, Mapping) and "precision" in data and "scale" not in data:
+            data = {**data, "scale": 0}  # as in SQL: numeric(10) has no decimals
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FieldSpec:
+        allowed = _FORMATS.get(self.type)
+        if allowed and self.format not in allowed:
+            raise ValueError(f"format {self.format!r} does not go with type {self.type}; use one of {sorted(allowed)}")
+        if self.scale > self.precision:
+            raise ValueError(f"scale {self.scale} is greater than precision {self.precision}")
+        if self.name in TRACE_COLUMNS:
+            raise ValueError(f"{self.name!r} is the name of a column that the importer adds itself")
+        if "\0" in self.name:
+            raise ValueError("a name cannot hold a NUL character")
+        if self.groupChar == self.decimalChar:
+            raise ValueError("groupChar and decimalChar must differ")
+        if self.constraints.pattern is not None:
+            try:
+                re.compile(self.constraints.pattern)
+            except re.error as error:
+                raise ValueError(f"pattern {self.constraints.pattern!r} is no regular expression: {error}") from None
+        return self
+
+    @property
+    def required(self) -> bool:
+        return self.constraints.required
+
+    @cached_property
+    def column(self) -> str:
+        """The column's name in PostgreSQL: the field's name, cut to 63 bytes if need be."""
+        return short_identifier(self.name)
+
+
+def short_identifier(name: str) -> str:
+    """Return ``name``, or a unique stand-in of at most 63 bytes.
+
+    >>> short_identifier("a" * 70)
+    'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa_66d6f4d4'
+    """
+    if len(name.encode()) <= MAX_IDENTIFIER_BYTES:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    head = name.encode()[: MAX_IDENTIFIER_BYTES - 9].decode(errors="ignore")
+    return f"{head}_{digest}"
+
+
+class Reference(_Model):
+    """The other end of a foreign key."""
+
+    resource: str = Field("", description="The type referred to; empty for this type itself.")
+    fields: Names = Field(description="Its fields.")
+
+
+class ForeignKey(_Model):
+    """A reference to another type. Shown and checked; never a reason to skip a load."""
+
+    fields: Names = Field(description="The fields that refer.")
+    reference: Reference = Field(description="What they refer to.")
+
+
+class TableSchema(_Model):
+    """A Frictionless Table Schema."""
+
+    fields: tuple[FieldSpec, ...] = Field(min_length=1, description="The columns, in the table's order.")
+    primaryKey: Names = Field((), description="The fields that identify a row (with the tenant).")
+    foreignKeys: tuple[ForeignKey, ...] = Field((), description="References to other types.")
+    missingValues: tuple[Token, ...] = Field(("",), description="Texts that mean 'no value'.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_ignored(cls, data: Any) -> Any:
+        return _without("schema", data)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TableSchema:
+        names = [f.name for f in self.fields]
+        for twice in sorted({n for n in names if names.count(n) > 1}):
+            raise ValueError(f"two fields are named {twice!r}")
+        headers = [h for f in self.fields for h in (f.name, *f.aliases)]
+        for twice in sorted({h for h in headers if headers.count(h) > 1}):
+            raise ValueError(f"the header name {twice!r} would mean two fields")
+        used = [("primaryKey", self.primaryKey)] + [("foreignKeys", k.fields) for k in self.foreignKeys]
+        for where, fields in used:
+            for name in fields:
+                if name not in names:
+                    raise ValueError(f"{where} names {name!r}, which is no field{_nearest(name, names)}")
+        for key in self.foreignKeys:
+            if len(key.fields) != len(key.reference.fields):
+                raise ValueError(f"foreignKeys: {list(key.fields)} and {list(key.reference.fields)} differ in number")
+        return self
+
+
+class SchemaContract(_Model):
+    """What to do when a header differs from the spec, per kind of difference (dlt's words)."""
+
+    added: Literal["evolve", "freeze", "discard", "rescue"] = Field(
+        "rescue",
+        description="A column the spec does not know: evolve adds it to the table, freeze refuses the "
+        "file, discard leaves it out, rescue keeps it in the JSON column _extra.",
+    )
+    removed: Literal["evolve", "freeze"] = Field(
+        "evolve",
+        description="A column that is missing: evolve loads NULL for an optional one and refuses the "
+        "file for a required one, freeze always refuses.",
+    )
+    reordered: Literal["evolve", "freeze"] = Field(
+        "evolve", description="The same columns in another order: evolve maps by name, freeze refuses."
+    )
+
+
+class RejectLimit(_Model):
+    """How many rejected records a file may have before it is refused whole."""
+
+    share: float | None = Field(None, ge=0, le=1, description="Greatest share of the records, from 0 to 1.")
+    count: int | None = Field(None, ge=0, description="Greatest number of records.")
+    share_from: int = Field(0, ge=0, description="The share is judged only from this many rejects on.")
+
+    def exceeded(self, rejected: int, read: int) -> str | None:
+        """Say why ``rejected`` of ``read`` records are too many, or return None."""
+        if self.count is not None and rejected > self.count:
+            return f"{rejected} rejected records are more than the limit of {self.count} (reject_limit.count)"
+        if self.share is not None and read and rejected >= max(self.share_from, 1) and rejected / read > self.share:
+            return (
+                f"{rejected} of {read} records rejected ({rejected / read:.1%}) is more than the limit "
+                f"of {self.share:.1%} (reject_limit.share)"
+            )
+        return None
+
+
+# Generous where nothing is declared: a small file with a few bad records loads
+# its good ones, a large file that is mostly bad is a fault of the file.
+DEFAULT_REJECT_LIMIT = RejectLimit(share=0.5, share_from=1000)
+
+
+class TableSpec(_Model):
+    """One CSV type: a Frictionless Resource and how to load it."""
+
+    name: str = Field(description="The type's name: its asset, its table, and the YAML file's stem.")
+    group: str = Field("default", description="The asset group it is shown in.")
+    title: str | None = Field(None, description="A short name for people.")
+    description: str | None = Field(None, description="What the type holds; becomes the table's comment.")
+    owner: str | None = Field(None, description="Who answers for it: an e-mail address or team:name.")
+    tags: Mapping[str, str] = Field({}, description="Free tags, shown at the asset.")
+    path: str | None = Field(None, description="Pattern of its deliveries below the inbox; else the project's.")
+    encoding: str = Field("utf-8", description="The text encoding, as Python names it.")
+    compression: str | None = Field(None, description="Ignored: containers are recognised by content.")
+    dialect: Dialect = Field(Dialect(), description="How the file is written down.")
+    tableschema: TableSchema = Field(alias="schema", description="Its fields and keys.")
+    write_disposition: Disposition = Field(
+        "append",
+        description="append: every file's rows stand. replace: the newest business date stands. "
+        "merge: the newest row of each primary key stands.",
+    )
+    schema_contract: SchemaContract = Field(SchemaContract(), description="What to do about drift.")
+    reject_limit: RejectLimit = Field(DEFAULT_REJECT_LIMIT, description="When rejects refuse the file.")
+    expected_by: str | None = Field(
+        None,
+        pattern=r"^([01]\d|2[0-3]):[0-5]\d$",
+        description="Time of day (HH:MM, the project's time zone) by which the day's files should be there.",
+    )
+    checks: Names = Field((), description="Named Pandera checks over whole rows.")
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_ignored(cls, data: Any) -> Any:
+        return _without("resource", data)
+
+    @field_validator("name")
+    @classmethod
+    def _usable_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError(f"{name!r}: a type's name is made of letters, digits and _, and starts with no digit")
+        if len(name) > 55:  # room for what index names add
+            raise ValueError(f"{name!r} is longer than 55 characters")
+        return name
+
+    @field_validator("schema_contract", mode="before")
+    @classmethod
+    def _one_word_for_all(cls, value: Any) -> Any:
+        """dlt allows one word for every kind of drift."""
+        if isinstance(value, str):
+            return {"added": value, "removed": "freeze" if value == "freeze" else "evolve"}
+        return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, value: str) -> str:
+        try:
+            "".encode(value)
+        except LookupError:
+            raise ValueError(f"encoding {value!r} is not known to Python") from None
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TableSpec:
+        if self.write_disposition == "merge" and not self.tableschema.primaryKey:
+            raise ValueError("write_disposition merge needs a primaryKey in the schema")
+        return self
+
+    @property
+    def fields(self) -> tuple[FieldSpec, ...]:
+        return self.tableschema.fields
+
+    @cached_property
+    def primary_key(self) -> tuple[str, ...]:
+        """Column names of the primary key, without the tenant."""
+        return tuple(self.field(name).column for name in self.tableschema.primaryKey)
+
+    @cached_property
+    def _fields_by_name(self) -> dict[str, FieldSpec]:
+        return {f.name: f for f in self.fields}
+
+    def field(self, name: str) -> FieldSpec:
+        """The field called ``name``; KeyError if there is none."""
+        return self._fields_by_name[name]
+
+    def missing_values(self, field: FieldSpec) -> tuple[str, ...]:
+        """The texts that mean 'no value' in ``field``."""
+        tokens = field.missingValues if field.missingValues is not None else self.tableschema.missingValues
+        null = self.dialect.nullSequence
+        return tokens if null is None or null in tokens else (*tokens, null)
+
+    @cached_property
+    def hash(self) -> str:
+        """16 hex digits that change when the spec's meaning changes."""
+        text = json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# --- reading YAML -------------------------------------------------------------
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Safe YAML with the words of YAML 1.2: NO is a country, not false; 12:30 is text.
+
+    A key written twice is an error instead of the last one winning.
+    """
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("int", r"^[-+]?[0-9]+$", "-+0123456789"),
+    ("float", r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$", "-+.0123456789"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
+
+
+def _mapping_without_duplicates(loader: Any, node: yaml.MappingNode, deep: bool = True) -> dict[Any, Any]:
+    loader.flatten_mapping(node)
+    result: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {key!r} must be text; put it in quotes", key_node.start_mark
+            )
+        if key in result:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {key!r} stands here a second time", key_node.start_mark
+            )
+        result[key] = loader.construct_object(value_node, deep=True)
+    return result
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping_without_duplicates)
+
+
+def parse_yaml(text: str, file: str) -> Any:
+    """Parse YAML as data; raises SpecError with the line of what is wrong."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - derives from the safe loader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else None
+        raise SpecError(f"not valid YAML: {error.problem or error.context}", file=file, line=line) from None
+    except yaml.YAMLError as error:
+        raise SpecError(f"not valid YAML: {error}", file=file) from None
+
+
+def parse_spec(text: str, file: str) -> TableSpec:
+    """Read one spec from YAML text; ``file`` names it in errors and gives the default name."""
+    data = parse_yaml(text, file)
+    if not isinstance(data, dict):
+        raise SpecError("a spec is a YAML mapping with at least a schema", file=file, line=1)
+    stem = Path(file).name.removesuffix(".yaml").removesuffix(".yml")
+    data.setdefault("name", stem)
+    if data["name"] != stem:
+        raise SpecError(
+            f"name is {data['name']!r} but the file is called {stem!r}; the file's stem is the type's name",
+            file=file,
+            line=_line_of(text, ("name",)),
+            key="name",
+        )
+    try:
+        return TableSpec.model_validate(data)
+    except ValidationError as error:
+        raise _spec_error(error, text, file) from None
+
+
+def _spec_error(error: ValidationError, text: str, file: str) -> SpecError:
+    first = error.errors(include_url=False)[0]
+    path = tuple(p for p in first["loc"] if p != "function-after")
+    key = ".".join(str(p) for p in path)
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(path[:-1])
+        message = f"unknown key {key!r}{_nearest(str(path[-1]), known)}"
+    else:
+        message = f"{key}: {first['msg'].removeprefix('Value error, ')}" if key else first["msg"]
+    more = error.error_count() - 1
+    if more:
+        message += f" (and {more} more)"
+    return SpecError(message, file=file, line=_line_of(text, path), key=key)
+
+
+def _known_keys(path: Sequence[str | int]) -> list[str]:
+    """Keys allowed at ``path`` inside a spec."""
+    models: dict[str, type[BaseModel]] = {
+        "dialect": Dialect,
+        "schema": TableSchema,
+        "fields": FieldSpec,
+        "constraints": Constraints,
+        "foreignKeys": ForeignKey,
+        "reference": Reference,
+        "schema_contract": SchemaContract,
+        "reject_limit": RejectLimit,
+    }
+    names = [p for p in path if isinstance(p, str)]
+    model = models.get(names[-1], TableSpec) if names else TableSpec
+    return [f.alias or n for n, f in model.model_fields.items()]
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _line_of(text: str, path: Sequence[str | int]) -> int | None:
+    """The 1-based line of the key or item at ``path``, or of its nearest parent."""
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.YAMLError:
+        return None
+    line = 1
+    for part in path:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((k, v) for k, v in node.value if k.value == part), None)
+            if found is None:
+                break
+            line, node = found[0].start_mark.line + 1, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line
+
+
+# --- a folder of specs ----------------------------------------------------------
+
+
+class Specs(Mapping[str, TableSpec]):
+    """All types of a folder, by name. ``specs[name]`` raises UnknownTypeError with the nearest name."""
+
+    def __init__(self, specs: Iterable[TableSpec], folder: Path | None = None) -> None:
+        self._by_name = {s.name: s for s in specs}
+        self.folder = folder
+
+    def __getitem__(self, name: str) -> TableSpec:
+        try:
+            return self._by_name[name]
+        except KeyError:
+            where = f" in {self.folder}" if self.folder else ""
+            raise UnknownTypeError(
+                f"There is no CSV type {name!r}{where}{_nearest(name, self._by_name)}. "
+                "`importer check` lists all types; IMPORTER_SPECS names their folder."
+            ) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+
+def spec_files(folder: Path) -> list[Path]:
+    """All ``*.yaml`` and ``*.yml`` files below ``folder``, sorted; hidden ones left out."""
+    if not folder.is_dir():
+        raise SpecError(f"The folder of specs {folder} does not exist; IMPORTER_SPECS names it.")
+    files = [*folder.rglob("*.yaml"), *folder.rglob("*.yml")]
+    return sorted(f for f in files if not any(p.startswith(".") for p in f.relative_to(folder).parts))
+
+
+def load_specs(folder: Path) -> Specs:
+    """Read every spec below ``folder``, recursively; raises SpecError at the first wrong one."""
+    specs: dict[str, TableSpec] = {}
+    places: dict[str, Path] = {}
+    for file in spec_files(folder):
+        spec = load_spec(file)
+        if spec.name.lower() in places:
+            raise SpecError(f"type {spec.name!r} is already described in {places[spec.name.lower()]}", file=str(file))
+        places[spec.name.lower()] = file
+        specs[spec.name] = spec
+    return Specs(specs.values(), folder)
+
+
+def load_spec(file: Path) -> TableSpec:
+    """Read one spec file; raises SpecError."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"cannot be read: {error}", file=str(file)) from None
+    return parse_spec(text, str(file))
