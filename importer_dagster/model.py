@@ -21,9 +21,11 @@ Status = Literal["loaded", "unchanged", "refused", "failed"]
 class Delivery:
     """One file as delivered.
 
-    ``path`` identifies it in the ledger (relative to the inbox where it lies
-    below it); ``url`` is what fsspec opens. ``tenant`` is "" where the type's
-    paths name none. ``size`` is in bytes as listed, None when unknown.
+    ``path`` (with type, tenant and date) identifies it in the ledger; it is
+    relative to the inbox where the file lies below it. ``url`` is what fsspec
+    opens. ``tenant`` is "" where none is named; ``has_tenant`` says whether the
+    type's paths name tenants at all, so whether its table has ``_tenant``.
+    ``size`` is in bytes as listed, None when unknown.
     """
 
     type: str
@@ -32,6 +34,7 @@ class Delivery:
     path: str
     url: str
     size: int | None = None
+    has_tenant: bool = True
 
 
 # One row per failing cell (or per damaged record, then without a column).

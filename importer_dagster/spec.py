@@ -252,6 +252,29 @@ class TableSchema(_Model):
     def _drop_ignored(cls, data: Any) -> Any:
         return _without("schema", data)
 
+    @field_validator("fields", mode="after")
+    @classmethod
+    def _columns_distinct(cls, fields: tuple[FieldSpec, ...]) -> tuple[FieldSpec, ...]:
+        columns = [f.column for f in fields]
+        for twice in sorted({c for c in columns if columns.count(c) > 1}):
+            raise ValueError(f"two fields would be the column {twice!r}")
+        return fields
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys_are_required(cls, data: Any) -> Any:
+        """A primary key has no missing values, as the Table Schema standard says."""
+        if not isinstance(data, Mapping) or not isinstance(data.get("fields"), list | tuple):
+            return data
+        keys = _one_or_many(data.get("primaryKey") or ())
+        fields = [
+            {**f, "constraints": {**(f.get("constraints") or {}), "required": True}}
+            if isinstance(f, Mapping) and f.get("name") in keys
+            else f
+            for f in data["fields"]
+        ]
+        return {**data, "fields": fields}
+
     @model_validator(mode="after")
     def _consistent(self) -> TableSchema:
         names = [f.name for f in self.fields]

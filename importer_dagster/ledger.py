@@ -1,0 +1,235 @@
+"""The record of what happened: loads, rejects, drift events, and their migrations.
+
+Every function takes a connection and commits nothing itself, except
+``migrate``: the caller decides what belongs together in one transaction.
+
+What does not belong here: data tables (``writer.py``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+from psycopg.rows import dict_row
+
+from importer_dagster.errors import WarehouseError
+from importer_dagster.model import Delivery, DriftEvent
+from importer_dagster.warehouse import SETUP_LOCK, Warehouse
+
+LATEST_REVISION = "0001"
+
+_COUNTS = ("rows_read", "rows_loaded", "rows_rejected", "rows_skipped", "rows_unchanged")
+
+
+@dataclass(frozen=True)
+class LoadRow:
+    """What the ledger says of one load that is in force."""
+
+    load_id: int
+    business_date: date
+    path: str
+    sha256: str | None
+    spec_hash: str
+    rows_read: int
+    rows_loaded: int
+    rows_rejected: int
+    rows_skipped: int
+    rows_unchanged: int
+
+
+def migrate(warehouse: Warehouse) -> None:
+    """Bring schema ``importer`` to the latest revision; cheap when it is there already.
+
+    Several processes may do so at once: an advisory lock lets one at a time.
+    """
+    if "ledger" in warehouse.prepared:
+        return
+    with warehouse.connect() as conn:
+        if _revision(conn) != LATEST_REVISION:
+            # a session lock: alembic works on a connection and transaction of its own
+            conn.execute("SELECT pg_advisory_lock(%s, 0)", (SETUP_LOCK,))
+            conn.commit()
+            if _revision(conn) != LATEST_REVISION:
+                _run_alembic(warehouse)
+    warehouse.prepared.add("ledger")
+
+
+def _revision(conn: psycopg.Connection) -> str | None:
+    if conn.execute("SELECT to_regclass('importer.schema_version')").fetchone() == (None,):
+        return None
+    row = conn.execute("SELECT version_num FROM importer.schema_version").fetchone()
+    return row[0] if row else None
+
+
+def _run_alembic(warehouse: Warehouse) -> None:
+    """Run the migrations in one transaction. Imported late: it costs 0.3 s and is seldom needed."""
+    import sqlalchemy as sa
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", "importer_dagster:migrations")
+    url = warehouse.url.replace("postgresql://", "postgresql+psycopg://", 1)
+    engine = sa.create_engine(url, poolclass=sa.pool.NullPool)
+    try:
+        with engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except sa.exc.DBAPIError as error:
+        if isinstance(error.orig, psycopg.Error):
+            raise error.orig from None
+        raise
+
+
+def in_force(conn: psycopg.Connection, delivery: Delivery) -> LoadRow | None:
+    """The load of this very delivery (type, tenant, date, path) that is in force, if any."""
+    row = conn.execute(
+        """
+        SELECT load_id, business_date, path, sha256, spec_hash,
+               rows_read, rows_loaded, rows_rejected, rows_skipped, rows_unchanged
+        FROM importer.loads
+        WHERE (type, tenant, business_date, path) = (%s, %s, %s, %s)
+          AND status = 'loaded' AND superseded_by IS NULL
+        """,
+        (delivery.type, delivery.tenant, delivery.business_date, delivery.path),
+    ).fetchone()
+    return LoadRow(*row) if row else None
+
+
+def newest_rank(
+    conn: psycopg.Connection, type_name: str, tenant: str, *, besides: int | None
+) -> tuple[date, str] | None:
+    """(business date, path) of the newest delivery in force for a type and tenant, ``besides`` left out."""
+    row: tuple[date, str] | None = conn.execute(
+        """
+        SELECT business_date, path FROM importer.loads
+        WHERE type = %s AND tenant = %s AND status = 'loaded' AND superseded_by IS NULL
+          AND load_id IS DISTINCT FROM %s
+        ORDER BY business_date DESC, path COLLATE "C" DESC LIMIT 1
+        """,
+        (type_name, tenant, besides),
+    ).fetchone()
+    return row
+
+
+def begin_load(conn: psycopg.Connection, delivery: Delivery, spec_hash: str, run_id: str | None) -> int:
+    """Write the load's row; it shows up, complete, when the transaction commits."""
+    row = conn.execute(
+        """
+        INSERT INTO importer.loads (type, tenant, business_date, path, spec_hash, status, run_id)
+        VALUES (%s, %s, %s, %s, %s, 'loading', %s) RETURNING load_id
+        """,
+        (delivery.type, delivery.tenant, delivery.business_date, delivery.path, spec_hash, run_id),
+    ).fetchone()
+    assert row
+    return int(row[0])
+
+
+def supersede(conn: psycopg.Connection, old: int, new: int) -> None:
+    """Say that load ``new`` stands in place of load ``old``."""
+    conn.execute("UPDATE importer.loads SET superseded_by = %s WHERE load_id = %s", (new, old))
+
+
+def finish_load(
+    conn: psycopg.Connection,
+    load_id: int,
+    *,
+    status: str,
+    counts: dict[str, int],
+    size: int | None,
+    sha256: str | None,
+    reason: str | None = None,
+) -> None:
+    """Complete the load's row. ``counts`` has the five rows_… figures; the table checks their sum."""
+    conn.execute(
+        """
+        UPDATE importer.loads
+        SET status = %(status)s, bytes = %(bytes)s, sha256 = %(sha256)s, reason = %(reason)s,
+            rows_read = %(rows_read)s, rows_loaded = %(rows_loaded)s, rows_rejected = %(rows_rejected)s,
+            rows_skipped = %(rows_skipped)s, rows_unchanged = %(rows_unchanged)s,
+            finished_at = clock_timestamp()
+        WHERE load_id = %(load_id)s
+        """,
+        {
+            **{name: counts.get(name, 0) for name in _COUNTS},
+            "status": status,
+            "bytes": size,
+            "sha256": sha256,
+            "reason": reason,
+            "load_id": load_id,
+        },
+    )
+
+
+def write_drift(conn: psycopg.Connection, load_id: int, events: tuple[DriftEvent, ...]) -> None:
+    """Record drift events of a load."""
+    if events:
+        conn.cursor().executemany(
+            "INSERT INTO importer.drift (load_id, kind, column_name, detail) VALUES (%s, %s, %s, %s)",
+            [(load_id, e.kind, e.column_name, e.detail) for e in events],
+        )
+
+
+def write_rejects(conn: psycopg.Connection, load_id: int, rejects: pa.Table) -> None:
+    """COPY rejects (model.REJECT_SCHEMA) into quarantine."""
+    import pgpq
+
+    if not len(rejects):
+        return
+    table = rejects.add_column(0, "load_id", pa.array([load_id] * len(rejects), pa.int64()))
+    encoder = pgpq.ArrowToPostgresBinaryEncoder(table.schema)
+    statement = (
+        "COPY importer.rejects (load_id, row, line, column_name, value, rule, message, raw) "
+        "FROM STDIN (FORMAT BINARY)"
+    )
+    with conn.cursor().copy(statement) as copy:
+        copy.write(encoder.write_header())
+        for batch in table.to_batches(max_chunksize=10_000):
+            copy.write(encoder.write_batch(batch))
+        copy.write(encoder.finish())
+
+
+def load_rejects(
+    conn: psycopg.Connection, *, load_id: int | None = None, type_name: str | None = None, limit: int | None = None
+) -> list[dict[str, Any]]:
+    """Rejects of one load, or of all loads of a type that are in force or pending, in order."""
+    return (
+        conn.cursor(row_factory=dict_row)
+        .execute(
+            """
+            SELECT r.load_id, l.type, l.tenant, l.business_date, l.path,
+                   r.row, r.line, r.column_name, r.value, r.rule, r.message, r.raw
+            FROM importer.rejects r JOIN importer.loads l USING (load_id)
+            WHERE (%(load_id)s::bigint IS NULL OR r.load_id = %(load_id)s)
+              AND (%(type)s::text IS NULL OR l.type = %(type)s)
+            ORDER BY r.load_id, r.row, r.column_name LIMIT %(limit)s
+            """,
+            {"load_id": load_id, "type": type_name, "limit": limit},
+        )
+        .fetchall()
+    )
+
+
+def status_rows(conn: psycopg.Connection) -> list[dict[str, Any]]:
+    """The status view: one row per type and tenant."""
+    return (
+        conn.cursor(row_factory=dict_row)
+        .execute("SELECT * FROM importer.status ORDER BY type, tenant")
+        .fetchall()
+    )
+
+
+def get_load(conn: psycopg.Connection, load_id: int) -> dict[str, Any]:
+    """One row of importer.loads; raises WarehouseError if there is none."""
+    row = (
+        conn.cursor(row_factory=dict_row)
+        .execute("SELECT * FROM importer.loads WHERE load_id = %s", (load_id,))
+        .fetchone()
+    )
+    if row is None:
+        raise WarehouseError(f"There is no load {load_id} in the ledger; `importer status` shows what there is.")
+    return row

@@ -1,0 +1,524 @@
+"""The story of one import, on one screen: :func:`import_delivery`.
+
+source → reader → drift → validate → writer → ledger. The reader runs in a
+thread of its own; a queue of two batches lies between it and the writer, so
+that neither memory nor the distance between the two can grow. Rows, rejects
+and ledger entry commit in one transaction.
+
+What does not belong here: how any of the stages does its work.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import psycopg
+import pyarrow as pa
+
+from importer_dagster import ledger, schema
+from importer_dagster.drift import map_header
+from importer_dagster.errors import RefusedError, TransientError
+from importer_dagster.model import (
+    REJECT_SCHEMA,
+    ColumnMapping,
+    Delivery,
+    LoadResult,
+    Status,
+    TextBatch,
+)
+from importer_dagster.reader import Reader, fingerprint, open_delivery, read_records
+from importer_dagster.spec import TableSpec
+from importer_dagster.validate import Validator
+from importer_dagster.warehouse import Warehouse
+from importer_dagster.writer import Counts, Publisher, RowStream, Target, ensure_tables
+
+log = logging.getLogger(__name__)
+
+QUEUE_BATCHES = 2  # batches between reader and writer; more only costs memory
+REJECTS_IN_MEMORY = 20_000  # then they are written, and the COPY of rows begins anew
+REASONS_KEPT = 1_000  # rejects on record for a refused file
+ATTEMPTS = 3
+_FIRST_PAUSE_S = 0.5
+
+Progress = Callable[[int, int], None]  # (rows so far, rejected so far)
+
+
+def import_delivery(
+    delivery: Delivery,
+    spec: TableSpec,
+    *,
+    warehouse: Warehouse,
+    run_id: str | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> LoadResult:
+    """Import one delivery, in one transaction, and say what became of it.
+
+    A delivery that is refused (status ``refused``) is a result, not an
+    exception; nothing of it is loaded, the reason and the first rejects are on
+    record. The same content under the same path again is ``unchanged`` unless
+    ``force``. ``dry_run`` does everything and then rolls it back.
+
+    Raises TransientError when database or source stay out of reach after
+    three attempts, WarehouseError when the warehouse will not do it.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return _Import(delivery, spec, warehouse, run_id, force, dry_run, progress).run()
+        except TransientError as error:
+            if attempt == ATTEMPTS:
+                _record_failure(delivery, spec, warehouse, run_id, error)
+                raise
+            log.warning("Attempt %d of %d failed: %s", attempt, ATTEMPTS, error)
+            time.sleep(_FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311
+    raise AssertionError("unreachable")
+
+
+def _record_failure(
+    delivery: Delivery, spec: TableSpec, warehouse: Warehouse, run_id: str | None, error: TransientError
+) -> None:
+    """Put a failure on the ledger, if the database can be reached for that."""
+    try:
+        with warehouse.connect() as conn:
+            load_id = ledger.begin_load(conn, delivery, spec.hash, run_id)
+            ledger.finish_load(
+                conn, load_id, status="failed", counts={}, size=delivery.size, sha256=None, reason=str(error)
+            )
+            conn.commit()
+    except Exception:  # the error itself is what the caller must see
+        log.warning("The failure could not be put on the ledger")
+
+
+@dataclass
+class _Rejects:
+    """Rejects met so far: how many records, the first of them, and those not yet written."""
+
+    records: int = 0
+    first: list[pa.Table] = field(default_factory=list)
+    pending: list[pa.Table] = field(default_factory=list)
+    _first_rows: int = 0
+    pending_rows: int = 0
+
+    def add(self, table: pa.Table, records: int) -> None:
+        if not len(table):
+            return
+        self.records += records
+        if self._first_rows < REASONS_KEPT:
+            kept = table.slice(0, REASONS_KEPT - self._first_rows)
+            self.first.append(kept)
+            self._first_rows += len(kept)
+        self.pending.append(table)
+        self.pending_rows += len(table)
+
+    def take(self) -> pa.Table:
+        table = pa.concat_tables(self.pending) if self.pending else REJECT_SCHEMA.empty_table()
+        self.pending, self.pending_rows = [], 0
+        return table
+
+
+class _Import:
+    """One attempt at one delivery."""
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        spec: TableSpec,
+        warehouse: Warehouse,
+        run_id: str | None,
+        force: bool,
+        dry_run: bool,
+        progress: Progress | None,
+    ) -> None:
+        self.delivery, self.spec, self.warehouse = delivery, spec, warehouse
+        self.run_id, self.force, self.dry_run, self.progress = run_id, force, dry_run, progress
+        self.target = Target(spec, delivery.has_tenant, warehouse.schema)
+        self.started = time.monotonic()
+        self.rejects = _Rejects()
+        self.mapping = ColumnMapping({})
+        self.read = self.skipped = 0
+        self.size: int | None = delivery.size
+        self.sha256: str | None = None
+
+    def run(self) -> LoadResult:
+        ledger.migrate(self.warehouse)
+        with self.warehouse.connect() as conn:
+            if not self.force and (same := self._already_loaded(conn)):
+                return same
+            try:
+                ensure_tables(self.warehouse, self.target)
+                with self.warehouse.writing(conn, self.delivery.type, self.delivery.tenant, self._waiting):
+                    if not self.force and (same := self._already_loaded(conn)):
+                        return same  # someone else was quicker
+                    return self._load(conn)
+            except RefusedError as error:
+                conn.rollback()
+                return self._refused(conn, error)
+
+    def _waiting(self, seconds: float) -> None:
+        if seconds > 5:
+            log.info("%s waits for its turn to write, %.0f s so far", self.delivery.path, seconds)
+
+    # --- is there anything to do? ---
+
+    def _already_loaded(self, conn: psycopg.Connection) -> LoadResult | None:
+        row = ledger.in_force(conn, self.delivery)
+        conn.commit()
+        if row is None or row.sha256 is None:
+            return None
+        try:
+            if self.sha256 is None:
+                self.sha256, self.size = fingerprint(self.delivery)
+        except RefusedError:
+            return None  # the import itself finds it again and records it
+        if self.sha256 != row.sha256:
+            return None
+        return self._result(
+            "unchanged",
+            row.load_id,
+            {"rows_read": row.rows_read, "rows_unchanged": row.rows_read},
+            reason=f"the same content is loaded already, as load {row.load_id}",
+        )
+
+    # --- the load itself ---
+
+    def _load(self, conn: psycopg.Connection) -> LoadResult:
+        prior = ledger.in_force(conn, self.delivery)
+        load_id = ledger.begin_load(conn, self.delivery, self.spec.hash, self.run_id)
+        publisher = Publisher(
+            conn,
+            self.target,
+            load_id=load_id,
+            tenant=self.delivery.tenant,
+            business_date=self.delivery.business_date,
+            path=self.delivery.path,
+            prior=prior.load_id if prior else None,
+        )
+        staged = self._needs_stage()
+        table = publisher.create_stage() if staged else self.target.live
+        stream = self._copy_rows(conn, load_id, table)
+        self._reject_duplicates(publisher, load_id)
+        self._check_limit()
+        if staged:
+            newest = ledger.newest_rank(
+                conn, self.delivery.type, self.delivery.tenant, besides=prior.load_id if prior else None
+            )
+            counts = publisher.publish(newest)
+        else:
+            publisher.retire_prior()
+            counts = Counts(loaded=stream.rows)
+        return self._commit(conn, load_id, counts, prior.load_id if prior else None)
+
+    def _needs_stage(self) -> bool:
+        """Whether rows must be looked at as a whole before they may stand in the table."""
+        return self.spec.write_disposition != "append" or bool(self._unique_columns()) or self.dry_run
+
+    def _unique_columns(self) -> list[tuple[str, tuple[str, ...]]]:
+        """(rule, columns) of everything that must be unique within a file."""
+        keys = [("primaryKey", self.spec.primary_key)] if self.spec.primary_key else []
+        return keys + [("unique", (f.column,)) for f in self.spec.fields if f.constraints.unique]
+
+    def _copy_rows(self, conn: psycopg.Connection, load_id: int, table: Any) -> RowStream:
+        with open_delivery(self.delivery, self.spec) as reader:
+            self.mapping = map_header(reader.header, self.spec)
+            reader.select(sorted({*self.mapping.sources.values(), *self.mapping.extras}))
+            sources = {name: str(position) for name, position in self.mapping.sources.items()}
+            validator = Validator(self.spec, {f.name: sources.get(f.name) for f in self.spec.fields})
+            extras = {str(i): reader.header[i] for i in self.mapping.extras}
+            trace = _Trace(self.delivery, load_id)
+            stream = RowStream(conn, table, self.spec, trace.schema(self.spec, bool(extras)))
+            try:
+                for batch in _ahead(reader):
+                    self._one_batch(conn, load_id, batch, validator, extras, trace, stream)
+                self._write_rejects(conn, load_id, stream)
+            except BaseException as error:
+                stream.abort(error)
+                raise
+            self.sha256, self.size = reader.sha256, reader.bytes
+        return stream
+
+    def _one_batch(
+        self,
+        conn: psycopg.Connection,
+        load_id: int,
+        batch: TextBatch,
+        validator: Validator,
+        extras: dict[str, str],
+        trace: _Trace,
+        stream: RowStream,
+    ) -> None:
+        typed, good, failures = validator(batch.columns)
+        self.rejects.add(batch.rejects, _distinct(batch.rejects["row"]))
+        if len(failures):
+            self.rejects.add(_located(failures, batch), len(batch.rows) - len(good))
+        damaged = _distinct(batch.rejects["row"])
+        self.read += len(batch.rows) + damaged + batch.skipped
+        self.skipped += batch.skipped
+        if len(good):
+            rows = batch.rows if len(good) == len(batch.rows) else batch.rows.take(pa.array(good))
+            extra = _extra_json(batch.columns, extras, good) if extras else None
+            stream.write(trace.add(typed, rows, extra))
+        self._check_count()
+        if self.rejects.pending_rows >= REJECTS_IN_MEMORY:
+            self._write_rejects(conn, load_id, stream)
+        if self.progress:
+            self.progress(self.read, self.rejects.records)
+
+    def _write_rejects(self, conn: psycopg.Connection, load_id: int, stream: RowStream) -> None:
+        stream.pause()
+        ledger.write_rejects(conn, load_id, self.rejects.take())
+
+    def _reject_duplicates(self, publisher: Publisher, load_id: int) -> None:
+        for rule, columns in self._unique_columns():
+            duplicates = publisher.take_duplicates(columns)
+            if not duplicates:
+                continue
+            found = read_records(self.delivery, self.spec, {d.row for d in duplicates})
+            names = ", ".join(columns)
+            rows = [
+                {
+                    "row": d.row,
+                    "line": found[d.row][0],
+                    "column_name": names,
+                    "value": d.value,
+                    "rule": rule,
+                    "message": f"the same {names} stood already in record {d.first_row}",
+                    "raw": found[d.row][1],
+                }
+                for d in duplicates
+            ]
+            self.rejects.add(pa.Table.from_pylist(rows, schema=REJECT_SCHEMA), len(rows))
+            ledger.write_rejects(publisher.conn, load_id, self.rejects.take())
+
+    # --- too many rejects? ---
+
+    def _check_count(self) -> None:
+        """Stop early where no later record can make the file acceptable."""
+        count = self.spec.reject_limit.count
+        if count is not None and self.rejects.records > count:
+            self._check_limit()
+
+    def _check_limit(self) -> None:
+        reason = self.spec.reject_limit.exceeded(self.rejects.records, self.read - self.skipped)
+        if reason:
+            raise RefusedError(
+                f"{reason}; first: {self._first_reason()}. `importer rejects` shows more.", rule="reject_limit"
+            )
+
+    def _first_reason(self) -> str:
+        first = self.rejects.first[0].slice(0, 1).to_pylist()[0]
+        column = f", column {first['column_name']}" if first["column_name"] else ""
+        return f"record {first['row']} (line {first['line']}{column}): {first['message']}"
+
+    # --- endings ---
+
+    def _commit(self, conn: psycopg.Connection, load_id: int, counts: Counts, prior: int | None) -> LoadResult:
+        figures = {
+            "rows_read": self.read,
+            "rows_loaded": counts.loaded,
+            "rows_rejected": self.rejects.records,
+            "rows_skipped": counts.skipped + self.skipped,
+            "rows_unchanged": counts.unchanged,
+        }
+        accounted = sum(v for k, v in figures.items() if k != "rows_read")
+        if accounted != self.read:
+            raise AssertionError(
+                f"{self.delivery.path}: {self.read} rows read but {accounted} accounted for ({figures}); "
+                "nothing was loaded. This is a bug of the importer."
+            )
+        result = self._result("loaded", load_id, figures)
+        if self.dry_run:
+            conn.rollback()
+            return replace(result, load_id=None)
+        if prior is not None:
+            ledger.supersede(conn, prior, load_id)
+        ledger.write_drift(conn, load_id, self.mapping.events)
+        ledger.finish_load(
+            conn, load_id, status="loaded", counts=figures, size=self.size, sha256=self.sha256
+        )
+        conn.commit()
+        return result
+
+    def _refused(self, conn: psycopg.Connection, error: RefusedError) -> LoadResult:
+        """Put the refusal on record: the ledger row, the first rejects, the drift seen so far."""
+        figures = {
+            "rows_read": self.read,
+            "rows_rejected": self.rejects.records,
+            "rows_skipped": self.read - self.rejects.records,  # read, but left out with the file
+        }
+        if self.dry_run:
+            return self._result("refused", None, figures, reason=str(error))
+        load_id = ledger.begin_load(conn, self.delivery, self.spec.hash, self.run_id)
+        ledger.write_rejects(conn, load_id, _first_reasons(self.rejects, error))
+        ledger.write_drift(conn, load_id, self.mapping.events)
+        ledger.finish_load(
+            conn,
+            load_id,
+            status="refused",
+            counts=figures,
+            size=self.size,
+            sha256=self.sha256,
+            reason=str(error),
+        )
+        conn.commit()
+        return self._result("refused", load_id, figures, reason=str(error))
+
+    def _result(
+        self, status: Status, load_id: int | None, figures: dict[str, int], reason: str | None = None
+    ) -> LoadResult:
+        return LoadResult(
+            delivery=self.delivery,
+            status=status,
+            load_id=load_id,
+            reason=reason,
+            drift=self.mapping.events,
+            bytes=self.size,
+            sha256=self.sha256,
+            seconds=time.monotonic() - self.started,
+            **figures,
+        )
+
+
+def _first_reasons(rejects: _Rejects, error: RefusedError) -> pa.Table:
+    """The rejects to keep with a refusal; without any, the refusal itself as one about the file."""
+    if rejects.first:
+        return pa.concat_tables(rejects.first)
+    row = {
+        "row": 0,
+        "line": error.line,
+        "column_name": error.column,
+        "value": None,
+        "rule": error.rule,
+        "message": str(error),
+        "raw": None,
+    }
+    return pa.Table.from_pylist([row], schema=REJECT_SCHEMA)
+
+
+def _distinct(column: pa.ChunkedArray) -> int:
+    return len(column.unique()) if len(column) else 0
+
+
+def _located(failures: pa.Table, batch: TextBatch) -> pa.Table:
+    """Failures as rejects: with record number, physical line and raw text."""
+    indexes = failures["index"].to_numpy()
+    distinct, inverse = np.unique(indexes, return_inverse=True)
+    lines, raws = batch.locate(distinct)
+    back = pa.array(inverse)
+    return pa.table(
+        {
+            "row": batch.rows.take(pa.array(indexes)),
+            "line": lines.take(back),
+            "column_name": failures["column_name"],
+            "value": failures["value"],
+            "rule": failures["rule"],
+            "message": failures["message"],
+            "raw": raws.take(back),
+        },
+        schema=REJECT_SCHEMA,
+    )
+
+
+def _extra_json(columns: pa.RecordBatch, extras: dict[str, str], good: np.ndarray) -> pa.Array:
+    """What the spec does not know, as one JSON object a row. Runs only where a file has such columns."""
+    taken = columns.select(list(extras)).take(pa.array(good))
+    names = list(extras.values())
+    values = [c.to_pylist() for c in taken.columns]
+    return pa.array(
+        [json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) for row in zip(*values, strict=True)],
+        pa.string(),
+    )
+
+
+class _Trace:
+    """Adds the columns that trace a row to its delivery."""
+
+    def __init__(self, delivery: Delivery, load_id: int) -> None:
+        self.fields: list[tuple[pa.Field, Any]] = []
+        if delivery.has_tenant:
+            self.fields.append((pa.field("_tenant", pa.string()), delivery.tenant))
+        self.fields.append((pa.field("_business_date", pa.date32()), delivery.business_date))
+        self.fields.append((pa.field("_load_id", pa.int64()), load_id))
+
+    def schema(self, spec: TableSpec, extra: bool) -> pa.Schema:
+        """The Arrow schema of what ``add`` returns."""
+        fields = [*schema.arrow_schema(spec)]
+        if extra:
+            fields.append(pa.field("_extra", pa.string()))
+        return pa.schema([*fields, *(f for f, _ in self.fields), pa.field("_row", pa.int64())])
+
+    def add(self, typed: pa.RecordBatch, rows: pa.Array, extra: pa.Array | None) -> pa.RecordBatch:
+        """``typed`` with _extra (if any) and the trace columns behind it."""
+        constants = [pa.repeat(pa.scalar(v, f.type), len(rows)) for f, v in self.fields]
+        arrays = [*typed.columns, *([extra] if extra is not None else []), *constants, rows]
+        names = [
+            *typed.schema.names,
+            *(["_extra"] if extra is not None else []),
+            *(f.name for f, _ in self.fields),
+            "_row",
+        ]
+        return pa.RecordBatch.from_arrays(arrays, names=names)
+
+
+# --- reading ahead ------------------------------------------------------------------
+
+
+class _End:
+    """What the reader's thread sends last: nothing, or the error that ended it."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+@contextmanager
+def _thread(work: Callable[[], None], stop: threading.Event) -> Iterator[None]:
+    thread = threading.Thread(target=work, name="reader", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _ahead(reader: Reader) -> Iterator[TextBatch]:
+    """The reader's batches, read in a thread up to QUEUE_BATCHES ahead; its errors come out here."""
+    batches: queue.Queue[TextBatch | _End] = queue.Queue(QUEUE_BATCHES)
+    stop = threading.Event()
+
+    def put(item: TextBatch | _End) -> bool:
+        while not stop.is_set():
+            try:
+                batches.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def read() -> None:
+        try:
+            for batch in reader.batches():
+                if not put(batch):
+                    return
+            put(_End(None))
+        except BaseException as error:
+            put(_End(error))
+
+    with _thread(read, stop):
+        while True:
+            item = batches.get()
+            if isinstance(item, _End):
+                if item.error is not None:
+                    raise item.error
+                return
+            yield item

@@ -1,0 +1,305 @@
+"""Finding deliveries: from a URL and a path pattern per type to :class:`Delivery`.
+
+A pattern such as ``{date}/{tenant}/{type}*.csv`` is matched against paths
+relative to the inbox. ``*`` and ``?`` stop at a slash; ``{date}`` is an ISO
+date unless a strptime format follows (``{date:%Y%m%d}``); a compression
+suffix (``.gz``, ``.zip``, ``.bz2``, ``.xz``, ``.zst``) is always allowed.
+Where several types match one file, the one with the most literal text wins,
+so that ``productcategory.csv`` is no delivery of ``product*``.
+
+What does not belong here: opening and reading files (``reader.py``).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from importer_dagster.errors import SourceUnavailable, UsageError
+from importer_dagster.model import Delivery
+from importer_dagster.settings import Settings
+from importer_dagster.spec import TableSpec
+
+log = logging.getLogger(__name__)
+
+_COMPRESSION = r"(?:\.(?:gz|zip|bz2|xz|zst))?"
+_TOKEN = re.compile(r"\{(date|tenant|type)(?::([^}]+))?\}|(\*)|(\?)")
+_STRPTIME = {"%Y": r"\d{4}", "%m": r"\d{2}", "%d": r"\d{2}", "%y": r"\d{2}", "%j": r"\d{3}",
+             "%b": r"[A-Za-z]{3}", "%H": r"\d{2}", "%M": r"\d{2}", "%S": r"\d{2}"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PathPattern:
+    """A path pattern made ready for one type.
+
+    ``weight`` is the number of literal characters, ``segments`` the number of
+    path parts, ``folder`` the folders before the first wildcard (NUL stands
+    for the date).
+    """
+
+    regex: re.Pattern[str]
+    date_format: str | None
+    weight: int
+    segments: int
+    folder: str
+
+    @property
+    def has_tenant(self) -> bool:
+        """Whether the pattern names tenants."""
+        return "tenant" in self.regex.groupindex
+
+    def match(self, path: str) -> tuple[date | None, str] | None:
+        """The (business date or None, tenant) that ``path`` names, or None if it does not match."""
+        found = self.regex.fullmatch(path)
+        if found is None:
+            return None
+        groups = found.groupdict()
+        day = None
+        if self.date_format:
+            try:
+                day = datetime.strptime(groups["date"], self.date_format).date()
+            except ValueError:
+                return None
+        return day, groups.get("tenant") or ""
+
+    def folder_for(self, day: date | None) -> str:
+        """The deepest folder that holds every match (of that day, where one is given)."""
+        parts = []
+        for part in self.folder.split("/"):
+            if "\0" in part:
+                if day is None or self.date_format is None:
+                    break
+                part = part.replace("\0", day.strftime(self.date_format))
+            parts.append(part)
+        return "/".join(p for p in parts if p)
+
+
+@lru_cache(maxsize=4096)
+def compile_pattern(pattern: str, type_name: str) -> PathPattern:
+    """Read a path pattern; raises UsageError if it makes no sense."""
+    if pattern.startswith("/") or ".." in pattern.split("/"):
+        raise UsageError(f"The path pattern {pattern!r} must stay below the inbox: no leading slash, no '..'.")
+    regex, literal, folder, weight, position = "", "", "", 0, 0
+    date_format: str | None = None
+    seen: set[str] = set()
+    wild = False
+    for token in _TOKEN.finditer(pattern):
+        literal = pattern[position : token.start()]
+        name, fmt, star, _ = token.groups()
+        position = token.end()
+        regex += re.escape(literal)
+        weight += len(literal)
+        folder += "" if wild else literal
+        if name == "type":
+            regex += re.escape(type_name)
+            weight += len(type_name)
+            folder += "" if wild else type_name
+        elif name == "date":
+            date_format = fmt or "%Y-%m-%d"
+            regex += _again_or_group("date", _date_regex(date_format), seen)
+            folder += "" if wild else "\0"
+        elif name == "tenant":
+            regex += _again_or_group("tenant", "[^/]+", seen)
+            wild = True
+        else:
+            regex += "[^/]*" if star else "[^/]"
+            wild = True
+    rest = pattern[position:]
+    if "{" in rest or "}" in rest:
+        raise UsageError(f"The path pattern {pattern!r} may hold only {{date}}, {{tenant}}, {{type}}, * and ?.")
+    regex += re.escape(rest)
+    folder += "" if wild else rest
+    return PathPattern(
+        re.compile(regex + _COMPRESSION),
+        date_format,
+        weight + len(rest),
+        pattern.count("/") + 1,
+        folder.rpartition("/")[0],
+    )
+
+
+def _again_or_group(name: str, regex: str, seen: set[str]) -> str:
+    if name in seen:
+        return f"(?P={name})"
+    seen.add(name)
+    return f"(?P<{name}>{regex})"
+
+
+def _date_regex(fmt: str) -> str:
+    out, i = "", 0
+    while i < len(fmt):
+        if fmt[i] == "%":
+            code = fmt[i : i + 2]
+            if code not in _STRPTIME:
+                raise UsageError(f"The date format {fmt!r} in a path pattern may use {' '.join(_STRPTIME)} only.")
+            out += _STRPTIME[code]
+            i += 2
+        else:
+            out += re.escape(fmt[i])
+            i += 1
+    return out
+
+
+def pattern_of(spec: TableSpec, default_path: str) -> PathPattern:
+    """The pattern that finds deliveries of ``spec``."""
+    return compile_pattern(spec.path or default_path, spec.name)
+
+
+def names_tenants(spec: TableSpec, default_path: str) -> bool:
+    """Whether the type's paths name tenants, so whether its table has ``_tenant``."""
+    return pattern_of(spec, default_path).has_tenant
+
+
+def find_deliveries(
+    inbox_url: str,
+    specs: Mapping[str, TableSpec],
+    *,
+    default_path: str,
+    dates: Collection[date] | None = None,
+    types: Collection[str] | None = None,
+) -> list[Delivery]:
+    """All deliveries below ``inbox_url``, ordered by (business date, type, tenant, path).
+
+    ``dates`` and ``types`` narrow the answer; ``specs`` must hold all types all
+    the same, since a file belongs to the type that describes it best. Each
+    folder is listed once, however many types there are. A pattern without
+    ``{date}`` takes the file's modification date. Raises SourceUnavailable when
+    the inbox cannot be listed, UsageError for a URL that makes no sense.
+    """
+    fs, root = _open_inbox(inbox_url)
+    patterns = {name: pattern_of(spec, default_path) for name, spec in specs.items()}
+    files = _list_files(fs, root, patterns.values(), dates)
+    wanted = set(dates) if dates is not None else None
+    found = [
+        delivery
+        for path, info in files.items()
+        for delivery in _claims(path, info, patterns, fs)
+        if (types is None or delivery.type in types) and (wanted is None or delivery.business_date in wanted)
+    ]
+    return sorted(found, key=lambda d: (d.business_date, d.type, d.tenant, d.path))
+
+
+def _open_inbox(inbox_url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    try:
+        fs, root = url_to_fs(inbox_url)
+    except (ValueError, ImportError) as error:
+        raise UsageError(
+            f"The inbox URL {inbox_url!r} cannot be used: {error}. "
+            "IMPORTER_INBOX_URL takes a folder or a URL such as s3://bucket/inbox."
+        ) from None
+    return fs, root.rstrip("/")
+
+
+def _list_files(
+    fs: fsspec.AbstractFileSystem, root: str, patterns: Any, dates: Collection[date] | None
+) -> dict[str, dict[str, Any]]:
+    """Relative path → fsspec's info, for all files in the folders that matter."""
+    days: Collection[date | None] = dates if dates is not None else [None]
+    folders = {p.folder_for(day) for p in patterns for day in days}
+    # a folder inside another one is listed with it
+    tops = {f for f in folders if not any(f != g and (not g or f.startswith(g + "/")) for g in folders)}
+    files: dict[str, dict[str, Any]] = {}
+    try:
+        if not fs.isdir(root):
+            raise SourceUnavailable(
+                f"The inbox {root!r} does not exist or is no folder; IMPORTER_INBOX_URL names it."
+            )
+        for folder in sorted(tops):
+            top = f"{root}/{folder}" if folder else root
+            for full, info in fs.find(top, detail=True).items():
+                files[full[len(root) + 1 :]] = {**info, "url": fs.unstrip_protocol(full), "full": full}
+    except OSError as error:
+        raise SourceUnavailable(f"The inbox {root!r} cannot be listed: {error}") from error
+    return files
+
+
+def _claims(
+    path: str, info: Mapping[str, Any], patterns: Mapping[str, PathPattern], fs: fsspec.AbstractFileSystem
+) -> list[Delivery]:
+    """The deliveries that a file is: normally one, none if no type knows it."""
+    if any(part.startswith(".") for part in path.split("/")):
+        return []  # hidden: editors' and transfer programs' temporary files
+    matches = [(p.weight, name, m) for name, p in patterns.items() if (m := p.match(path)) is not None]
+    if not matches:
+        return []
+    best = max(weight for weight, _, _ in matches)
+    return [
+        Delivery(
+            type=name,
+            tenant=tenant,
+            business_date=day or _modified(fs, info),
+            path=path,
+            url=info["full"] if _is_local(fs) else info["url"],
+            size=info.get("size"),
+            has_tenant=patterns[name].has_tenant,
+        )
+        for weight, name, (day, tenant) in matches
+        if weight == best
+    ]
+
+
+def _is_local(fs: fsspec.AbstractFileSystem) -> bool:
+    return "file" in ([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol)
+
+
+def _modified(fs: fsspec.AbstractFileSystem, info: Mapping[str, Any]) -> date:
+    if isinstance(info.get("mtime"), int | float):
+        return datetime.fromtimestamp(info["mtime"], ZoneInfo("UTC")).date()
+    modified: datetime = fs.modified(info["full"])
+    return modified.date()
+
+
+def delivery_of_file(
+    file: str,
+    spec: TableSpec,
+    settings: Settings,
+    *,
+    tenant: str | None = None,
+    business_date: date | None = None,
+) -> Delivery:
+    """The delivery that one named file is.
+
+    Tenant and date come from the arguments, else from the file's path where it
+    (or its end) matches the type's pattern, else the tenant is "" and the date
+    is today in the project's time zone. Raises UsageError for a tenant where
+    the type's paths name none. The file need not exist.
+    """
+    pattern = pattern_of(spec, settings.default_path)
+    if tenant and not pattern.has_tenant:
+        raise UsageError(
+            f"Type {spec.name} has no tenants: its path pattern {spec.path or settings.default_path!r} "
+            "names none. Leave --tenant away, or add {tenant} to the pattern."
+        )
+    url = file if "://" in file else Path(file).expanduser().absolute().as_posix()
+    path = _below_inbox(url, settings.inbox_url) or url
+    named_day, named_tenant = _named_by(path, pattern)
+    return Delivery(
+        type=spec.name,
+        tenant=tenant if tenant is not None else named_tenant,
+        business_date=business_date or named_day or datetime.now(ZoneInfo(settings.timezone)).date(),
+        path=path,
+        url=url,
+        has_tenant=pattern.has_tenant,
+    )
+
+
+def _below_inbox(url: str, inbox_url: str) -> str | None:
+    root = inbox_url if "://" in inbox_url else Path(inbox_url).expanduser().absolute().as_posix()
+    root = root.rstrip("/") + "/"
+    return url[len(root) :] if url.startswith(root) else None
+
+
+def _named_by(path: str, pattern: PathPattern) -> tuple[date | None, str]:
+    tail = "/".join(path.split("/")[-pattern.segments :])
+    return pattern.match(path) or pattern.match(tail) or (None, "")
+

@@ -1,0 +1,166 @@
+-- Statements that bring staged rows into force. Names in braces are filled in
+-- by writer.py with quoted identifiers; %(…)s are bound values.
+--
+--   {live}        the table that BI reads
+--   {superseded}  same columns: rows that another row stands in place of
+--   {repeats}     merge only: rows that said again what a row above already says
+--   importer_stage  the rows of this load
+--   {mine}        restricts table t to this load's tenant
+
+-- name: create_stage
+CREATE TEMP TABLE importer_stage (LIKE {live}) ON COMMIT DROP;
+
+-- name: has_duplicates
+SELECT EXISTS (SELECT FROM importer_stage GROUP BY {fields} HAVING count(*) > 1);
+
+-- name: take_duplicates
+-- of rows that share a key the first stands; nulls are no duplicates of each other
+WITH ranked AS (
+    SELECT _row,
+           {shown} AS value,
+           row_number() OVER same AS n,
+           first_value(_row) OVER same AS first_row
+    FROM importer_stage
+    WHERE {not_null}
+    WINDOW same AS (PARTITION BY {fields} ORDER BY _row)
+), later AS (
+    SELECT _row, value, first_row FROM ranked WHERE n > 1
+), gone AS (
+    DELETE FROM importer_stage s USING later WHERE s._row = later._row
+)
+SELECT _row, value, first_row FROM later ORDER BY _row;
+
+-- name: insert_stage
+INSERT INTO {into} ({columns}) SELECT {columns} FROM importer_stage;
+
+-- name: retire_load
+WITH gone AS (
+    DELETE FROM {live} t WHERE {mine} AND t._load_id = %(prior)s RETURNING {columns}
+)
+INSERT INTO {superseded} ({columns}) SELECT {columns} FROM gone;
+
+-- name: retire_tenant
+WITH gone AS (DELETE FROM {live} t WHERE {mine} RETURNING {columns})
+INSERT INTO {superseded} ({columns}) SELECT {columns} FROM gone;
+
+-- name: revive_load
+WITH back AS (
+    DELETE FROM {superseded} t WHERE {mine} AND t._load_id = %(load)s RETURNING {columns}
+)
+INSERT INTO {live} ({columns}) SELECT {columns} FROM back;
+
+-- name: delete_load
+DELETE FROM {table} t WHERE {mine} AND t._load_id = %(load)s;
+
+-- name: settle_winners
+-- replace: the rows of the newest business date; of one key the later path's
+CREATE TEMP TABLE importer_winners ON COMMIT DROP AS
+SELECT {distinct_on} t._load_id, t._row
+FROM (
+    SELECT {key_or_row} _load_id, _row FROM {live} t WHERE {mine} AND t._business_date = %(date)s
+    UNION ALL
+    SELECT {key_or_row} _load_id, _row FROM {superseded} t WHERE {mine} AND t._business_date = %(date)s
+) AS t
+JOIN importer.loads l ON l.load_id = t._load_id
+WHERE (l.status = 'loaded' AND l.superseded_by IS NULL) OR l.load_id = %(load)s
+ORDER BY {key_or_row} l.path COLLATE "C" DESC;
+
+-- name: settle_out
+WITH gone AS (
+    DELETE FROM {live} t
+    WHERE {mine} AND NOT EXISTS (
+        SELECT FROM importer_winners w WHERE (w._load_id, w._row) = (t._load_id, t._row))
+    RETURNING {columns}
+)
+INSERT INTO {superseded} ({columns}) SELECT {columns} FROM gone;
+
+-- name: settle_in
+WITH back AS (
+    DELETE FROM {superseded} t
+    USING importer_winners w
+    WHERE {mine} AND (w._load_id, w._row) = (t._load_id, t._row)
+    RETURNING {t_columns}
+)
+INSERT INTO {live} ({columns}) SELECT {columns} FROM back;
+
+-- name: merge_unchanged
+-- the newest delivery says again what the table says: a note of it, no rewrite
+WITH same AS (
+    DELETE FROM importer_stage g USING {live} t
+    WHERE {same_key} AND {mine} AND ({t_data}) IS NOT DISTINCT FROM ({g_data})
+    RETURNING {g_key}, g._load_id, g._row, t._load_id AS same_as
+)
+INSERT INTO {repeats} ({key}, _load_id, _row, _same_as) SELECT * FROM same;
+
+-- name: merge_retire
+INSERT INTO {superseded} ({columns})
+SELECT {t_columns} FROM {live} t JOIN importer_stage g ON {same_key} WHERE {mine};
+
+-- name: merge_upsert
+INSERT INTO {live} ({columns}) SELECT {columns} FROM importer_stage
+ON CONFLICT ({key}) DO UPDATE SET ({columns}) = ROW ({excluded});
+
+-- name: derive_keys
+CREATE TEMP TABLE importer_keys ON COMMIT DROP AS
+SELECT DISTINCT {key} FROM (
+    SELECT {key} FROM importer_stage
+    UNION ALL SELECT {key} FROM {live} t WHERE {mine} AND t._load_id = %(prior)s
+    UNION ALL SELECT {key} FROM {superseded} t WHERE {mine} AND t._load_id = %(prior)s
+    UNION ALL SELECT {key} FROM {repeats} t WHERE {mine} AND t._load_id = %(prior)s
+) AS touched;
+
+-- name: derive_versions
+CREATE TEMP TABLE importer_versions ON COMMIT DROP AS
+SELECT {t_columns} FROM {live} t JOIN importer_keys g ON {same_key}
+UNION ALL SELECT {t_columns} FROM {superseded} t JOIN importer_keys g ON {same_key}
+UNION ALL SELECT {columns} FROM importer_stage;
+
+-- name: derive_claims
+-- Every delivery in force that names a key makes a claim. In order of business
+-- date and path, claims with equal content form a run; the last run's content
+-- stands, under the trace of the delivery that began the run.
+CREATE TEMP TABLE importer_claims ON COMMIT DROP AS
+WITH claims AS (
+    SELECT {key}, _load_id, _row, _load_id AS source FROM importer_versions
+    UNION ALL
+    SELECT {t_key}, t._load_id, t._row, t._same_as FROM {repeats} t JOIN importer_keys g ON {same_key}
+), compared AS (
+    SELECT {g_key}, g._load_id, g._row, g.source, l.business_date, l.path,
+           md5(ROW({t_data})::text) AS content
+    FROM claims g
+    JOIN importer.loads l ON l.load_id = g._load_id
+    JOIN importer_versions t ON {same_key} AND t._load_id = g.source
+    WHERE g._load_id IS DISTINCT FROM %(prior)s
+      AND ((l.status = 'loaded' AND l.superseded_by IS NULL) OR l.load_id = %(load)s)
+), marked AS (
+    SELECT *, content IS DISTINCT FROM lag(content) OVER ranked AS starts
+    FROM compared
+    WINDOW ranked AS (PARTITION BY {key} ORDER BY business_date, path COLLATE "C")
+), numbered AS (
+    SELECT *, count(*) FILTER (WHERE starts) OVER ranked AS run
+    FROM marked
+    WINDOW ranked AS (PARTITION BY {key} ORDER BY business_date, path COLLATE "C")
+)
+SELECT {key}, _load_id, _row, source, business_date, starts,
+       first_value(_load_id) OVER (PARTITION BY {key}, run ORDER BY business_date, path COLLATE "C") AS start,
+       run = max(run) OVER (PARTITION BY {key}) AS stands
+FROM numbered;
+
+-- name: derive_clear
+DELETE FROM {table} t USING importer_keys g WHERE {same_key};
+
+-- name: derive_rows
+INSERT INTO {into} ({columns})
+SELECT {t_data}, {trace_from_claim}
+FROM importer_claims g JOIN importer_versions t ON {same_key} AND t._load_id = g.source
+WHERE g.starts AND g.stands = %(stands)s;
+
+-- name: derive_repeats
+INSERT INTO {repeats} ({key}, _load_id, _row, _same_as)
+SELECT {key}, _load_id, _row, start FROM importer_claims WHERE NOT starts;
+
+-- name: derive_counts
+SELECT count(*) FILTER (WHERE starts AND stands),
+       count(*) FILTER (WHERE NOT starts),
+       count(*) FILTER (WHERE starts AND NOT stands)
+FROM importer_claims WHERE _load_id = %(load)s;
