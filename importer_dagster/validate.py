@@ -1,0 +1,162 @@
+"""Text batches into typed rows and failures: exact parsing, then Pandera.
+
+What does not belong here: how a type is read (``parse.py``), which constraints
+exist (``schema.py``), uniqueness (``writer.py``: it needs the whole file).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import pandera.errors
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from importer_dagster import parse, schema
+from importer_dagster.model import FAILURE_SCHEMA
+from importer_dagster.spec import FieldSpec, TableSpec
+
+SHOWN = parse.SHOWN
+
+
+class Validator:
+    """Judges the batches of one delivery.
+
+    ``sources`` maps each field's name to the text column that feeds it, or None
+    where the delivery lacks the (optional) column, which makes it NULL.
+    """
+
+    def __init__(self, spec: TableSpec, sources: Mapping[str, str | None]) -> None:
+        self.spec = spec
+        self.sources = dict(sources)
+        self.schema = schema.arrow_schema(spec)
+        self.pandera = schema.pandera_schema(spec)
+        self._missing = {f.name: _missing_tokens(spec, f) for f in spec.fields}
+
+    def __call__(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, np.ndarray, pa.Table]:
+        """Judge one batch of text.
+
+        Returns the typed columns of the good rows (named by ``field.column``),
+        the positions of the good rows in the batch (int64), and one failure
+        (model.FAILURE_SCHEMA) for every failing cell of the other rows.
+        """
+        arrays: list[pa.Array] = []
+        failures: list[pa.Table] = []
+        unread: dict[str, np.ndarray] = {}
+        for field in self.spec.fields:
+            typed, bad = self._parse(batch, field)
+            arrays.append(typed)
+            if bad is not None:
+                unread[field.column] = bad.indexes
+                failures.append(self._unreadable(batch, field, bad))
+        typed_batch = pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+        failures += self._constraints(batch, typed_batch, unread)
+        return _split(typed_batch, failures)
+
+    def _parse(self, batch: pa.RecordBatch, field: FieldSpec) -> parse.Parsed:
+        source = self.sources.get(field.name)
+        if source is None:
+            return pa.nulls(len(batch), schema.arrow_type(field)), None
+        return parse.parse(batch.column(source), field, self._missing[field.name])
+
+    def _unreadable(self, batch: pa.RecordBatch, field: FieldSpec, bad: parse.BadCells) -> pa.Table:
+        values = batch.column(str(self.sources[field.name])).take(pa.array(bad.indexes))
+        return _failures(bad.indexes, field.column, values, "type", bad.messages)
+
+    def _constraints(
+        self, batch: pa.RecordBatch, typed: pa.RecordBatch, unread: Mapping[str, np.ndarray]
+    ) -> list[pa.Table]:
+        """What Pandera finds, every failing cell of it."""
+        frame = typed.to_pandas(types_mapper=pd.ArrowDtype)
+        try:
+            self.pandera.validate(frame, lazy=True)
+        except pandera.errors.SchemaErrors as errors:
+            return [t for e in errors.schema_errors if (t := self._one_check(batch, e, unread)) is not None]
+        return []
+
+    def _one_check(
+        self, batch: pa.RecordBatch, error: pandera.errors.SchemaError, unread: Mapping[str, np.ndarray]
+    ) -> pa.Table | None:
+        rule, words = _rule(error)
+        column = getattr(error.schema, "name", None) if error.schema is not self.pandera else None
+        indexes = _failed_rows(error)
+        if column in unread:  # its NULL only stands in for what could not be read
+            indexes = np.setdiff1d(indexes, unread[column])
+        if not len(indexes):
+            return None
+        values = self._text(batch, column, indexes)
+        messages = _messages(values, words)
+        return _failures(indexes, column, values, rule, messages)
+
+    def _text(self, batch: pa.RecordBatch, column: str | None, indexes: np.ndarray) -> pa.Array:
+        """The cells as they stood in the file."""
+        field = next((f for f in self.spec.fields if f.column == column), None)
+        source = self.sources.get(field.name) if field else None
+        if source is None:
+            return pa.nulls(len(indexes), pa.string())
+        return batch.column(source).take(pa.array(indexes))
+
+
+def _missing_tokens(spec: TableSpec, field: FieldSpec) -> tuple[str, ...]:
+    """Texts that mean 'no value' here.
+
+    A quoted empty cell is an empty string in a text column; elsewhere it cannot
+    mean anything but a missing value.
+    """
+    tokens = spec.missing_values(field)
+    is_text = field.type == "string" and field.format != "uuid"
+    return tuple(t for t in tokens if t != "") if is_text else tokens
+
+
+def _rule(error: pandera.errors.SchemaError) -> tuple[str, str]:
+    """(short name of the rule, words that follow the value) of a failed check."""
+    check = error.check
+    if check == "not_nullable":
+        return "required", "is required, but missing"
+    if isinstance(check, str):
+        raise AssertionError(f"Pandera found a fault of the importer itself: {error}")
+    return str(check.name), str(check.error or f"fails the check {check.name}")
+
+
+def _failed_rows(error: pandera.errors.SchemaError) -> np.ndarray:
+    """Positions (ascending) of the rows that fail."""
+    output = error.check_output
+    if isinstance(output, pd.Series) and output.dtype == bool:
+        return np.flatnonzero(~output.to_numpy())
+    cases = error.failure_cases
+    return np.unique(cases["index"].to_numpy(dtype=np.int64))
+
+
+def _messages(values: pa.Array, words: str) -> pa.Array:
+    shown = pc.binary_join_element_wise("'", pc.utf8_slice_codeunits(values, 0, SHOWN), "' ", words, "")
+    return pc.fill_null(shown, words)
+
+
+def _failures(
+    indexes: np.ndarray, column: str | None, values: pa.Array, rule: str, messages: pa.Array
+) -> pa.Table:
+    n = len(indexes)
+    return pa.table(
+        [
+            pa.array(indexes, pa.int64()),
+            pa.repeat(pa.scalar(column, pa.string()), n),
+            values,
+            pa.repeat(pa.scalar(rule, pa.string()), n),
+            messages,
+        ],
+        schema=FAILURE_SCHEMA,
+    )
+
+
+def _split(
+    typed: pa.RecordBatch, failures: list[pa.Table]
+) -> tuple[pa.RecordBatch, np.ndarray, pa.Table]:
+    everything = np.arange(len(typed), dtype=np.int64)
+    if not failures:
+        return typed, everything, FAILURE_SCHEMA.empty_table()
+    table = pa.concat_tables(failures).sort_by("index")
+    bad = np.unique(table["index"].to_numpy())
+    good = np.delete(everything, bad)
+    return typed.take(pa.array(good)), good, table
