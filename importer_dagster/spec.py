@@ -427,6 +427,12 @@ class TableSpec(_Model):
         return tokens if null is None or null in tokens else (*tokens, null)
 
     @cached_property
+    def common_missing(self) -> tuple[str, ...]:
+        """The texts that mean 'no value' in every field: the reader sees to them, where unquoted."""
+        first, *rest = (self.missing_values(f) for f in self.fields)
+        return tuple(t for t in first if all(t in tokens for tokens in rest))
+
+    @cached_property
     def hash(self) -> str:
         """16 hex digits that change when the spec's meaning changes."""
         text = json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True)

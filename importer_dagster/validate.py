@@ -102,12 +102,13 @@ class Validator:
 def _missing_tokens(spec: TableSpec, field: FieldSpec) -> tuple[str, ...]:
     """Texts that mean 'no value' here.
 
-    A quoted empty cell is an empty string in a text column; elsewhere it cannot
-    mean anything but a missing value.
+    The reader has made NULL of the unquoted ones that all fields share. What is
+    left of these was quoted: text in a text column, elsewhere it cannot mean
+    anything but a missing value.
     """
     tokens = spec.missing_values(field)
     is_text = field.type == "string" and field.format != "uuid"
-    return tuple(t for t in tokens if t != "") if is_text else tokens
+    return tuple(t for t in tokens if t and t not in spec.common_missing) if is_text else tokens
 
 
 def _rule(error: pandera.errors.SchemaError) -> tuple[str, str]:
