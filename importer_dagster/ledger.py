@@ -116,6 +116,11 @@ def newest_rank(
     return row
 
 
+def exists(conn: psycopg.Connection) -> bool:
+    """Whether the warehouse has a ledger yet."""
+    return _revision(conn) is not None
+
+
 def begin_load(conn: psycopg.Connection, delivery: Delivery, spec_hash: str, run_id: str | None) -> int:
     """Write the load's row; it shows up, complete, when the transaction commits."""
     row = conn.execute(

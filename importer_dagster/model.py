@@ -124,7 +124,11 @@ class ColumnMapping:
 
 @dataclass(frozen=True)
 class LoadResult:
-    """What became of one delivery; the counts obey the law of conservation."""
+    """What became of one delivery; the counts obey the law of conservation.
+
+    ``rejects`` (REJECT_SCHEMA, the first thousand) is set by a rehearsal only:
+    after an import they are in the ledger.
+    """
 
     delivery: Delivery
     status: Status
@@ -139,3 +143,4 @@ class LoadResult:
     bytes: int | None = None
     sha256: str | None = None
     seconds: float = 0.0
+    rejects: pa.Table | None = field(default=None, repr=False, compare=False)

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ from importer_dagster.reader import Reader, fingerprint, open_delivery, read_rec
 from importer_dagster.spec import TableSpec
 from importer_dagster.validate import Validator
 from importer_dagster.warehouse import Warehouse
-from importer_dagster.writer import Counts, Publisher, RowStream, Target, ensure_tables
+from importer_dagster.writer import Counts, Publisher, RowStream, Target, create_tables, ensure_tables
 
 log = logging.getLogger(__name__)
 
@@ -148,9 +149,12 @@ class _Import:
         self.mapping = ColumnMapping({})
         self.read = self.skipped = 0
         self.size: int | None = delivery.size
+        self.has_ledger = True
         self.sha256: str | None = None
 
     def run(self) -> LoadResult:
+        if self.dry_run:
+            return self._rehearse()
         ledger.migrate(self.warehouse)
         with self.warehouse.connect() as conn:
             if not self.force and (same := self._already_loaded(conn)):
@@ -163,6 +167,19 @@ class _Import:
                     return self._load(conn)
             except RefusedError as error:
                 conn.rollback()
+                return self._refused(conn, error)
+
+    def _rehearse(self) -> LoadResult:
+        """Everything in one transaction, tables and ledger row included, and then a rollback."""
+        with self.warehouse.connect() as conn:
+            self.has_ledger = ledger.exists(conn)
+            if self.has_ledger and not self.force and (same := self._already_loaded(conn)):
+                return same
+            try:
+                with self.warehouse.writing(conn, self.delivery.type, self.delivery.tenant, self._waiting):
+                    create_tables(conn, self.target)
+                    return self._load(conn)
+            except RefusedError as error:
                 return self._refused(conn, error)
 
     def _waiting(self, seconds: float) -> None:
@@ -193,8 +210,10 @@ class _Import:
     # --- the load itself ---
 
     def _load(self, conn: psycopg.Connection) -> LoadResult:
-        prior = ledger.in_force(conn, self.delivery)
-        load_id = ledger.begin_load(conn, self.delivery, self.spec.hash, self.run_id)
+        prior = ledger.in_force(conn, self.delivery) if self.has_ledger else None
+        load_id = 0
+        if self.has_ledger:
+            load_id = ledger.begin_load(conn, self.delivery, self.spec.hash, self.run_id)
         publisher = Publisher(
             conn,
             self.target,
@@ -210,14 +229,18 @@ class _Import:
         self._reject_duplicates(publisher, load_id)
         self._check_limit()
         if staged:
-            newest = ledger.newest_rank(
-                conn, self.delivery.type, self.delivery.tenant, besides=prior.load_id if prior else None
-            )
+            newest = self._newest(conn, prior)
             counts = publisher.publish(newest)
         else:
             publisher.retire_prior()
             counts = Counts(loaded=stream.rows)
         return self._commit(conn, load_id, counts, prior.load_id if prior else None)
+
+    def _newest(self, conn: psycopg.Connection, prior: ledger.LoadRow | None) -> tuple[date, str] | None:
+        if not self.has_ledger:
+            return None
+        besides = prior.load_id if prior else None
+        return ledger.newest_rank(conn, self.delivery.type, self.delivery.tenant, besides=besides)
 
     def _needs_stage(self) -> bool:
         """Whether rows must be looked at as a whole before they may stand in the table."""
@@ -276,7 +299,9 @@ class _Import:
 
     def _write_rejects(self, conn: psycopg.Connection, load_id: int, stream: RowStream) -> None:
         stream.pause()
-        ledger.write_rejects(conn, load_id, self.rejects.take())
+        rejects = self.rejects.take()
+        if not self.dry_run:
+            ledger.write_rejects(conn, load_id, rejects)
 
     def _reject_duplicates(self, publisher: Publisher, load_id: int) -> None:
         for rule, columns in self._unique_columns():
@@ -298,7 +323,9 @@ class _Import:
                 for d in duplicates
             ]
             self.rejects.add(pa.Table.from_pylist(rows, schema=REJECT_SCHEMA), len(rows))
-            ledger.write_rejects(publisher.conn, load_id, self.rejects.take())
+            pending = self.rejects.take()
+            if not self.dry_run:
+                ledger.write_rejects(publisher.conn, load_id, pending)
 
     # --- too many rejects? ---
 
@@ -339,7 +366,7 @@ class _Import:
         result = self._result("loaded", load_id, figures)
         if self.dry_run:
             conn.rollback()
-            return replace(result, load_id=None)
+            return replace(result, load_id=None, rejects=self._kept_rejects())
         if prior is not None:
             ledger.supersede(conn, prior, load_id)
         ledger.write_drift(conn, load_id, self.mapping.events)
@@ -349,6 +376,9 @@ class _Import:
         conn.commit()
         return result
 
+    def _kept_rejects(self) -> pa.Table:
+        return pa.concat_tables(self.rejects.first) if self.rejects.first else REJECT_SCHEMA.empty_table()
+
     def _refused(self, conn: psycopg.Connection, error: RefusedError) -> LoadResult:
         """Put the refusal on record: the ledger row, the first rejects, the drift seen so far."""
         figures = {
@@ -357,7 +387,8 @@ class _Import:
             "rows_skipped": self.read - self.rejects.records,  # read, but left out with the file
         }
         if self.dry_run:
-            return self._result("refused", None, figures, reason=str(error))
+            refused = self._result("refused", None, figures, reason=str(error))
+            return replace(refused, rejects=self._kept_rejects())
         load_id = ledger.begin_load(conn, self.delivery, self.spec.hash, self.run_id)
         ledger.write_rejects(conn, load_id, _first_reasons(self.rejects, error))
         ledger.write_drift(conn, load_id, self.mapping.events)

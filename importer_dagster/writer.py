@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property, lru_cache
@@ -137,11 +137,16 @@ def ensure_tables(warehouse: Warehouse, target: Target) -> None:
     if done in warehouse.prepared:
         return
     with warehouse.connect() as conn:
-        conn.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (SETUP_LOCK, target.spec.name))
-        for place in _places(target):
-            _ensure_table(conn, target, *place)
+        create_tables(conn, target)
         conn.commit()
     warehouse.prepared.add(done)
+
+
+def create_tables(conn: psycopg.Connection, target: Target) -> None:
+    """The same on a connection of the caller's, in whose transaction it stays."""
+    conn.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (SETUP_LOCK, target.spec.name))
+    for place in _places(target):
+        _ensure_table(conn, target, *place)
 
 
 def _places(target: Target) -> Iterator[tuple[str, str]]:
@@ -155,6 +160,7 @@ def _ensure_table(conn: psycopg.Connection, target: Target, schema_name: str, ro
     table = _table(target, schema_name, role)
     have = _columns(conn, schema_name, table.name)
     if not have:
+        _ensure_schema(conn, schema_name)
         _create(conn, table, role)
         return
     want = {c.name: _type_text(c.type) for c in table.columns}
@@ -181,6 +187,12 @@ def _ensure_table(conn: psycopg.Connection, target: Target, schema_name: str, ro
                 f"{target.spec.name} says {type_text}. Change the column with ALTER TABLE (in "
                 f"{SUPERSEDED} too), or put the spec back."
             )
+
+
+def _ensure_schema(conn: psycopg.Connection, name: str) -> None:
+    # asked first: CREATE … IF NOT EXISTS needs the privilege even where there is nothing to create
+    if conn.execute("SELECT to_regnamespace(%s)", (name,)).fetchone() == (None,):
+        conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name)))
 
 
 def _table(target: Target, schema_name: str, role: str) -> sa.Table:
@@ -293,10 +305,9 @@ class RowStream:
         """Break the COPY off; the transaction is then good only for a rollback."""
         if self._stack is not None:
             stack, self._stack, self._copy = self._stack, None, None
-            try:
+            # the COPY ends with an error by design; ``error`` is the one that counts
+            with suppress(psycopg.Error):
                 stack.__exit__(type(error), error, error.__traceback__)
-            except psycopg.Error:
-                pass  # the COPY ends with an error by design; ``error`` is the one that counts
 
 
 # --- publishing -------------------------------------------------------------------
