@@ -19,6 +19,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 from psycopg import errors as pg
+from psycopg.conninfo import conninfo_to_dict
 
 from importer_dagster.errors import ImporterError, UsageError, WarehouseError, WarehouseUnavailable
 
@@ -67,7 +68,16 @@ def plain_url(url: str) -> str:
             f"IMPORTER_WAREHOUSE_URL {redact(url)!r} is no PostgreSQL URL; "
             "write postgresql://user:password@host:5432/database."
         )
-    return "postgresql://" + url[found.end() :]
+    plain = "postgresql://" + url[found.end() :]
+    try:
+        conninfo_to_dict(plain)
+    except psycopg.ProgrammingError as error:
+        # libpq repeats parts of the URL, so its words are left out: they may hold the password
+        raise UsageError(
+            f"IMPORTER_WAREHOUSE_URL {redact(url)!r} cannot be used ({type(error).__name__}). Percent-encode "
+            "special characters in user and password."
+        ) from None
+    return plain
 
 
 def translate(error: psycopg.Error, url: str) -> ImporterError:
@@ -83,8 +93,8 @@ def translate(error: psycopg.Error, url: str) -> ImporterError:
                 f"The warehouse {where} lets nobody in: {text}. Check user, password and database "
                 "in IMPORTER_WAREHOUSE_URL."
             )
-        if isinstance(error, psycopg.ProgrammingError):
-            return UsageError(f"The warehouse URL {where} cannot be used: {text}.")
+        if not isinstance(error, psycopg.OperationalError):
+            return WarehouseError(f"The driver refused a statement for {where}: {text}.")
         return WarehouseUnavailable(
             f"The warehouse {where} cannot be reached: {text}. Check that the server runs and that "
             "IMPORTER_WAREHOUSE_URL is right."

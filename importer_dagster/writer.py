@@ -107,14 +107,19 @@ class Target:
         }
 
 
+class _Name(sql.Identifier):
+    """An identifier in a statement with bound values, where a percent sign must be doubled."""
+
+    def as_bytes(self, context: Any = None) -> bytes:
+        return super().as_bytes(context).replace(b"%", b"%%")
+
+
 def _list(columns: Sequence[str], alias: str | None = None) -> sql.Composed:
-    return sql.SQL(", ").join(sql.Identifier(alias, c) if alias else sql.Identifier(c) for c in columns)
+    return sql.SQL(", ").join(_Name(alias, c) if alias else _Name(c) for c in columns)
 
 
 def _equal(columns: Sequence[str]) -> sql.Composed:
-    return sql.SQL(" AND ").join(
-        sql.SQL("{} = {}").format(sql.Identifier("t", c), sql.Identifier("g", c)) for c in columns
-    )
+    return sql.SQL(" AND ").join(sql.SQL("{} = {}").format(_Name("t", c), _Name("g", c)) for c in columns)
 
 
 @lru_cache(maxsize=1)
@@ -286,7 +291,7 @@ class RowStream:
 
     def _open(self) -> None:
         statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
-            self.table, _list(self.arrow_schema.names)
+            self.table, sql.SQL(", ").join(map(sql.Identifier, self.arrow_schema.names))
         )
         self._encoder = schema.copy_encoder(self.arrow_schema, self.spec)
         self._stack = ExitStack()
@@ -366,8 +371,8 @@ class Publisher:
         fields = _list(columns)
         if self._run("has_duplicates", fields=fields).fetchone() == (False,):
             return []  # the usual case, at the price of one hash aggregate
-        shown = sql.SQL(" || ', ' || ").join(sql.SQL("{}::text").format(sql.Identifier(c)) for c in columns)
-        not_null = sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(sql.Identifier(c)) for c in columns)
+        shown = sql.SQL(" || ', ' || ").join(sql.SQL("{}::text").format(_Name(c)) for c in columns)
+        not_null = sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(_Name(c)) for c in columns)
         rows = self._run("take_duplicates", fields=fields, shown=shown, not_null=not_null).fetchall()
         return [Duplicate(*row) for row in rows]
 
