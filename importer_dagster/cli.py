@@ -30,7 +30,7 @@ console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
 
-class _Day(click.ParamType):
+class _Day(click.ParamType[date]):
     """A day such as 2024-01-31."""
 
     name = "YYYY-MM-DD"
@@ -78,7 +78,7 @@ def main(debug: bool) -> None:
       importer check salestaxrate --file new.csv     rehearse an import
       importer load salestaxrate new.csv --tenant acme --date 2024-01-31
       importer backfill --from 2024-01-01 --to 2024-01-31
-    """  # noqa: D301 - \b is click's mark for "keep these lines"
+    """
 
 
 # --- what commands share --------------------------------------------------------
@@ -121,9 +121,7 @@ def _result_json(result: Any) -> dict[str, Any]:
 
 
 def _failed_json(error: ImporterError) -> dict[str, Any]:
-    counts = dict.fromkeys(
-        ("rows_read", "rows_loaded", "rows_rejected", "rows_skipped", "rows_unchanged"), 0
-    )
+    counts = dict.fromkeys(("rows_read", "rows_loaded", "rows_rejected", "rows_skipped", "rows_unchanged"), 0)
     return {"load_id": None, "status": "failed", **counts, "reason": str(error), "drift": []}
 
 
@@ -168,7 +166,9 @@ def _progress(rows: int, rejected: int) -> None:
 @click.argument("type_name", metavar="TYPE")
 @click.argument("file")
 @click.option("--tenant", metavar="T", help="Whose file it is; else as its path says.")
-@click.option("--date", "business_date", type=DAY, help="The business date; else as its path says, else today.")
+@click.option(
+    "--date", "business_date", type=DAY, help="The business date; else as its path says, else today."
+)
 @click.option("--force", is_flag=True, help="Load it again even if the same content is loaded already.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def load(
@@ -180,7 +180,7 @@ def load(
     Examples:
       importer load salestaxrate inbox/2024-01-31/acme/salestaxrate.csv
       importer load salestaxrate /tmp/rates.csv --tenant acme --date 2024-01-31 --json
-    """  # noqa: D301
+    """
     from importer_dagster.pipeline import import_delivery
     from importer_dagster.source import delivery_of_file
 
@@ -221,7 +221,7 @@ def check(
     Examples:
       importer check                                  all specs, the inbox, the warehouse
       importer check salestaxrate --file rates.csv    what would be loaded, what rejected
-    """  # noqa: D301
+    """
     settings = Settings.from_env()
     if file is None:
         _check_all(settings, types)
@@ -302,7 +302,9 @@ def status(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, default=str, ensure_ascii=False))
         return
-    table = Table("type", "tenant", "last day", "days late", "deliveries", "loaded", "rejected", "refused", "why")
+    table = Table(
+        "type", "tenant", "last day", "days late", "deliveries", "loaded", "rejected", "refused", "why"
+    )
     for r in rows:
         cells = [r["type"], r["tenant"], r["last_business_date"], r["days_late"], r["deliveries"],
                  r["rows_loaded"], r["rows_rejected"], r["refused"], (r["last_reason"] or "")[:80]]  # fmt: skip
@@ -322,7 +324,7 @@ def rejects(type_name: str | None, load_id: int | None, as_csv: bool, limit: int
     Examples:
       importer rejects salestaxrate
       importer rejects --load 12 --csv > back-to-supplier.csv
-    """  # noqa: D301
+    """
     from importer_dagster import ledger
 
     settings = Settings.from_env()
@@ -361,7 +363,7 @@ def unload(load_id: int, dry_run: bool, yes: bool) -> None:
     Examples:
       importer unload 12 --dry-run
       importer unload 12
-    """  # noqa: D301
+    """
     from importer_dagster import undo
     from importer_dagster.source import names_tenants
 
@@ -392,7 +394,9 @@ def _print_unloaded(done: Any, verb: str) -> None:
 
 @main.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the specs.")
+@click.option(
+    "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the specs."
+)
 @click.option("--name", help="The type's name; then all files are days of this one type.")
 @click.option("--force", is_flag=True, help="Overwrite specs that exist.")
 def infer(files: tuple[str, ...], out: Path, name: str | None, force: bool) -> None:
@@ -402,7 +406,7 @@ def infer(files: tuple[str, ...], out: Path, name: str | None, force: bool) -> N
     Examples:
       importer infer samples/*.csv --out specs/
       importer infer jan.csv feb.csv --name sales --out specs/     several days of one type
-    """  # noqa: D301
+    """
     from importer_dagster.infer import infer as infer_spec
 
     out.mkdir(parents=True, exist_ok=True)
@@ -429,7 +433,7 @@ def backfill(first: date, last: date, types: tuple[str, ...]) -> None:
     Examples:
       importer backfill --from 2024-01-01 --to 2024-01-31
       importer backfill --from 2024-01-01 --to 2024-01-31 salestaxrate currency
-    """  # noqa: D301
+    """
     from importer_dagster import instance
 
     if last < first:
@@ -460,7 +464,7 @@ def demo(days: int, tenants: int, rows: int) -> None:
     \b
     Example:
       importer demo --days 2 --tenants 4 --rows 500
-    """  # noqa: D301
+    """
     from importer_dagster.demo import run_demo
 
     if not run_demo(Settings.from_env(), days=days, tenants=tenants, rows=rows, console=console):
@@ -469,7 +473,9 @@ def demo(days: int, tenants: int, rows: int) -> None:
 
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port to listen on.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port to listen on."
+)
 def dev(host: str, port: int) -> None:
     """Open the Dagster UI and daemon on this project; Ctrl-C ends them.
 

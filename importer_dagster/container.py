@@ -155,7 +155,7 @@ def open_url(url: str) -> BinaryIO:
 
 
 def _open_local(path: str) -> BinaryIO:
-    return open(path, "rb")  # noqa: SIM115, PTH123 - the caller closes it
+    return open(path, "rb")  # noqa: PTH123 - the caller closes it
 
 
 def fingerprint_url(url: str) -> tuple[str, int]:
@@ -220,7 +220,9 @@ class Unpacked:
                 rule="container",
             )
         if names[0].startswith(("/", "\\")) or ".." in names[0].replace("\\", "/").split("/"):
-            raise RefusedError(f"{self.url} holds a file with a hostile path, {names[0]!r}.", rule="container")
+            raise RefusedError(
+                f"{self.url} holds a file with a hostile path, {names[0]!r}.", rule="container"
+            )
         if members[0].flag_bits & 1:
             raise RefusedError(f"{self.url} is an encrypted zip archive.", rule="container")
         try:
@@ -254,10 +256,12 @@ class Unpacked:
 
     @property
     def sha256(self) -> str:
+        """Hash of what was read so far of the stored file, as hex."""
         return self._hashed.sha.hexdigest()
 
     @property
     def bytes(self) -> int:
+        """How much was read so far of the stored file."""
         return self._hashed.bytes
 
     def close(self) -> None:
@@ -294,7 +298,9 @@ class TextSource:
                 self._head = self._head[len(bom) :]
                 self._offset = len(bom)
                 if not self._head:
-                    raise RefusedError(f"{self.unpacked.url} is empty but for a byte order mark.", rule="empty")
+                    raise RefusedError(
+                        f"{self.unpacked.url} is empty but for a byte order mark.", rule="empty"
+                    )
                 return name
         return "utf-8" if declared == "utf-8-sig" else declared
 
@@ -343,7 +349,9 @@ def _check_is_csv(head: bytes, url: str) -> None:
     elif start[:1] in (b"{", b"[") and _is_json(head):
         kind = "JSON"
     if kind:
-        raise RefusedError(f"{url} looks like {kind}, not CSV. Ask the supplier for the CSV file.", rule="not.csv")
+        raise RefusedError(
+            f"{url} looks like {kind}, not CSV. Ask the supplier for the CSV file.", rule="not.csv"
+        )
 
 
 def _is_json(head: bytes) -> bool:

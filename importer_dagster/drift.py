@@ -83,7 +83,9 @@ def _match_folded(
         if candidates:
             sources[field.name] = candidates[0]
             found = header[candidates[0]]
-            events.append(DriftEvent("renamed", field.name, f"comes as {found!r}: same but for case or spacing"))
+            events.append(
+                DriftEvent("renamed", field.name, f"comes as {found!r}: same but for case or spacing")
+            )
 
 
 def _check_removed(
@@ -143,4 +145,6 @@ def _check_order(sources: dict[str, int], spec: TableSpec) -> list[DriftEvent]:
             line=1,
             column=first,
         )
-    return [DriftEvent("reordered", None, f"columns come in another order, from {first!r} on; mapped by name")]
+    return [
+        DriftEvent("reordered", None, f"columns come in another order, from {first!r} on; mapped by name")
+    ]

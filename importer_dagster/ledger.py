@@ -199,7 +199,11 @@ def write_rejects(conn: psycopg.Connection, load_id: int, rejects: pa.Table) -> 
 
 
 def load_rejects(
-    conn: psycopg.Connection, *, load_id: int | None = None, type_name: str | None = None, limit: int | None = None
+    conn: psycopg.Connection,
+    *,
+    load_id: int | None = None,
+    type_name: str | None = None,
+    limit: int | None = None,
 ) -> list[dict[str, Any]]:
     """Rejects of one load, or of all loads of a type that are in force or pending, in order."""
     return (
@@ -236,5 +240,7 @@ def get_load(conn: psycopg.Connection, load_id: int) -> dict[str, Any]:
         .fetchone()
     )
     if row is None:
-        raise WarehouseError(f"There is no load {load_id} in the ledger; `importer status` shows what there is.")
+        raise WarehouseError(
+            f"There is no load {load_id} in the ledger; `importer status` shows what there is."
+        )
     return row

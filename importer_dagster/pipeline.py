@@ -267,7 +267,7 @@ class _Import:
             except BaseException as error:
                 stream.abort(error)
                 raise
-            self.sha256, self.size = reader.sha256, reader.bytes
+            self.sha256, self.size = reader.sha256, reader.size
         return stream
 
     def _one_batch(
@@ -339,7 +339,8 @@ class _Import:
         reason = self.spec.reject_limit.exceeded(self.rejects.records, self.read - self.skipped)
         if reason:
             raise RefusedError(
-                f"{reason}; first: {self._first_reason()}. `importer rejects` shows more.", rule="reject_limit"
+                f"{reason}; first: {self._first_reason()}. `importer rejects` shows more.",
+                rule="reject_limit",
             )
 
     def _first_reason(self) -> str:
@@ -349,7 +350,9 @@ class _Import:
 
     # --- endings ---
 
-    def _commit(self, conn: psycopg.Connection, load_id: int, counts: Counts, prior: int | None) -> LoadResult:
+    def _commit(
+        self, conn: psycopg.Connection, load_id: int, counts: Counts, prior: int | None
+    ) -> LoadResult:
         figures = {
             "rows_read": self.read,
             "rows_loaded": counts.loaded,
@@ -370,9 +373,7 @@ class _Import:
         if prior is not None:
             ledger.supersede(conn, prior, load_id)
         ledger.write_drift(conn, load_id, self.mapping.events)
-        ledger.finish_load(
-            conn, load_id, status="loaded", counts=figures, size=self.size, sha256=self.sha256
-        )
+        ledger.finish_load(conn, load_id, status="loaded", counts=figures, size=self.size, sha256=self.sha256)
         conn.commit()
         return result
 
@@ -466,7 +467,10 @@ def _extra_json(columns: pa.RecordBatch, extras: dict[str, str], good: np.ndarra
     names = list(extras.values())
     values = [c.to_pylist() for c in taken.columns]
     return pa.array(
-        [json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) for row in zip(*values, strict=True)],
+        [
+            json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False)
+            for row in zip(*values, strict=True)
+        ],
         pa.string(),
     )
 

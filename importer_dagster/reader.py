@@ -15,7 +15,7 @@ What does not belong here: opening and unpacking (``container.py``), the grammar
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +26,7 @@ import pyarrow.csv as pacsv
 
 from importer_dagster.container import TextSource, Unpacked, fingerprint_url
 from importer_dagster.errors import RefusedError
-from importer_dagster.model import REJECT_SCHEMA, Delivery, TextBatch
+from importer_dagster.model import REJECT_SCHEMA, Delivery, Locate, TextBatch
 from importer_dagster.records import (
     MAX_RECORD,
     Damage,
@@ -76,7 +76,9 @@ def read_records(delivery: Delivery, spec: TableSpec, rows: Collection[int]) -> 
             if len(hits):
                 lines, raws = batch.locate(hits)
                 numbers = batch.rows.take(pa.array(hits)).to_pylist()
-                found |= dict(zip(numbers, zip(lines.to_pylist(), raws.to_pylist(), strict=True), strict=True))
+                found |= dict(
+                    zip(numbers, zip(lines.to_pylist(), raws.to_pylist(), strict=True), strict=True)
+                )
             if len(found) == len(wanted):
                 break
     return found
@@ -85,7 +87,7 @@ def read_records(delivery: Delivery, spec: TableSpec, rows: Collection[int]) -> 
 class Reader:
     """One delivery being read. ``header`` is known at once; ``batches`` runs once.
 
-    ``sha256`` and ``bytes`` are of the file as stored, complete after the last batch.
+    ``sha256`` and ``size`` are of the file as stored, complete after the last batch.
     """
 
     def __init__(self, unpacked: Unpacked, spec: TableSpec, block_size: int) -> None:
@@ -117,8 +119,8 @@ class Reader:
         return self._unpacked.sha256
 
     @property
-    def bytes(self) -> int:
-        """Size of the stored file."""
+    def size(self) -> int:
+        """Size of the stored file in bytes."""
         return self._unpacked.bytes
 
     def select(self, positions: Sequence[int]) -> None:
@@ -154,7 +156,9 @@ class Reader:
             self._skip_preamble(row - 1)
             body = self._next_line_as_record()
             if body is None:
-                raise RefusedError(f"The file ends before line {row}, where the header should be.", rule="empty")
+                raise RefusedError(
+                    f"The file ends before line {row}, where the header should be.", rule="empty"
+                )
             self._header_line = body
             parts.append([self._text(v) for v, _ in self._grammar.fields(body)])
         width = max(map(len, parts))
@@ -220,7 +224,9 @@ class Reader:
 
     def _names(self, fields: Sequence[tuple[bytes, bool]]) -> tuple[str, ...]:
         names = [self._text(value) for value, _ in fields]
-        names = [name.strip() if not quoted else name for name, (_, quoted) in zip(names, fields, strict=True)]
+        names = [
+            name.strip() if not quoted else name for name, (_, quoted) in zip(names, fields, strict=True)
+        ]
         if not any(names):
             raise RefusedError("The header holds no name at all.", rule="empty", line=self._line)
         if len(names) > MAX_COLUMNS:
@@ -419,9 +425,7 @@ class Reader:
         table_of_rejects = pa.concat_tables(rejects).sort_by("row")
         return TextBatch(columns, rows, table_of_rejects, locate)
 
-    def _refuse_systematic(
-        self, good: int, invalid: list[tuple[int, int, str]], block: _Block
-    ) -> None:
+    def _refuse_systematic(self, good: int, invalid: list[tuple[int, int, str]], block: _Block) -> None:
         """A file of which every record has the same wrong width is no heap of bad records."""
         if not self._first:
             return
@@ -651,7 +655,7 @@ def _reject_table(block: _Block, positions: np.ndarray, rules: list[str], messag
     )
 
 
-def _locator(block: _Block, positions: np.ndarray) -> Callable[[np.ndarray], tuple[pa.Array, pa.Array]]:
+def _locator(block: _Block, positions: np.ndarray) -> Locate:
     def locate(indexes: np.ndarray) -> tuple[pa.Array, pa.Array]:
         starts, ends = block.spans()
         at = positions[indexes]
@@ -663,7 +667,11 @@ def _locator(block: _Block, positions: np.ndarray) -> Callable[[np.ndarray], tup
 
 def _single_batch(table: pa.Table, selected: Sequence[int]) -> pa.RecordBatch:
     arrays = [
-        c.chunk(0) if c.num_chunks == 1 else pa.concat_arrays(c.chunks) if c.num_chunks else pa.array([], pa.string())
+        c.chunk(0)
+        if c.num_chunks == 1
+        else pa.concat_arrays(c.chunks)
+        if c.num_chunks
+        else pa.array([], pa.string())
         for c in table.columns
     ]
     return pa.RecordBatch.from_arrays(arrays, names=[str(i) for i in selected])
@@ -741,5 +749,7 @@ def _last_number(batch: TextBatch) -> int:
 def _only_until(batch: TextBatch, number: int) -> TextBatch:
     kept = pc.sum(pc.less_equal(batch.rows, number)).as_py() or 0
     rejects = batch.rejects.filter(pc.less_equal(batch.rejects["row"], number))
-    shorter = replace(batch, columns=batch.columns.slice(0, kept), rows=batch.rows.slice(0, kept), rejects=rejects)
+    shorter = replace(
+        batch, columns=batch.columns.slice(0, kept), rows=batch.rows.slice(0, kept), rejects=rejects
+    )
     return replace(shorter, skipped=_size(batch) - _size(shorter))

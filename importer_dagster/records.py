@@ -67,8 +67,11 @@ class Grammar:
     def always_scan(self) -> bool:
         """Whether the dialect is outside of what ``regular`` and Arrow can judge."""
         simple = len(self.delimiter) == 1 and (self.quote is None or len(self.quote) == 1)
-        return not simple or self.escape is not None or self.skip_space or (
-            self.quote is not None and not self.double
+        return (
+            not simple
+            or self.escape is not None
+            or self.skip_space
+            or (self.quote is not None and not self.double)
         )
 
     @cached_property
@@ -222,9 +225,9 @@ def scan(data: bytes, grammar: Grammar, *, at_end: bool, expected: int | None) -
     at, size = 0, len(data)
     while at < size:
         found = grammar.record.match(data, at)
-        if found is not None and not at_end and found.end() == size and size - at < MAX_SCAN_RECORD:
-            if not data.endswith(b"\n"):
-                break  # perhaps not the whole record, or half of a CRLF
+        open_end = found is not None and found.end() == size and not data.endswith(b"\n")
+        if open_end and not at_end and size - at < MAX_SCAN_RECORD:
+            break  # perhaps not the whole record, or half of a CRLF
         if found is not None and _plausible(found, data, grammar, expected):
             at = _keep(found, at, result)
             continue

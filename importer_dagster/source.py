@@ -79,8 +79,9 @@ class PathPattern:
             if "\0" in part:
                 if day is None or self.date_format is None:
                     break
-                part = part.replace("\0", day.strftime(self.date_format))
-            parts.append(part)
+                parts.append(part.replace("\0", day.strftime(self.date_format)))
+            else:
+                parts.append(part)
         return "/".join(p for p in parts if p)
 
 
@@ -88,7 +89,9 @@ class PathPattern:
 def compile_pattern(pattern: str, type_name: str) -> PathPattern:
     """Read a path pattern; raises UsageError if it makes no sense."""
     if pattern.startswith("/") or ".." in pattern.split("/"):
-        raise UsageError(f"The path pattern {pattern!r} must stay below the inbox: no leading slash, no '..'.")
+        raise UsageError(
+            f"The path pattern {pattern!r} must stay below the inbox: no leading slash, no '..'."
+        )
     regex, literal, folder, weight, position = "", "", "", 0, 0
     date_format: str | None = None
     seen: set[str] = set()
@@ -116,7 +119,9 @@ def compile_pattern(pattern: str, type_name: str) -> PathPattern:
             wild = True
     rest = pattern[position:]
     if "{" in rest or "}" in rest:
-        raise UsageError(f"The path pattern {pattern!r} may hold only {{date}}, {{tenant}}, {{type}}, * and ?.")
+        raise UsageError(
+            f"The path pattern {pattern!r} may hold only {{date}}, {{tenant}}, {{type}}, * and ?."
+        )
     regex += re.escape(rest)
     folder += "" if wild else rest
     return PathPattern(
@@ -141,7 +146,9 @@ def _date_regex(fmt: str) -> str:
         if fmt[i] == "%":
             code = fmt[i : i + 2]
             if code not in _STRPTIME:
-                raise UsageError(f"The date format {fmt!r} in a path pattern may use {' '.join(_STRPTIME)} only.")
+                raise UsageError(
+                    f"The date format {fmt!r} in a path pattern may use {' '.join(_STRPTIME)} only."
+                )
             out += _STRPTIME[code]
             i += 2
         else:
@@ -302,4 +309,3 @@ def _below_inbox(url: str, inbox_url: str) -> str | None:
 def _named_by(path: str, pattern: PathPattern) -> tuple[date | None, str]:
     tail = "/".join(path.split("/")[-pattern.segments :])
     return pattern.match(path) or pattern.match(tail) or (None, "")
-

@@ -28,7 +28,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    StrictBool,
     ValidationError,
     field_validator,
     model_validator,
@@ -124,7 +123,9 @@ class Constraints(_Model):
     required: bool = Field(False, description="A missing value is rejected.")
     unique: bool = Field(False, description="A value that stood earlier in the same file is rejected.")
     enum: tuple[Token, ...] | None = Field(None, min_length=1, description="The only values allowed.")
-    pattern: str | None = Field(None, description="A regular expression (RE2) that the whole text must match.")
+    pattern: str | None = Field(
+        None, description="A regular expression (RE2) that the whole text must match."
+    )
     minimum: Token | None = Field(None, description="The smallest value allowed, written as in the file.")
     maximum: Token | None = Field(None, description="The largest value allowed, written as in the file.")
     minLength: int | None = Field(None, ge=0, description="The least number of characters.")
@@ -186,7 +187,9 @@ class FieldSpec(_Model):
     def _consistent(self) -> FieldSpec:
         allowed = _FORMATS.get(self.type)
         if allowed and self.format not in allowed:
-            raise ValueError(f"format {self.format!r} does not go with type {self.type}; use one of {sorted(allowed)}")
+            raise ValueError(
+                f"format {self.format!r} does not go with type {self.type}; use one of {sorted(allowed)}"
+            )
         if self.scale > self.precision:
             raise ValueError(f"scale {self.scale} is greater than precision {self.precision}")
         if self.name in TRACE_COLUMNS:
@@ -199,11 +202,14 @@ class FieldSpec(_Model):
             try:
                 re.compile(self.constraints.pattern)
             except re.error as error:
-                raise ValueError(f"pattern {self.constraints.pattern!r} is no regular expression: {error}") from None
+                raise ValueError(
+                    f"pattern {self.constraints.pattern!r} is no regular expression: {error}"
+                ) from None
         return self
 
     @property
     def required(self) -> bool:
+        """Whether a missing value is rejected."""
         return self.constraints.required
 
     @cached_property
@@ -290,7 +296,9 @@ class TableSchema(_Model):
                     raise ValueError(f"{where} names {name!r}, which is no field{_nearest(name, names)}")
         for key in self.foreignKeys:
             if len(key.fields) != len(key.reference.fields):
-                raise ValueError(f"foreignKeys: {list(key.fields)} and {list(key.reference.fields)} differ in number")
+                raise ValueError(
+                    f"foreignKeys: {list(key.fields)} and {list(key.reference.fields)} differ in number"
+                )
         return self
 
 
@@ -323,7 +331,12 @@ class RejectLimit(_Model):
         """Say why ``rejected`` of ``read`` records are too many, or return None."""
         if self.count is not None and rejected > self.count:
             return f"{rejected} rejected records are more than the limit of {self.count} (reject_limit.count)"
-        if self.share is not None and read and rejected >= max(self.share_from, 1) and rejected / read > self.share:
+        if (
+            self.share is not None
+            and read
+            and rejected >= max(self.share_from, 1)
+            and rejected / read > self.share
+        ):
             return (
                 f"{rejected} of {read} records rejected ({rejected / read:.1%}) is more than the limit "
                 f"of {self.share:.1%} (reject_limit.share)"
@@ -345,7 +358,9 @@ class TableSpec(_Model):
     description: str | None = Field(None, description="What the type holds; becomes the table's comment.")
     owner: str | None = Field(None, description="Who answers for it: an e-mail address or team:name.")
     tags: Mapping[str, str] = Field({}, description="Free tags, shown at the asset.")
-    path: str | None = Field(None, description="Pattern of its deliveries below the inbox; else the project's.")
+    path: str | None = Field(
+        None, description="Pattern of its deliveries below the inbox; else the project's."
+    )
     encoding: str = Field("utf-8", description="The text encoding, as Python names it.")
     compression: str | None = Field(None, description="Ignored: containers are recognised by content.")
     dialect: Dialect = Field(Dialect(), description="How the file is written down.")
@@ -375,7 +390,9 @@ class TableSpec(_Model):
     @classmethod
     def _usable_name(cls, name: str) -> str:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise ValueError(f"{name!r}: a type's name is made of letters, digits and _, and starts with no digit")
+            raise ValueError(
+                f"{name!r}: a type's name is made of letters, digits and _, and starts with no digit"
+            )
         if len(name) > 55:  # room for what index names add
             raise ValueError(f"{name!r} is longer than 55 characters")
         return name
@@ -405,6 +422,7 @@ class TableSpec(_Model):
 
     @property
     def fields(self) -> tuple[FieldSpec, ...]:
+        """The fields of the schema, in the table's order."""
         return self.tableschema.fields
 
     @cached_property
@@ -614,7 +632,9 @@ def load_specs(folder: Path) -> Specs:
     for file in spec_files(folder):
         spec = load_spec(file)
         if spec.name.lower() in places:
-            raise SpecError(f"type {spec.name!r} is already described in {places[spec.name.lower()]}", file=str(file))
+            raise SpecError(
+                f"type {spec.name!r} is already described in {places[spec.name.lower()]}", file=str(file)
+            )
         places[spec.name.lower()] = file
         specs[spec.name] = spec
     return Specs(specs.values(), folder)

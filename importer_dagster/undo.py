@@ -36,7 +36,12 @@ class Unloaded:
 
 
 def unload(
-    load_id: int, specs: Mapping[str, TableSpec], *, warehouse: Warehouse, has_tenant: Any, dry_run: bool = False
+    load_id: int,
+    specs: Mapping[str, TableSpec],
+    *,
+    warehouse: Warehouse,
+    has_tenant: Any,
+    dry_run: bool = False,
 ) -> Unloaded:
     """Take load ``load_id`` out again and restore what it stood in place of.
 

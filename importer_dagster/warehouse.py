@@ -130,15 +130,18 @@ class Warehouse:
 
         Driver errors come out as WarehouseUnavailable or WarehouseError.
         """
-        with self.translating(), psycopg.connect(
-            self.url,
-            connect_timeout=_CONNECT_TIMEOUT_S,
-            application_name="importer",
-            keepalives_idle=30,
-            keepalives_interval=10,
-            keepalives_count=3,
-            autocommit=True,
-        ) as conn:
+        with (
+            self.translating(),
+            psycopg.connect(
+                self.url,
+                connect_timeout=_CONNECT_TIMEOUT_S,
+                application_name="importer",
+                keepalives_idle=30,
+                keepalives_interval=10,
+                keepalives_count=3,
+                autocommit=True,
+            ) as conn,
+        ):
             conn.execute("SET TimeZone = 'UTC'; SET client_min_messages = 'warning'")
             conn.autocommit = False
             try:

@@ -357,7 +357,9 @@ class Publisher:
         self.business_date, self.path, self.prior = business_date, path, prior
         self._values = {"load": load_id, "tenant": tenant, "date": business_date, "prior": prior}
 
-    def _run(self, name: str, values: Mapping[str, Any] | None = None, **names: sql.Composable) -> psycopg.Cursor:
+    def _run(
+        self, name: str, values: Mapping[str, Any] | None = None, **names: sql.Composable
+    ) -> psycopg.Cursor:
         statement = sql.SQL(_statements()[name]).format(**{**self.target.names, **names})
         return self.conn.execute(statement, {**self._values, **(values or {})})
 

@@ -80,7 +80,9 @@ def query(warehouse: Warehouse) -> Query:
     return run
 
 
-def make_spec(name: str = "things", fields: list | None = None, *, key: list | None = None, **more) -> TableSpec:
+def make_spec(
+    name: str = "things", fields: list | None = None, *, key: list | None = None, **more
+) -> TableSpec:
     """A small spec; fields default to an integer, a text and an exact number."""
     fields = fields or [
         {"name": "id", "type": "integer"},

@@ -50,7 +50,10 @@ def test_same_content_again_writes_nothing(inbox: Inbox, query: Query, dispositi
     before = query("SELECT xmin::text, * FROM things"), query("SELECT xmin::text, * FROM importer.loads")
     again = inbox.load(spec, HEADER + "1,a,1\n2,b,2\n")
     assert (again.status, again.load_id, again.rows_unchanged) == ("unchanged", first.load_id, 2)
-    assert before == (query("SELECT xmin::text, * FROM things"), query("SELECT xmin::text, * FROM importer.loads"))
+    assert before == (
+        query("SELECT xmin::text, * FROM things"),
+        query("SELECT xmin::text, * FROM importer.loads"),
+    )
     forced = inbox.load(spec, HEADER + "1,a,1\n2,b,2\n", force=True)
     assert forced.status == "loaded"
     assert query("SELECT count(*) FROM things") == [(2,)]
@@ -129,7 +132,12 @@ def test_too_many_rejects_refuse_the_file_whole_with_first_reasons(inbox: Inbox,
     result = inbox.load(spec, bad, path="bad.csv")
     assert result.status == "refused"
     assert "10 of 100 records rejected (10.0%)" in (result.reason or "")
-    assert (result.rows_read, result.rows_loaded, result.rows_rejected, result.rows_skipped) == (100, 0, 10, 90)
+    assert (result.rows_read, result.rows_loaded, result.rows_rejected, result.rows_skipped) == (
+        100,
+        0,
+        10,
+        90,
+    )
     assert query("SELECT id FROM things") == [(7,)]
     assert query("SELECT count(*) FROM importer.rejects WHERE load_id = %s", result.load_id) == [(10,)]
 
@@ -180,7 +188,9 @@ def test_rehearsal_on_a_database_without_ledger(server, tmp_path) -> None:
         assert conn.execute("SELECT to_regnamespace('importer')").fetchone() == (None,)
 
 
-def test_a_crash_in_mid_file_leaves_nothing(inbox: Inbox, query: Query, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_in_mid_file_leaves_nothing(
+    inbox: Inbox, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = make_spec()
     inbox.load(spec, HEADER + "1,a,1\n", path="a")
     original = pipeline._Trace.add
@@ -194,7 +204,7 @@ def test_a_crash_in_mid_file_leaves_nothing(inbox: Inbox, query: Query, monkeypa
     fail_later.calls = 0
     monkeypatch.setattr(pipeline._Trace, "add", fail_later)
     monkeypatch.setattr("importer_dagster.reader.BLOCK", 64)
-    monkeypatch.setattr(pipeline, "open_delivery", lambda d, s: pipeline_reader(d, s))
+    monkeypatch.setattr(pipeline, "open_delivery", pipeline_reader)
     with pytest.raises(MemoryError):
         inbox.load(spec, HEADER + "".join(f"{i},v,1\n" for i in range(200)), path="b")
     assert query("SELECT count(*) FROM things") == [(1,)]
@@ -247,7 +257,9 @@ def test_gzip_is_recognised_by_content(inbox: Inbox) -> None:
 def test_wrong_column_type_in_the_warehouse_is_a_clear_error(inbox: Inbox, query: Query) -> None:
     inbox.load(make_spec(), HEADER + "1,a,1\n")
     changed = make_spec(fields=[{"name": "id"}, {"name": "v"}, {"name": "n", "type": "integer"}])
-    with pytest.raises(WarehouseError, match="'id' of table public.things is bigint, but the spec of things says text"):
+    with pytest.raises(
+        WarehouseError, match=r"'id' of table public\.things is bigint, but the spec of things says text"
+    ):
         inbox.load(changed, HEADER + "2,b,2\n", path="b")
 
 
@@ -301,7 +313,9 @@ def test_two_at_once_load_the_same_delivery_once(inbox: Inbox, query: Query) -> 
     spec = make_spec(key=["id"], write_disposition="merge")
     content = HEADER + "".join(f"{i},v,1\n" for i in range(500))
     results = []
-    threads = [threading.Thread(target=lambda: results.append(inbox.load(spec, content).status)) for _ in range(6)]
+    threads = [
+        threading.Thread(target=lambda: results.append(inbox.load(spec, content).status)) for _ in range(6)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

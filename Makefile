@@ -1,0 +1,39 @@
+# One obvious command each. Everything is set up in .venv on first use.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo dev test lint fix bench clean help
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.ready: pyproject.toml setup.cfg constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.ready  ## set up, make a demo inbox and import it through Dagster
+	$(BIN)/importer demo
+
+dev: $(VENV)/.ready  ## the Dagster UI and daemon, on the state that demo left
+	$(BIN)/importer dev
+
+test: $(VENV)/.ready  ## set up and run the tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(VENV)/.ready  ## style, types and import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(VENV)/.ready  ## let the tools mend what they can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.ready  ## measure against psql \copy; takes several minutes
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove the virtual environment and the local state
+	rm -rf $(VENV) .importer
