@@ -32,6 +32,7 @@ from importer_dagster.records import (
     Damage,
     Grammar,
     Scan,
+    count_lines,
     cut,
     line_ends,
     record_ends,
@@ -208,7 +209,7 @@ class Reader:
 
     def _use(self, length: int) -> None:
         """Drop the first bytes of the buffer, counting the lines in them."""
-        self._line += len(line_ends(np.frombuffer(self._buffer, np.uint8, length)))
+        self._line += count_lines(self._buffer[:length])
         self._buffer = self._buffer[length:]
 
     def _text(self, value: bytes) -> str:
@@ -327,18 +328,18 @@ class Reader:
             length = cut(self._buffer, quote, self._ended)
             if length:
                 data = np.frombuffer(self._buffer, np.uint8, length)
-                if regular(data, self._grammar.delimiter[0], quote) and b"\0" not in self._buffer[:length]:
+                if regular(data, self._grammar.delimiter[0], quote) and self._buffer.find(b"\0", 0, length) < 0:
                     return self._regular_block(length, quote)
             elif not self._ended and len(self._buffer) <= MAX_RECORD:
                 return None
         return self._scanned_block()
 
     def _regular_block(self, length: int, quote: int | None) -> _Block:
-        block = _Block(self._buffer[:length], self._line, self._record, quote)
-        if self._grammar.comment:
-            block = _without_comments(block, self._grammar.comment)
-        self._use(length)
-        return block
+        data = self._buffer if length == len(self._buffer) else self._buffer[:length]
+        block = _Block(data, self._line, self._record, quote)
+        self._line += count_lines(data)
+        self._buffer = self._buffer[length:]
+        return _without_comments(block, self._grammar.comment) if self._grammar.comment else block
 
     def _scanned_block(self) -> _Block | None:
         found = scan(self._buffer, self._grammar, at_end=self._ended, expected=self._width)
@@ -559,7 +560,7 @@ class _Block:
 
     def _refuse_encoding(self, damage: dict[int, Damage]) -> None:
         first = next(d for _, d in sorted(damage.items()) if d.rule == "encoding")
-        line = self.line + len(line_ends(np.frombuffer(self.data, np.uint8, first.start)))
+        line = self.line + count_lines(self.data[: first.start])
         raise RefusedError(
             f"The file is not UTF-8: in line {line}, {first.message}. "
             f"{_suggest_encoding(self.data[first.start : first.end])}",

@@ -160,6 +160,14 @@ def line_ends(data: np.ndarray) -> np.ndarray:
     return np.flatnonzero(ends)
 
 
+def count_lines(data: bytes) -> int:
+    """How many line ends there are; several times faster than finding them."""
+    count = data.count(b"\n")
+    if b"\r" in data:
+        count += data.count(b"\r") - data.count(b"\r\n")
+    return count
+
+
 def record_ends(data: np.ndarray, quote: int | None) -> np.ndarray:
     """Positions of line ends that are outside of quotes, taking the stretch to start outside."""
     ends = line_ends(data)
