@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -434,22 +434,27 @@ def backfill(first: date, last: date, types: tuple[str, ...]) -> None:
       importer backfill --from 2024-01-01 --to 2024-01-31
       importer backfill --from 2024-01-01 --to 2024-01-31 salestaxrate currency
     """
-    from importer_dagster import instance
-
     if last < first:
         raise UsageError(f"--to {last} lies before --from {first}.")
+    from importer_dagster.defs.launch import days_between, launch_daily
+
     settings = Settings.from_env()
-    chosen = [s.name for s in _chosen(_specs(settings), types)]
-    instance.prepare_environment(settings)
-    outcome = instance.launch_daily(settings, first, last, types=chosen, on_step=_show_step())
-    if not outcome.success:
-        raise click.exceptions.Exit(3)
+    chosen = {s.name for s in _chosen(_specs(settings), types)}
+    console.print(f"{len(chosen)} types, {first} to {last}")
+    result = launch_daily(settings, days_between(first, last), chosen, _show_step())
+    if not result.success:
+        errors.print(f"[red]{len(result.failed)} steps failed;[/red] `importer status` says why.")
+        sys.exit(3)
 
 
-def _show_step() -> Callable[[str, bool], None]:
-    def show(asset: str, ok: bool) -> None:
-        mark = "[green]✓[/green]" if ok else "[red]✗[/red]"
-        console.print(f"  {mark} {asset}  {datetime.now():%H:%M:%S}")
+def _show_step() -> Callable[[Any], None]:
+    """What is printed as each step of a run ends."""
+
+    def show(step: Any) -> None:
+        mark = "[green]✓[/green]" if step.ok else "[red]✗[/red]"
+        console.print(f"  {mark} {step.done}/{step.total} {step.type}")
+        if step.error:
+            console.print(f"      {_plain(Exception(step.error))}", soft_wrap=True)
 
     return show
 
@@ -481,11 +486,11 @@ def dev(host: str, port: int) -> None:
 
     The database is the embedded one unless IMPORTER_WAREHOUSE_URL names another.
     """
-    from importer_dagster import instance
+    from importer_dagster.defs.launch import serve
 
     settings = Settings.from_env()
     _specs(settings)
-    instance.serve(settings, host=host, port=port)
+    sys.exit(serve(settings, host=host, port=port))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,30 @@
+"""The documentation says what the code does."""
+
+from pathlib import Path
+
+from importer_dagster.docs_spec import spec_reference
+from importer_dagster.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_reference_of_a_spec_is_up_to_date() -> None:
+    written = (ROOT / "docs" / "spec.md").read_text(encoding="utf-8")
+    assert spec_reference() in written, "run: python -m importer_dagster.docs_spec > docs/spec.md"
+
+
+def test_every_setting_is_in_the_readme() -> None:
+    import inspect
+    import re
+
+    names = set(re.findall(r"IMPORTER_\w+", inspect.getsource(Settings)))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert names - set(re.findall(r"IMPORTER_\w+", readme)) == set()
+
+
+def test_the_sample_spec_of_the_readme_is_right() -> None:
+    from importer_dagster.spec import parse_spec
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    sample = readme.split("```yaml\n")[1].split("```")[0]
+    assert parse_spec(sample, "salestaxrate.yaml").write_disposition == "merge"
