@@ -1,16 +1,18 @@
-"""Named Pandera checks that a spec can refer to by name.
+"""Named Pandera checks that a spec can refer to.
 
-A field's ``checks`` see one column, a type's ``checks`` see whole rows. A check
-is a Python function that returns a :class:`pandera.Check`, registered under a
-name::
+A field's ``checks`` see one column, a type's ``checks`` see whole rows. In a
+spec a check is written as its name, with arguments in brackets where it takes
+any: ``email``, ``not_after(startdate, enddate)``. A check is a Python function
+that returns a :class:`pandera.Check`, registered under its name::
 
-    @named_check("even")
-    def even() -> pandera.Check:
-        return pandera.Check(lambda s: s % 2 == 0, name="even", error="is no even number")
+    @named_check("multiple_of")
+    def multiple_of(step: str) -> pandera.Check:
+        return pandera.Check(lambda s: s % int(step) == 0, error=f"is no multiple of {step}")
 
-``IMPORTER_CHECKS`` names further modules (comma-separated) that register their
-own. A check gets Arrow-backed pandas and returns one boolean a row; missing
-values are not judged.
+Arguments arrive as text. The check gets Arrow-backed pandas and answers with
+one boolean a row; missing values are not judged. ``error`` is put behind the
+value in the reject's message. ``IMPORTER_CHECKS`` names further modules
+(comma-separated) that register their own.
 
 What does not belong here: the constraints of the Table Schema standard
 (``schema.py``).
@@ -21,17 +23,23 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import re
 from collections.abc import Callable
 from functools import lru_cache
+from importlib.resources import files
 
+import numpy as np
 import pandas as pd
 import pandera.pandas as pandera
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from importer_dagster.errors import SpecError
+from importer_dagster.spec import short_identifier
 
-Factory = Callable[[], pandera.Check]
+Factory = Callable[..., pandera.Check]
+Judge = Callable[[pa.Array], pa.Array]
+
 _registry: dict[str, Factory] = {}
 
 
@@ -45,6 +53,37 @@ def named_check(name: str) -> Callable[[Factory], Factory]:
     return register
 
 
+def get_check(text: str) -> pandera.Check:
+    """The check written as ``text`` in a spec, named so too.
+
+    Raises SpecError for an unknown name, with the nearest one, and for
+    arguments that the check does not take.
+    """
+    _load_own_checks()
+    written = re.fullmatch(r"\s*([\w.-]+)\s*(?:\(([^()]*)\))?\s*", text)
+    if written is None:
+        raise SpecError(f"the check {text!r} is not written as a name or name(argument, argument)")
+    name, arguments = written[1], written[2]
+    if name not in _registry:
+        near = difflib.get_close_matches(name, _registry, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(_registry))}"
+        raise SpecError(f"no check is called {name!r}; {hint}")
+    try:
+        check = _registry[name](*(a.strip() for a in arguments.split(",")) if arguments else ())
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"the check {text!r} cannot be made: {error}") from None
+    check.name = text
+    # the positions of all failures come from the check's output; examples would only cost time
+    check.n_failure_cases = 1
+    return check
+
+
+def check_names() -> list[str]:
+    """All registered names, sorted."""
+    _load_own_checks()
+    return sorted(_registry)
+
+
 @lru_cache(maxsize=1)
 def _load_own_checks() -> None:
     for module in filter(None, os.environ.get("IMPORTER_CHECKS", "").split(",")):
@@ -54,27 +93,7 @@ def _load_own_checks() -> None:
             raise SpecError(f"IMPORTER_CHECKS names the module {module.strip()!r}: {error}") from None
 
 
-def get_check(name: str) -> pandera.Check:
-    """The check called ``name``; raises SpecError with the nearest name."""
-    _load_own_checks()
-    if name not in _registry:
-        near = difflib.get_close_matches(name, _registry, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(_registry))}"
-        raise SpecError(f"no check is called {name!r}{hint}")
-    return _registry[name]()
-
-
-def check_names() -> list[str]:
-    """All registered names, sorted."""
-    _load_own_checks()
-    return sorted(_registry)
-
-
-def _matches(pattern: str) -> Callable[[pd.Series], pd.Series]:
-    def check(series: pd.Series) -> pd.Series:
-        return to_series(pc.match_substring_regex(to_arrow(series), pattern), series)
-
-    return check
+# --- between Arrow and Pandera ---------------------------------------------------
 
 
 def to_arrow(series: pd.Series) -> pa.Array:
@@ -85,75 +104,125 @@ def to_arrow(series: pd.Series) -> pa.Array:
 
 def to_series(mask: pa.Array, like: pd.Series) -> pd.Series:
     """A boolean mask as Pandera wants it; what is null is not judged."""
-    return pd.Series(pc.fill_null(mask, True).to_numpy(zero_copy_only=False), index=like.index)
+    return pd.Series(pc.fill_null(mask, True).to_numpy(zero_copy_only=False), index=like.index, copy=False)
+
+
+def column_check(judge: Judge, *, name: str | None = None, error: str) -> pandera.Check:
+    """A check by ``judge``, which takes a column and gives a boolean array; null is not judged."""
+    return pandera.Check(
+        lambda series: to_series(judge(to_arrow(series)), series),
+        name=name,
+        error=error,
+        ignore_na=False,
+        n_failure_cases=1,
+    )
+
+
+def _matches(pattern: str, error: str) -> pandera.Check:
+    return column_check(lambda text: pc.match_substring_regex(text, rf"\A(?:{pattern})\z"), error=error)
+
+
+def _one_of(words: pa.Array, error: str) -> pandera.Check:
+    def judge(text: pa.Array) -> pa.Array:
+        return pc.or_(pc.is_null(text), pc.is_in(text, value_set=words))
+
+    return column_check(judge, error=error)
+
+
+# --- columns ------------------------------------------------------------------------
 
 
 @named_check("email")
 def email() -> pandera.Check:
     """One @, something on both sides, a dot behind it, no blanks."""
-    return pandera.Check(
-        _matches(r"^[^@\s]+@[^@\s]+\.[^@\s]+$"), name="email", error="is no e-mail address", ignore_na=False
-    )
+    return _matches(r"[^@\s]+@[^@\s.]+(?:\.[^@\s.]+)+", "is no e-mail address")
+
+
+@named_check("uri")
+def uri() -> pandera.Check:
+    """A scheme, a colon and something behind it, no blanks."""
+    return _matches(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s]+", "is no URI")
+
+
+@named_check("base64")
+def base64() -> pandera.Check:
+    """The letters of base64 in groups of four, padded."""
+    letter = "[A-Za-z0-9+/]"
+    return _matches(f"(?:{letter}{{4}})*(?:{letter}{{2}}==|{letter}{{3}}=)?", "is no base64")
 
 
 @named_check("iso_country")
 def iso_country() -> pandera.Check:
-    """Two capital letters, as ISO 3166-1 alpha-2 codes are written."""
-    return pandera.Check(
-        _matches("^[A-Z]{2}$"), name="iso_country", error="is no two-letter country code", ignore_na=False
-    )
+    """A two-letter country code in force in ISO 3166-1, as the time zone database lists them."""
+    table = files("tzdata").joinpath("zoneinfo/iso3166.tab").read_text(encoding="utf-8")
+    codes = [line[:2] for line in table.splitlines() if line and not line.startswith("#")]
+    return _one_of(pa.array(codes), "is no ISO 3166-1 country code")
 
 
 @named_check("iso_currency")
 def iso_currency() -> pandera.Check:
-    """Three capital letters, as ISO 4217 codes are written."""
-    return pandera.Check(
-        _matches("^[A-Z]{3}$"), name="iso_currency", error="is no three-letter currency code", ignore_na=False
-    )
+    """Three capital letters, as ISO 4217 codes are written; old and new ones alike."""
+    return _matches("[A-Z]{3}", "is not written like an ISO 4217 currency code")
 
 
 @named_check("no_outer_blanks")
 def no_outer_blanks() -> pandera.Check:
     """No blank at the start or the end."""
-    return pandera.Check(
-        _matches(r"^(?:\S(?:.*\S)?)?$"),
-        name="no_outer_blanks",
-        error="starts or ends with a blank",
-        ignore_na=False,
+    return column_check(
+        lambda text: pc.equal(text, pc.utf8_trim_whitespace(text)), error="starts or ends with a blank"
+    )
+
+
+@named_check("not_blank")
+def not_blank() -> pandera.Check:
+    """Not empty, and not of blanks only."""
+    return column_check(
+        lambda text: pc.greater(pc.binary_length(pc.utf8_trim_whitespace(text)), 0), error="is blank"
     )
 
 
 @named_check("luhn")
 def luhn() -> pandera.Check:
-    """Digits whose last one is the Luhn check digit (ISO/IEC 7812-1), as on cards."""
-    return pandera.Check(_luhn, name="luhn", error="has a wrong check digit", ignore_na=False)
+    """Two to nineteen digits, the last one the check digit of ISO/IEC 7812-1, as on cards."""
+    return column_check(_luhn, error="has a wrong check digit")
 
 
-def _luhn(series: pd.Series) -> pd.Series:
-    text = to_arrow(series)
-    digits = pc.match_substring_regex(text, "^[0-9]{2,19}$")
+def _luhn(text: pa.Array) -> pa.Array:
+    digits = pc.match_substring_regex(text, r"\A[0-9]{2,19}\z")
     padded = pc.utf8_lpad(pc.if_else(pc.fill_null(digits, False), text, "0"), 19, "0")
-    total = pa.array([0] * len(text), pa.int64())
-    for i in range(19):  # by column of digits, not by row
-        digit = pc.cast(pc.utf8_slice_codeunits(padded, i, i + 1), pa.int64())
-        if i % 2:  # every second digit from the right, the last one left as it is
-            doubled = pc.multiply(digit, 2)
-            digit = pc.if_else(pc.greater(doubled, 9), pc.subtract(doubled, 9), doubled)
-        total = pc.add(total, digit)
-    tens = pc.multiply(pc.divide(total, 10), 10)
-    return to_series(pc.if_else(pc.is_null(text), True, pc.and_(digits, pc.equal(total, tens))), series)
+    matrix = np.frombuffer(pc.cast(padded, pa.binary(19)).buffers()[1], np.uint8)[: 19 * len(text)]
+    values = matrix.reshape(-1, 19).astype(np.int64) - 48
+    values[:, 1::2] *= 2  # every second digit, the check digit at the right end left as it is
+    total = (values // 10 + values % 10).sum(axis=1)
+    return pc.or_(pc.is_null(text), pc.and_(pc.fill_null(digits, False), pa.array(total % 10 == 0)))
 
 
-def _ordered(first: str, second: str, name: str) -> pandera.Check:
-    def check(frame: pd.DataFrame) -> pd.Series:
-        if first not in frame or second not in frame:
-            return pd.Series(True, index=frame.index)
-        return to_series(pc.less_equal(to_arrow(frame[first]), to_arrow(frame[second])), frame[first])
+# --- rows ---------------------------------------------------------------------------
 
-    return pandera.Check(check, name=name, error=f"{second} lies before {first}", ignore_na=False)
+
+@named_check("not_after")
+def not_after(first: str, second: str) -> pandera.Check:
+    """Over rows: the field ``first`` is less than or equal to ``second``."""
+    return _compare(first, second, pc.less_equal, f"{first} lies after {second}")
+
+
+@named_check("before")
+def before(first: str, second: str) -> pandera.Check:
+    """Over rows: the field ``first`` is less than ``second``."""
+    return _compare(first, second, pc.less, f"{first} does not lie before {second}")
 
 
 @named_check("startdate_before_enddate")
 def startdate_before_enddate() -> pandera.Check:
     """Over rows: ``startdate`` is not after ``enddate``."""
-    return _ordered("startdate", "enddate", "startdate_before_enddate")
+    return not_after("startdate", "enddate")
+
+
+def _compare(
+    first: str, second: str, compare: Callable[[pa.Array, pa.Array], pa.Array], error: str
+) -> pandera.Check:
+    def check(frame: pd.DataFrame) -> pd.Series:
+        left, right = frame[short_identifier(first)], frame[short_identifier(second)]
+        return to_series(compare(to_arrow(left), to_arrow(right)), left)
+
+    return pandera.Check(check, error=error, ignore_na=False)

@@ -8,11 +8,13 @@ What does not belong here: reading text (``parse.py``), statements (``writer.py`
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import pandas as pd
+import pandera.errors
 import pandera.pandas as pandera
 import pgpq
 import pgpq.encoders
@@ -23,9 +25,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from importer_dagster import parse
-from importer_dagster.checks import get_check, to_arrow, to_series
+from importer_dagster.checks import Judge, column_check, get_check
 from importer_dagster.errors import SpecError
 from importer_dagster.spec import FieldSpec, TableSpec
+
+Judge2: TypeAlias = Callable[[pa.Array, Any], pa.Array]
 
 # --- Arrow ----------------------------------------------------------------------
 
@@ -107,7 +111,8 @@ def sql_table(
     merge = spec.write_disposition == "merge" and constraints
     key = {*spec.primary_key, "_tenant"} if merge else set()
     columns: list[sa.Column[Any]] = [
-        sa.Column(f.column, sql_type(f), nullable=f.column not in key, comment=_comment(f)) for f in spec.fields
+        sa.Column(f.column, sql_type(f), nullable=f.column not in key, comment=_comment(f))
+        for f in spec.fields
     ]
     columns.append(sa.Column("_extra", postgresql.JSONB(), comment="Columns that the spec does not know."))
     if tenant:
@@ -121,9 +126,7 @@ def sql_table(
         name or spec.name, metadata, *columns, schema=schema, comment=spec.description or spec.title
     )
     if merge:
-        table.append_constraint(
-            sa.PrimaryKeyConstraint(*(["_tenant"] if tenant else []), *spec.primary_key)
-        )
+        table.append_constraint(sa.PrimaryKeyConstraint(*(["_tenant"] if tenant else []), *spec.primary_key))
     return table
 
 
@@ -133,19 +136,32 @@ def _comment(field: FieldSpec) -> str | None:
 
 # --- Pandera ----------------------------------------------------------------------
 
+# by TableSpec.hash; making a schema takes longer than judging a small file by it
+_pandera_schemas: dict[str, pandera.DataFrameSchema] = {}
 
-@lru_cache(maxsize=1024)
-def _pandera_schema(spec_hash: str, spec: TableSpec) -> pandera.DataFrameSchema:
-    return pandera.DataFrameSchema(
+_FORMAT_CHECKS = {"email": "email", "uri": "uri", "binary": "base64"}
+_ORDERED = ("integer", "number", "date", "datetime", "time")
+
+
+def pandera_schema(spec: TableSpec) -> pandera.DataFrameSchema:
+    """The Pandera schema that typed rows (Arrow-backed) must satisfy.
+
+    Uniqueness is not in it: it holds over the whole file, and is checked in the
+    database by the writer. Raises SpecError for a constraint, format or check
+    that makes no sense.
+    """
+    found = _pandera_schemas.get(spec.hash)
+    if found is None:
+        found = _pandera_schemas[spec.hash] = _build_pandera_schema(spec)
+    return found
+
+
+def _build_pandera_schema(spec: TableSpec) -> pandera.DataFrameSchema:
+    built = pandera.DataFrameSchema(
         {
-            f.column: pandera.Column(
-                pd.ArrowDtype(arrow_type(f)),
-                checks=_checks(f),
-                nullable=not f.required,
-                required=True,
-                title=f.title,
-                description=f.description,
-            )
+            # nullable: what is required is a check like any other, since Pandera's own
+            # lists every missing value, which takes far longer than all the rest
+            f.column: pandera.Column(pd.ArrowDtype(arrow_type(f)), checks=_checks(f), nullable=True)
             for f in spec.fields
         },
         checks=[get_check(name) for name in spec.checks],
@@ -153,105 +169,130 @@ def _pandera_schema(spec_hash: str, spec: TableSpec) -> pandera.DataFrameSchema:
         ordered=True,
         strict=True,
     )
+    if spec.checks or any(f.checks for f in spec.fields):
+        _try_on_nothing(built, spec)
+    return built
 
 
-def pandera_schema(spec: TableSpec) -> pandera.DataFrameSchema:
-    """The Pandera schema that typed rows must satisfy.
-
-    Uniqueness is not in it: it holds over the whole file, and is checked in the
-    database by the writer. Raises SpecError for a constraint that makes no sense.
-    """
-    return _pandera_schema(spec.hash, _Hashable(spec))  # type: ignore[arg-type]
-
-
-class _Hashable:
-    """Lets a spec be part of a cache key; its hash stands for it."""
-
-    def __init__(self, spec: TableSpec) -> None:
-        self._spec = spec
-
-    def __hash__(self) -> int:
-        return hash(self._spec.hash)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Hashable) and other._spec.hash == self._spec.hash
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._spec, name)
+def _try_on_nothing(built: pandera.DataFrameSchema, spec: TableSpec) -> None:
+    """Find a check that cannot work (a field that is not there, text where a number is) before any data."""
+    empty = arrow_schema(spec).empty_table().to_pandas(types_mapper=pd.ArrowDtype)
+    try:
+        built.validate(empty, lazy=True)
+    except pandera.errors.SchemaErrors as errors:
+        for error in errors.schema_errors:
+            if error.reason_code == pandera.errors.SchemaErrorReason.CHECK_ERROR:
+                where = f"field {error.schema.name!r}" if error.schema is not built else spec.name
+                raise SpecError(
+                    f"{where}: the check {error.check.name!r} does not work here: {error.failure_cases}"
+                ) from None
 
 
 def _checks(field: FieldSpec) -> list[pandera.Check]:
+    """Everything that is judged of one column, in the order in which people would."""
+    parse.check_field(field)
     c = field.constraints
     checks: list[pandera.Check] = []
+    if c.required:
+        checks.append(column_check(pc.is_valid, name="required", error="is required, but missing"))
     if c.enum is not None:
-        checks.append(_check("enum", f"is not one of {_some(c.enum)}", _is_in(field, c.enum)))
+        checks.append(
+            column_check(_is_in(field, c.enum), name="enum", error=f"is not one of {_some(c.enum)}")
+        )
     if c.pattern is not None:
-        checks.append(_check("pattern", f"does not match {c.pattern}", _full_match(field, c.pattern)))
-    if c.minimum is not None:
-        bound = _bound(field, "minimum", c.minimum)
-        checks.append(_check("minimum", f"is less than {c.minimum}", lambda a: pc.greater_equal(a, bound)))
-    if c.maximum is not None:
-        limit = _bound(field, "maximum", c.maximum)
-        checks.append(_check("maximum", f"is greater than {c.maximum}", lambda a: pc.less_equal(a, limit)))
-    if c.minLength is not None:
-        least = c.minLength
-        _only_text(field, "minLength")
         checks.append(
-            _check("minLength", f"is shorter than {least}", lambda a: pc.greater_equal(pc.utf8_length(a), least))
+            column_check(
+                _full_match(field, c.pattern), name="pattern", error=f"does not match the pattern {c.pattern}"
+            )
         )
-    if c.maxLength is not None:
-        most = c.maxLength
-        _only_text(field, "maxLength")
-        checks.append(
-            _check("maxLength", f"is longer than {most}", lambda a: pc.less_equal(pc.utf8_length(a), most))
-        )
+    checks += [*_bounds(field), *_lengths(field)]
+    of_format = _FORMAT_CHECKS.get(field.format) if field.type == "string" else None
+    if of_format and of_format not in field.checks:
+        checks.append(get_check(of_format))
     return checks + [get_check(name) for name in field.checks]
 
 
-def _check(name: str, error: str, judge: Any) -> pandera.Check:
-    """A Pandera check over an Arrow array; missing values are not judged."""
-    return pandera.Check(
-        lambda series: to_series(judge(to_arrow(series)), series), name=name, error=error, ignore_na=False
+def _bounds(field: FieldSpec) -> Iterator[pandera.Check]:
+    sides = (
+        ("minimum", field.constraints.minimum, pc.greater_equal, "less"),
+        ("maximum", field.constraints.maximum, pc.less_equal, "greater"),
     )
+    for name, text, compare, word in sides:
+        if text is None:
+            continue
+        if field.type not in _ORDERED:
+            raise _misplaced(field, name, f"type {', '.join(_ORDERED)}")
+        bound = _parse_constants(field, name, (text,))[0]
+        yield column_check(
+            partial(_compared, compare=compare, bound=bound), name=name, error=f"is {word} than {text}"
+        )
+
+
+def _compared(array: pa.Array, compare: Judge2, bound: pa.Scalar) -> pa.Array:
+    return compare(array, bound)
+
+
+def _lengths(field: FieldSpec) -> Iterator[pandera.Check]:
+    c = field.constraints
+    for name, length, compare, word in (
+        ("minLength", c.minLength, pc.greater_equal, "shorter"),
+        ("maxLength", c.maxLength, pc.less_equal, "longer"),
+    ):
+        if length is None:
+            continue
+        if not _is_text(field):
+            raise _misplaced(field, name, "text")
+        yield column_check(
+            partial(_length_compared, compare=compare, length=length),
+            name=name,
+            error=f"is {word} than {length} characters",
+        )
+
+
+def _length_compared(array: pa.Array, compare: Judge2, length: int) -> pa.Array:
+    return compare(pc.utf8_length(array), length)
 
 
 def _some(words: tuple[str, ...], limit: int = 12) -> str:
     return ", ".join(words[:limit]) + (f" … ({len(words)} in all)" if len(words) > limit else "")
 
 
-def _bound(field: FieldSpec, what: str, text: str) -> pa.Scalar:
-    return _parse_constants(field, what, (text,))[0]
-
-
-def _is_in(field: FieldSpec, words: tuple[str, ...]) -> Any:
+def _is_in(field: FieldSpec, words: tuple[str, ...]) -> Judge:
+    if field.type == "object":
+        raise _misplaced(field, "enum", "every type but object")
     values = _parse_constants(field, "enum", words)
-    return lambda array: pc.if_else(pc.is_null(array), None, pc.is_in(array, value_set=values))
+    return lambda array: pc.or_(pc.is_null(array), pc.is_in(array, value_set=values))
 
 
 def _parse_constants(field: FieldSpec, what: str, words: tuple[str, ...]) -> pa.Array:
     """Words of a constraint, read as the field's own text is."""
     typed, bad = parse.parse(pa.array(words, pa.string()), field, ())
     if bad is not None:
-        raise SpecError(f"field {field.name!r}: {what} {bad.messages[0].as_py()}")
+        raise SpecError(f"field {field.name!r}: {what} {bad.messages[0].as_py()}", key=field.name)
     return typed
 
 
-def _full_match(field: FieldSpec, pattern: str) -> Any:
-    _only_text(field, "pattern")
-    anchored = f"^(?:{pattern})$"
+def _full_match(field: FieldSpec, pattern: str) -> Judge:
+    if not _is_text(field):
+        raise _misplaced(field, "pattern", "text")
+    anchored = rf"\A(?:{pattern})\z"  # \z and not $, which would let a final newline pass
     try:
         pc.match_substring_regex(pa.array([""]), anchored)
-    except pa.ArrowInvalid:
+    except pa.ArrowInvalid as error:
         raise SpecError(
-            f"field {field.name!r}: the pattern {pattern!r} uses what RE2 does not have (look-around, back-references)"
+            f"field {field.name!r}: the pattern {pattern!r} is none that RE2 knows (it has no look-around "
+            f"and no back-references): {error}",
+            key=field.name,
         ) from None
-    # \z and not $, which would let a final newline pass
-    return lambda array: pc.match_substring_regex(array, rf"\A(?:{pattern})\z")
+    return lambda array: pc.match_substring_regex(array, anchored)
 
 
-def _only_text(field: FieldSpec, what: str) -> None:
-    if field.type != "string" or field.format == "uuid":
-        raise SpecError(f"field {field.name!r}: {what} goes with type string only")
+def _is_text(field: FieldSpec) -> bool:
+    return field.type == "string" and field.format != "uuid"
+
+
+def _misplaced(field: FieldSpec, what: str, with_: str) -> SpecError:
+    return SpecError(f"field {field.name!r} ({field.type}): {what} goes with {with_}", key=field.name)
 
 
 # --- the UI -----------------------------------------------------------------------

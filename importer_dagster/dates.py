@@ -1,0 +1,552 @@
+"""Text into dates, datetimes and times, by ISO 8601 or by a declared strptime pattern.
+
+Arrow's own ``strptime`` rolls 30 February over and knows no ``%f``; Python's is
+slow and takes one cell at a time. Here a pattern is compiled once
+(:func:`compile_format`) into two readers. Where all directives are digits of a
+known width, bytes are read column by column as a matrix; what that cannot read
+goes through a regular expression with named groups.
+
+To the letter, with these liberties: a number that is not next to another
+number may lack its leading zero, as in strptime; names of months and days and
+am/pm may be in any case; names are English; a two-digit year is 1969–2068;
+a day's name is not held against the date. Years are 1 to 9999.
+
+What does not belong here: all other types (``parse.py``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from importer_dagster.cells import (
+    Faults,
+    Mask,
+    as_mask,
+    blank,
+    byte_lengths,
+    present,
+    raw_bytes,
+    strange,
+    try_cast,
+    with_nulls,
+)
+from importer_dagster.errors import SpecError
+from importer_dagster.spec import FieldSpec
+
+Integers: TypeAlias = npt.NDArray[np.int64]
+
+DAY = 86_400_000_000  # microseconds
+YEAR_1 = -719_162 * DAY  # 0001-01-01
+YEAR_10000 = 2_932_897 * DAY
+
+_MONTHS = (
+    "january", "february", "march", "april", "may", "june", "july", "august", "september", "october",
+    "november", "december",
+)  # fmt: skip
+_WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+_WIDTHS = {"Y": 4, "y": 2, "m": 2, "d": 2, "j": 3, "H": 2, "I": 2, "M": 2, "S": 2, "f": 6}
+_NUMBERS = {
+    "Y": "[0-9]{4}",
+    "y": "[0-9]{2}",
+    "m": "1[0-2]|0?[1-9]",
+    "d": "3[01]|[12][0-9]|0?[1-9]",
+    "j": "[0-9]{3}",
+    "H": "2[0-3]|[01]?[0-9]",
+    "I": "1[0-2]|0?[1-9]",
+    "M": "[0-5]?[0-9]",
+    "S": "[0-5]?[0-9]",
+    "f": "[0-9]{1,6}",
+}
+_WORDS = {
+    "p": "(?i:am|pm)",
+    "b": f"(?i:{'|'.join(m[:3] for m in _MONTHS)})",
+    "B": f"(?i:{'|'.join(_MONTHS)})",
+    "a": f"(?i:{'|'.join(d[:3] for d in _WEEKDAYS)})",
+    "A": f"(?i:{'|'.join(_WEEKDAYS)})",
+    "z": "Z|[+-](?:0[0-9]|1[0-5]):?[0-5][0-9]",
+}
+_SHORTHANDS = {"T": "%H:%M:%S", "F": "%Y-%m-%d", "D": "%m/%d/%y", "R": "%H:%M"}
+_OF_DATE, _OF_TIME = set("YymdjbBaA"), set("HIMSfpz")
+_ONE_OF = ("Yy", "mbBj", "dj", "HI")  # groups of directives that would say the same twice
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stretch of fixed width: a number called ``name``, or one byte out of ``bytes``."""
+
+    name: str
+    width: int
+    bytes: bytes = b""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A compiled pattern: an anchored RE2 regex, and the layouts of fixed width that it may have.
+
+    Only the last number of a layout may be ``f``, and then of one to six digits.
+    ``arrow`` is set where the pattern is ISO, so that Arrow's cast reads it too.
+    """
+
+    regex: str
+    names: frozenset[str]
+    layouts: tuple[tuple[Step, ...], ...] = ()
+    arrow: Arrow | None = None
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """When Arrow's cast, which takes ISO in several forms, can only have met the one declared.
+
+    ``shortest`` and ``longest`` are bytes; ``not_one`` is a length between them
+    and ``foreign`` a byte that only other forms have.
+    """
+
+    shortest: int
+    longest: int
+    not_one: int = 0
+    foreign: int = 0
+
+
+# Arrow also takes 'YYYY-MM-DD hh', of 13 bytes
+_ARROW = {
+    "date": Arrow(10, 10),
+    "datetime": Arrow(10, 26, not_one=13),
+    "%Y-%m-%d": Arrow(10, 10),
+    "%Y-%m-%d %H:%M": Arrow(16, 16, foreign=ord("T")),
+    "%Y-%m-%dT%H:%M": Arrow(16, 16, foreign=ord(" ")),
+    "%Y-%m-%d %H:%M:%S": Arrow(19, 19, foreign=ord("T")),
+    "%Y-%m-%dT%H:%M:%S": Arrow(19, 19, foreign=ord(" ")),
+    "%Y-%m-%d %H:%M:%S.%f": Arrow(21, 26, foreign=ord("T")),
+    "%Y-%m-%dT%H:%M:%S.%f": Arrow(21, 26, foreign=ord(" ")),
+}
+
+# --- compiling --------------------------------------------------------------------
+
+
+def has_zone(field: FieldSpec) -> bool:
+    """Whether a datetime field is a point in time (timestamptz) and not a time on the wall."""
+    return field.type == "datetime" and (field.timezone is not None or "z" in format_of(field).names)
+
+
+def format_of(field: FieldSpec) -> Format:
+    """The compiled format of a date, datetime or time; raises SpecError naming the field."""
+    try:
+        return compile_format(field.format, field.type)
+    except SpecError as error:
+        raise SpecError(f"field {field.name!r}: {error}", key=field.name) from None
+
+
+@lru_cache(maxsize=512)
+def compile_format(pattern: str, kind: str) -> Format:
+    """Compile a strptime pattern, or "default", for a ``kind`` of date, datetime or time.
+
+    Raises SpecError for an unknown directive and for a pattern that leaves open
+    what a text means.
+    """
+    if pattern == "default":
+        return _iso(kind)
+    parts = _parts(pattern)
+    names = [name for name, _ in parts if name]
+    _check(pattern, kind, names)
+    regex = "".join(_part_regex(parts, i) for i in range(len(parts)))
+    return Format(rf"\A(?:{regex})\z", frozenset(names), _layouts(parts), _ARROW.get(_spelled(parts)))
+
+
+def _spelled(parts: list[tuple[str, str]]) -> str:
+    """The pattern with its shorthands written out."""
+    return "".join(f"%{name}" if name else literal for name, literal in parts)
+
+
+def _parts(pattern: str) -> list[tuple[str, str]]:
+    """A pattern as (directive, "") and ("", literal character)."""
+    parts: list[tuple[str, str]] = []
+    i = 0
+    while i < len(pattern):
+        if pattern[i] != "%":
+            parts.append(("", pattern[i]))
+            i += 1
+            continue
+        code = pattern[i + 1 : i + 2]
+        i += 2
+        if code == "%":
+            parts.append(("", "%"))
+        elif code in _SHORTHANDS:
+            parts += _parts(_SHORTHANDS[code])
+        elif code in _NUMBERS or code in _WORDS:
+            parts.append((code, ""))
+        else:
+            known = " ".join(f"%{c}" for c in (*_NUMBERS, *_WORDS, *_SHORTHANDS))
+            raise SpecError(f"the format {pattern!r} uses %{code}, which is not known; known are {known}")
+    return parts
+
+
+def _check(pattern: str, kind: str, names: list[str]) -> None:
+    """Refuse a pattern that says too little, too much, or the same twice."""
+    found = set(names)
+    fault = None
+    if not names:
+        fault = "has no directive such as %Y; 'default' means ISO 8601"
+    elif len(found) < len(names):
+        fault = "uses a directive twice"
+    elif any(len(found & set(group)) > 1 for group in _ONE_OF):
+        fault = "says the same part of a date or time in two ways"
+    elif ("I" in found) != ("p" in found):
+        fault = "needs %I and %p together, or %H"
+    elif kind == "date" and found & _OF_TIME:
+        fault = "names a time of day, which a date cannot hold; use type datetime"
+    elif kind == "time" and found & (_OF_DATE | {"z"}):
+        fault = "names more than a time of day; use type datetime"
+    elif kind != "time" and not found & {"Y", "y"}:
+        fault = "names no year"
+    elif "d" in found and not found & {"m", "b", "B"}:
+        fault = "names a day but no month"
+    elif ("M" in found and not found & {"H", "I"}) or ("S" in found and "M" not in found):
+        fault = "leaves a larger part of the time of day out"
+    elif "f" in found and "S" not in found:
+        fault = "names a fraction but no second"
+    if fault:
+        raise SpecError(f"the format {pattern!r} {fault}")
+
+
+def _part_regex(parts: list[tuple[str, str]], i: int) -> str:
+    name, literal = parts[i]
+    if not name:
+        return re.escape(literal) if literal.isascii() else literal
+    beside = [parts[j] for j in (i - 1, i + 1) if 0 <= j < len(parts)]
+    if name in _NUMBERS and any(n in _NUMBERS or x.isdigit() for n, x in beside):
+        return f"(?P<{name}>[0-9]{{{_WIDTHS[name]}}})"  # only full width tells 1112024 apart
+    return f"(?P<{name}>{_NUMBERS.get(name) or _WORDS[name]})"
+
+
+def _layouts(parts: list[tuple[str, str]]) -> tuple[tuple[Step, ...], ...]:
+    """The pattern in fixed widths; none if it holds words, or digits of any number before others."""
+    names = [name for name, _ in parts if name]
+    if set(names) & set("pbBaA") or ("f" in names and [n for n in names if n != "z"][-1] != "f"):
+        return ()
+    layouts: list[tuple[Step, ...]] = [()]
+    for name, literal in parts:
+        tails = _steps(name, literal)
+        layouts = [(*layout, *tail) for layout in layouts for tail in tails]
+    return tuple(layouts)
+
+
+def _steps(name: str, literal: str) -> list[tuple[Step, ...]]:
+    if name == "z":
+        sign, hours, colon, minutes = Step("zs", 1, b"+-"), Step("zh", 2), Step("", 1, b":"), Step("zm", 2)
+        return [(Step("", 1, b"Z"),), (sign, hours, minutes), (sign, hours, colon, minutes)]
+    if name:
+        return [(Step(name, _WIDTHS[name]),)]
+    return [tuple(Step("", 1, bytes([b])) for b in literal.encode())]
+
+
+_ISO_DATE = r"(?P<Y>[0-9]{4})-(?P<m>[0-9]{2})-(?P<d>[0-9]{2})"
+_ISO_TIME = r"(?P<H>[0-9]{2}):(?P<M>[0-9]{2})(?::(?P<S>[0-9]{2})(?:\.(?P<f>[0-9]{1,6}))?)?"
+_ISO_OFFSET = r"(?P<z>Z|[+-](?:0[0-9]|1[0-5])(?::?[0-5][0-9])?)"
+
+
+def _iso(kind: str) -> Format:
+    """ISO 8601 to the letter: a time needs hours and minutes, a datetime may be a date alone."""
+    regexes = {
+        "date": _ISO_DATE,
+        "time": _ISO_TIME,
+        "datetime": f"{_ISO_DATE}(?:[T ]{_ISO_TIME})?",
+        "zoned": f"{_ISO_DATE}[T ]{_ISO_TIME}{_ISO_OFFSET}",
+    }
+    patterns = {
+        "date": ["%F"],
+        "time": ["%T.%f", "%T", "%R"],
+        "datetime": ["%F %T.%f", "%F %T", "%F %R", "%F"],
+        "zoned": ["%F %T.%f%z", "%F %T%z", "%F %R%z"],
+    }
+    layouts = [layout for p in patterns[kind] for layout in _layouts(_parts(p))]
+    either = [tuple(Step("", 1, b" T") if s.bytes == b" " else s for s in layout) for layout in layouts]
+    names = frozenset("".join(n for n, _ in _parts(patterns[kind][0])))
+    return Format(rf"\A(?:{regexes[kind]})\z", names, tuple(either), _ARROW.get(kind))
+
+
+# --- reading ----------------------------------------------------------------------
+
+
+def parse_date(text: pa.Array, field: FieldSpec, faults: Faults) -> pa.Array:
+    """Dates as date32; NULL at faults."""
+    micros, null = _read(text, format_of(field), faults, _wanted(field))
+    return with_nulls((micros // DAY).astype(np.int32), null, pa.int32()).cast(pa.date32())
+
+
+def parse_time(text: pa.Array, field: FieldSpec, faults: Faults) -> pa.Array:
+    """Times of day as time64('us'); NULL at faults."""
+    micros, null = _read(text, format_of(field), faults, _wanted(field))
+    return with_nulls(micros, null, pa.int64()).cast(pa.time64("us"))
+
+
+def parse_datetime(text: pa.Array, field: FieldSpec, faults: Faults) -> pa.Array:
+    """Datetimes as timestamp('us'), in UTC where :func:`has_zone`; NULL at faults."""
+    if field.timezone is None or "z" in format_of(field).names:
+        zone = "UTC" if has_zone(field) else None
+        return _timestamps(*_read(text, format_of(field), faults, _wanted(field)), zone, faults)
+    own = _names_offset(text) if field.format == "default" else np.zeros(len(text), np.bool_)
+    wall, null = _read(blank(text, own), format_of(field), faults, _wanted(field))
+    typed = _localised(_timestamps(wall, null, None, faults), field.timezone, faults)
+    if not own.any():
+        return typed
+    exact = _timestamps(*_read(blank(text, ~own), _iso("zoned"), faults, _wanted(field)), "UTC", faults)
+    return pc.if_else(pa.array(own), exact, typed)
+
+
+def _names_offset(text: pa.Array) -> Mask:
+    return as_mask(pc.match_substring_regex(text, r":[0-9.:]*(?:Z|[+-][0-9:]+)\z"))
+
+
+def _wanted(field: FieldSpec) -> str:
+    words = {"date": "date", "time": "time of day", "datetime": "date and time"}[field.type]
+    if field.format != "default":
+        return f"{words} in the format {field.format}"
+    bare = field.type == "datetime" and field.timezone is None
+    return f"ISO 8601 {words}" + (" without offset (the field has no timezone)" if bare else "")
+
+
+def _timestamps(micros: Integers, null: Mask, zone: str | None, faults: Faults) -> pa.Array:
+    outside = ~null & ((micros < YEAR_1) | (micros >= YEAR_10000))
+    faults.add(outside, "lies outside of the years 1 to 9999 in UTC")
+    return with_nulls(micros, null | outside, pa.int64()).cast(pa.timestamp("us", zone))
+
+
+def _localised(wall: pa.Array, zone: str, faults: Faults) -> pa.Array:
+    """Times on the wall of ``zone`` as points in time; of an hour that comes twice, the first."""
+    try:
+        typed = pc.assume_timezone(wall, zone, ambiguous="earliest", nonexistent="raise")
+    except pa.ArrowInvalid:
+        typed = pc.assume_timezone(wall, zone, ambiguous="earliest", nonexistent="earliest")
+        after = pc.assume_timezone(wall, zone, ambiguous="earliest", nonexistent="latest")
+        gap = as_mask(pc.not_equal(typed, after))
+        faults.add(gap, f"did not happen in {zone}, where clocks were set forward")
+        typed = blank(typed, gap)
+    micros = pc.fill_null(typed.cast(pa.int64()), 0).to_numpy()
+    return _timestamps(micros, ~present(typed), "UTC", faults)
+
+
+def _read(text: pa.Array, format_: Format, faults: Faults, wanted: str) -> tuple[Integers, Mask]:
+    """Microseconds since 1970 (of the day, for a time) and where there is none: null or faulty text."""
+    null = ~present(text)
+    cells = text.drop_null() if text.null_count else text
+    micros, good = _read_iso(cells, format_.arrow)
+    if not good.any():
+        micros, good = _read_fixed(cells, format_)
+    if not good.all():
+        rest = np.flatnonzero(~good)
+        micros[rest], matched, valid = _read_regex(cells.take(pa.array(rest)), format_)
+        where = np.flatnonzero(~null)[rest]
+        faults.add(_at(where[~matched], len(text)), f"is no {wanted}")
+        faults.add(_at(where[matched & ~valid], len(text)), "is no date or time that exists")
+        good[rest] = valid
+    if not text.null_count:
+        return micros, ~good
+    spread = np.zeros(len(text), np.int64)
+    spread[~null] = micros
+    null[~null] = ~good
+    return spread, null
+
+
+def _at(indexes: npt.NDArray[np.int64], length: int) -> Mask:
+    mask = np.zeros(length, np.bool_)
+    mask[indexes] = True
+    return mask
+
+
+# --- reading by Arrow -------------------------------------------------------------------
+
+
+def _read_iso(cells: pa.Array, arrow: Arrow | None) -> tuple[Integers, Mask]:
+    """Read by Arrow's cast, which is the fastest, all cells that look like ISO, or none."""
+    micros, good = np.zeros(len(cells), np.int64), np.zeros(len(cells), np.bool_)
+    if arrow is None or not len(cells):
+        return micros, good
+    found = _cast_iso(cells, arrow)
+    if found is not None:
+        return found, ~good
+    usual = ~strange(cells, b"0123456789-:. T")
+    found = _cast_iso(cells.filter(pa.array(usual)), arrow) if usual.any() and not usual.all() else None
+    if found is not None:
+        micros[usual], good[usual] = found, True
+    return micros, good
+
+
+def _cast_iso(cells: pa.Array, arrow: Arrow) -> Integers | None:
+    typed = try_cast(cells, pa.timestamp("us")) if _surely(cells, arrow) else None
+    if typed is None:
+        return None
+    micros: Integers = typed.cast(pa.int64()).to_numpy()
+    return micros if micros.min() >= YEAR_1 else None  # Arrow takes a year 0, which the calendar has not
+
+
+def _surely(cells: pa.Array, arrow: Arrow) -> bool:
+    lengths = byte_lengths(cells)
+    if lengths.min() < arrow.shortest or lengths.max() > arrow.longest:
+        return False
+    if arrow.not_one and (lengths == arrow.not_one).any():
+        return False
+    return not arrow.foreign or not (raw_bytes(cells) == arrow.foreign).any()
+
+
+# --- reading bytes of fixed width ---------------------------------------------------
+
+
+def _read_fixed(cells: pa.Array, format_: Format) -> tuple[Integers, Mask]:
+    """Read the cells of the most common length; the others are left for the regex."""
+    micros, good = np.zeros(len(cells), np.int64), np.zeros(len(cells), np.bool_)
+    if not format_.layouts or not len(cells):
+        return micros, good
+    lengths = byte_lengths(cells)
+    length = (
+        int(lengths[0])
+        if (lengths == lengths[0]).all()
+        else int(pc.mode(pa.array(lengths))[0]["mode"].as_py())
+    )
+    fits = lengths == length
+    chosen = cells if fits.all() else cells.filter(pa.array(fits))
+    for layout in format_.layouts:
+        fraction = length - sum(s.width for s in layout if s.name != "f")
+        if not (1 <= fraction <= 6 if layout_has_fraction(layout) else fraction == 0):
+            continue
+        matrix = raw_bytes(chosen).reshape(-1, length)
+        values, readable = _fixed_values(matrix, layout, fraction)
+        micros_of, valid = _microseconds(values, len(chosen))
+        where = np.flatnonzero(fits)[readable & valid]
+        micros[where], good[where] = micros_of[readable & valid], True
+    return micros, good
+
+
+def layout_has_fraction(layout: tuple[Step, ...]) -> bool:
+    """Whether a layout ends its time in a fraction of a second."""
+    return any(s.name == "f" for s in layout)
+
+
+def _fixed_values(
+    matrix: npt.NDArray[np.uint8], layout: tuple[Step, ...], fraction: int
+) -> tuple[dict[str, Integers], Mask]:
+    """Numbers of each row of bytes, and which rows have the layout."""
+    columns = matrix.T
+    readable = np.ones(len(matrix), np.bool_)
+    values: dict[str, Integers] = {}
+    at = 0
+    for step in layout:
+        width = fraction if step.name == "f" else step.width
+        if step.bytes:
+            readable &= np.logical_or.reduce([columns[at] == byte for byte in step.bytes])
+            if step.name:  # the sign of an offset
+                values[step.name] = np.where(columns[at] == ord("-"), -1, 1)
+        else:
+            number = np.zeros(len(matrix), np.int32)
+            for column in columns[at : at + width]:
+                digit = column - np.uint8(48)  # below '0' wraps around to above 9
+                readable &= digit <= 9
+                number = number * 10 + digit
+            values[step.name] = number.astype(np.int64)
+        at += width
+    if "f" in values:
+        values["f"] *= 10 ** (6 - fraction)
+    if "zs" in values:
+        values["z"] = values["zs"] * (values["zh"] * 3_600 + values["zm"] * 60)
+        readable &= (values["zh"] < 16) & (values["zm"] < 60)
+    return values, readable
+
+
+# --- reading by regex -----------------------------------------------------------------
+
+
+def _read_regex(cells: pa.Array, format_: Format) -> tuple[Integers, Mask, Mask]:
+    """Microseconds, which cells have the form, and which of those exist."""
+    groups = pc.extract_regex(cells, format_.regex)
+    matched = present(groups)
+    found = {f.name: pc.fill_null(pc.struct_field(groups, f.name), "") for f in groups.type}
+    values = {name: _group_values(name, texts) for name, texts in found.items() if name not in "aA"}
+    if "p" in values:
+        values["I"] = values["I"] % 12 + values.pop("p")
+    micros, valid = _microseconds(values, len(cells))
+    return micros, matched, matched & valid
+
+
+def _group_values(name: str, texts: pa.Array) -> Integers:
+    """A group's numbers; where it is empty, the smallest."""
+    if name == "z":
+        return _offsets(texts)
+    if name in "bB":
+        return _index(pc.utf8_slice_codeunits(pc.utf8_lower(texts), 0, 3), [m[:3] for m in _MONTHS]) + 1
+    if name == "p":
+        return _index(pc.utf8_lower(texts), ["am", "pm"]) * 12
+    if name == "f":
+        return _integers(pc.utf8_rpad(texts, 6, "0"), 0)
+    return _integers(texts, 1 if name in "mdjYy" else 0)
+
+
+def _integers(texts: pa.Array, default: int) -> Integers:
+    digits = pc.if_else(pc.equal(pc.binary_length(texts), 0), str(default), texts)
+    numbers: Integers = pc.cast(digits, pa.int64()).to_numpy()
+    return numbers
+
+
+def _index(texts: pa.Array, words: list[str]) -> Integers:
+    found = pc.index_in(texts, value_set=pa.array(words))
+    positions: Integers = pc.fill_null(found.cast(pa.int64()), 0).to_numpy()
+    return positions
+
+
+def _offsets(texts: pa.Array) -> Integers:
+    """Seconds east of Greenwich of 'Z', '+02', '+0200', '+02:00'."""
+    digits = pc.replace_substring_regex(texts, "[Z:+-]", "")
+    hours = _integers(pc.utf8_slice_codeunits(digits, 0, 2), 0)
+    minutes = _integers(pc.utf8_slice_codeunits(digits, 2, 4), 0)
+    sign: Integers = np.where(as_mask(pc.starts_with(texts, "-")), -1, 1).astype(np.int64)
+    return sign * (hours * 3_600 + minutes * 60)
+
+
+# --- the calendar -----------------------------------------------------------------------
+
+
+def _microseconds(values: Mapping[str, Integers], length: int) -> tuple[Integers, Mask]:
+    """Microseconds since 1970 of named numbers, and which of them exist."""
+    one, zero = np.broadcast_to(np.int64(1), length), np.broadcast_to(np.int64(0), length)
+    days, valid = _days(values, length) if values.keys() & _OF_DATE else (zero, one == 1)
+    hour, minute, second = (values.get(n, zero) for n in ("H", "M", "S"))
+    hour = values.get("I", hour)
+    valid = valid & (hour < 24) & (minute < 60) & (second < 60)
+    seconds = days * 86_400 + hour * 3_600 + minute * 60 + second - values.get("z", zero)
+    return seconds * 1_000_000 + values.get("f", zero), valid
+
+
+def _days(values: Mapping[str, Integers], length: int) -> tuple[Integers, Mask]:
+    one = np.broadcast_to(np.int64(1), length)
+    year = values["Y"] if "Y" in values else values["y"] + np.where(values["y"] < 69, 2000, 1900)
+    if "j" in values:
+        first, valid = _civil(year, one, one)
+        return first + values["j"] - 1, valid & (values["j"] >= 1) & (values["j"] <= 365 + _leap(year))
+    month = next((values[n] for n in "mbB" if n in values), one)
+    return _civil(year, month, values.get("d", one))
+
+
+def _leap(year: Integers) -> Mask:
+    leap: Mask = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
+    return leap
+
+
+_LENGTHS = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
+_BEFORE = np.cumsum(_LENGTHS) - _LENGTHS  # days of a common year before each month
+
+
+def _civil(year: Integers, month: Integers, day: Integers) -> tuple[Integers, Mask]:
+    """Days since 1970-01-01 of dates in the Gregorian calendar, and which of them exist."""
+    known = np.where((month >= 1) & (month <= 12), month, 0)
+    leap = _leap(year)
+    valid = (year >= 1) & (day >= 1) & (day <= _LENGTHS[known] + (leap & (known == 2)))
+    before = year - 1
+    whole_years = before * 365 + before // 4 - before // 100 + before // 400
+    return whole_years + _BEFORE[known] + (leap & (known > 2)) + day - 719_163, valid
