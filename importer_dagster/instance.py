@@ -88,6 +88,8 @@ def _dagster_url(settings: Settings) -> str:
         with _naming("IMPORTER_DAGSTER_URL"):
             return plain_url(given)
     if settings.warehouse_url is not None:
+        if settings.warehouse_url == _exported.get("IMPORTER_WAREHOUSE_URL"):
+            return _exported["IMPORTER_DAGSTER_URL"]  # settings that were prepared before
         return with_search_path(plain_url(settings.warehouse_url), DAGSTER_SCHEMA)
     return ensure_server(settings.home).url("dagster")
 

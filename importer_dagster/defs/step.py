@@ -1,0 +1,206 @@
+"""What an asset does when it runs: import the deliveries of its days.
+
+Every delivery is imported for itself. What went well stays, day by day; then
+the step fails, naming what did not. Run again, it finds the good ones unchanged.
+
+What does not belong here: how that is shown (``report.py``), and how a single
+delivery is imported (``pipeline.py``).
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import dagster as dg
+
+from importer_dagster.defs.report import Account, check_results, read_account
+from importer_dagster.errors import PermanentError, TransientError, WarehouseUnavailable
+from importer_dagster.model import Delivery, LoadResult
+from importer_dagster.settings import Settings
+from importer_dagster.spec import TableSpec
+from importer_dagster.warehouse import Warehouse
+
+log = logging.getLogger(__name__)
+
+_NAMED = 20  # as many bad deliveries a failure names; the ledger has them all
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One delivery's end: a result, or the error that prevented one."""
+
+    delivery: Delivery
+    result: LoadResult | None = None
+    error: Exception | None = None
+
+    @property
+    def good(self) -> bool:
+        """Whether the delivery's rows stand in the table."""
+        return self.result is not None and self.result.status in ("loaded", "unchanged")
+
+    @property
+    def transient(self) -> bool:
+        """Whether trying again may help."""
+        return isinstance(self.error, TransientError)
+
+    @property
+    def reason(self) -> str:
+        """Why it is not good."""
+        if self.error is not None:
+            return str(self.error) or repr(self.error)
+        return (self.result.reason if self.result else None) or "no reason given"
+
+
+def run_step(
+    context: dg.AssetExecutionContext,
+    spec: TableSpec,
+    *,
+    settings: Settings,
+    specs: Mapping[str, TableSpec],
+) -> Iterator[Any]:
+    """Import what was delivered for the context's partitions; yields what Dagster wants to know.
+
+    Raises dg.Failure naming the bad deliveries, after recording the good days.
+    """
+    days = [date.fromisoformat(key) for key in context.partition_keys]
+    warehouse = _warehouse(settings)
+    outcomes = _import_all(context, spec, _deliveries(spec, specs, settings, days), warehouse)
+    good_days = _good_days(outcomes)
+    _log_days_without(context, spec, days, outcomes)
+    accounts = _accounts(spec, warehouse, outcomes, good_days)
+    bad = [o for o in outcomes if not o.good]
+    if accounts or not bad:  # Dagster wants a result of every check of a step that succeeds
+        yield from check_results(spec, warehouse, accounts.values())
+    if set(good_days) == set(days):
+        yield _materialize_all(context, accounts)
+        return
+    # A result would stand for every day of the run. Only the good ones are
+    # recorded, so that the schedule and a backfill find the others missing.
+    for day in good_days:
+        context.log_event(
+            dg.AssetMaterialization(spec.name, partition=day.isoformat(), metadata=accounts[day].metadata())
+        )
+    _fail_for(spec, bad)
+
+
+def _warehouse(settings: Settings) -> Warehouse:
+    if settings.warehouse_url is None:
+        raise dg.Failure(
+            "IMPORTER_WAREHOUSE_URL is not set in the step's process. Start Dagster through `importer dev`, "
+            "which sets it, or set it where the daemon and the webserver are started.",
+            allow_retries=False,
+        )
+    return Warehouse(settings.warehouse_url, db_writes=settings.db_writes)
+
+
+def _deliveries(
+    spec: TableSpec, specs: Mapping[str, TableSpec], settings: Settings, days: Sequence[date]
+) -> list[Delivery]:
+    from importer_dagster.source import find_deliveries
+
+    try:
+        return find_deliveries(
+            settings.inbox_url, specs, default_path=settings.default_path, dates=days, types=[spec.name]
+        )
+    except TransientError as error:
+        raise dg.Failure(str(error), allow_retries=True) from error
+    except PermanentError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+
+
+def _import_all(
+    context: dg.AssetExecutionContext, spec: TableSpec, deliveries: Sequence[Delivery], warehouse: Warehouse
+) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    for delivery in deliveries:
+        if outcomes and isinstance(outcomes[-1].error, WarehouseUnavailable):
+            # nothing else would fare better; the retry comes back to it
+            outcomes.append(Outcome(delivery, error=outcomes[-1].error))
+            continue
+        outcome = _import_one(delivery, spec, warehouse, context.run_id)
+        outcomes.append(outcome)
+        if outcome.result is not None and outcome.good:
+            r = outcome.result
+            context.log.info(
+                f"{delivery.path}: {r.status}, {r.rows_read} read, {r.rows_loaded} loaded, "
+                f"{r.rows_rejected} rejected, {r.rows_unchanged} unchanged, {r.rows_skipped} skipped"
+            )
+        else:
+            context.log.error(f"{delivery.path}: {outcome.reason}", exc_info=_bug(outcome.error))
+    return outcomes
+
+
+def _bug(error: Exception | None) -> Exception | None:
+    """``error`` if nobody raised it on purpose, so that its traceback is wanted."""
+    return None if isinstance(error, PermanentError | TransientError) else error
+
+
+def _import_one(delivery: Delivery, spec: TableSpec, warehouse: Warehouse, run_id: str) -> Outcome:
+    # Late, since it brings pandas and Pandera: the code server and the daemon
+    # never need them, and a step's process is forked from one that has them.
+    from importer_dagster.pipeline import import_delivery
+
+    try:
+        return Outcome(delivery, import_delivery(delivery, spec, warehouse=warehouse, run_id=run_id))
+    except Exception as error:  # one bad file, or a bug that it meets, does not stop its type
+        return Outcome(delivery, error=error)
+
+
+def _good_days(outcomes: Sequence[Outcome]) -> list[date]:
+    """Days of which every delivery is good."""
+    bad = {o.delivery.business_date for o in outcomes if not o.good}
+    return sorted({o.delivery.business_date for o in outcomes} - bad)
+
+
+def _log_days_without(
+    context: dg.AssetExecutionContext, spec: TableSpec, days: Sequence[date], outcomes: Sequence[Outcome]
+) -> None:
+    without = sorted(set(days) - {o.delivery.business_date for o in outcomes})
+    if without:
+        listed = ", ".join(map(str, without[:_NAMED])) + (" …" if len(without) > _NAMED else "")
+        context.log.info(f"Nothing was delivered for {spec.name} on {listed}; not materialized.")
+
+
+def _accounts(
+    spec: TableSpec, warehouse: Warehouse, outcomes: Sequence[Outcome], days: Sequence[date]
+) -> dict[date, Account]:
+    """What the ledger says of each good day. Failing here means: try again, the loads stand."""
+    if not days:
+        return {}
+    results = [o.result for o in outcomes if o.result is not None]
+    try:
+        with warehouse.connect() as conn:
+            return {
+                day: read_account(conn, spec, [r for r in results if r.delivery.business_date == day])
+                for day in days
+            }
+    except TransientError as error:
+        raise dg.Failure(str(error), allow_retries=True) from error
+
+
+def _materialize_all(
+    context: dg.AssetExecutionContext, accounts: Mapping[date, Account]
+) -> dg.MaterializeResult[None]:
+    metadata = {day: account.metadata() for day, account in accounts.items()}
+    if len(metadata) == 1:
+        return dg.MaterializeResult(metadata=next(iter(metadata.values())))
+    for day, values in metadata.items():
+        context.add_asset_metadata(values, partition_key=day.isoformat())
+    return dg.MaterializeResult()
+
+
+def _fail_for(spec: TableSpec, bad: Sequence[Outcome]) -> None:
+    """Raise a Failure that names the bad deliveries, to be retried if that may help; none, none."""
+    if not bad:
+        return
+    named = [f"{o.delivery.path}: {o.reason}" for o in bad[:_NAMED]]
+    if len(bad) > _NAMED:
+        named.append(f"and {len(bad) - _NAMED} more; `importer status` shows all")
+    count = "1 delivery was" if len(bad) == 1 else f"{len(bad)} deliveries were"
+    raise dg.Failure(
+        f"{spec.name}: {count} not imported; the others stand. " + "\n".join(named),
+        metadata={"deliveries": dg.MetadataValue.json([o.delivery.path for o in bad])},
+        allow_retries=any(o.transient for o in bad),
+    )

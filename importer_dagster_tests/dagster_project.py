@@ -1,0 +1,44 @@
+"""Definitions and named checks for test_dagster: those of the product, with short pauses before retries.
+
+The checks do harm on demand, told by the data: "boom" kills the process that
+reads it, "cut 3 /file" cuts the database's connections the first three times.
+"""
+
+import os
+import signal
+from pathlib import Path
+
+import pandas as pd
+import pandera.pandas as pandera
+import psycopg
+
+from importer_dagster.checks import named_check
+from importer_dagster.defs import build_defs
+
+
+def _harm(series: pd.Series) -> pd.Series:
+    for value in series.dropna():
+        if value == "boom":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if value.startswith("cut "):
+            _cut(*value.split()[1:])
+    return series.notna()
+
+
+def _cut(times: str, counter: str) -> None:
+    count = Path(counter)
+    done = len(count.read_text()) if count.exists() else 0
+    count.write_text("x" * (done + 1))
+    if done < int(times):
+        with psycopg.connect(os.environ["IMPORTER_WAREHOUSE_URL"], autocommit=True) as conn:
+            conn.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'importer'"
+            )
+
+
+@named_check("harm")
+def harm() -> pandera.Check:
+    return pandera.Check(_harm, name="harm", error="does harm")
+
+
+defs = build_defs(retry_delay=0.1)
