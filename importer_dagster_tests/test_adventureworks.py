@@ -47,8 +47,9 @@ def imported(server, tmp_path_factory: pytest.TempPathFactory) -> str:
         "IMPORTER_WAREHOUSE_URL": url,
         "IMPORTER_INBOX_URL": str(home / "inbox"),
     }
-    command = [sys.executable, "-m", "importer_dagster.cli", "backfill", "--from", DAY, "--to", DAY]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
+    importer = Path(sys.executable).with_name("importer")
+    command = [str(importer), "backfill", "--from", DAY, "--to", DAY, *(f.stem for f in FILES)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return url
 

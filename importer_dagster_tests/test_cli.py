@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+IMPORTER = Path(sys.executable).with_name("importer")
+
 SPEC = """
 schema:
   fields:
@@ -47,7 +49,7 @@ class Command:
 
     def __call__(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "importer_dagster.cli", *args],
+            [str(IMPORTER), *args],
             env={**self.env, **env},
             capture_output=True,
             text=True,
@@ -173,7 +175,7 @@ def test_the_embedded_server_serves_when_no_url_is_set(importer: Command, tmp_pa
 def test_help_has_examples() -> None:
     for args in (["--help"], ["load", "--help"], ["check", "--help"], ["backfill", "--help"], ["unload", "--help"]):
         done = subprocess.run(
-            [sys.executable, "-m", "importer_dagster.cli", *args], capture_output=True, text=True, check=False
+            [str(IMPORTER), *args], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0
         assert "Example" in done.stdout
