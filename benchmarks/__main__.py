@@ -1,0 +1,95 @@
+"""``python -m benchmarks``: measure, and print a Markdown table.
+
+What does not belong here: what is measured (``cases.py``, ``day.py``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks import cases, day
+from benchmarks.cases import Bench
+from benchmarks.measure import Line, machine, markdown, say
+from benchmarks.server import bench_server
+from importer_dagster.errors import ImporterError
+
+PARTS: dict[str, Callable[[Bench], list[Line]]] = {
+    "copy": cases.copy,
+    "memory": cases.memory,
+    "dirty": cases.dirty,
+    "merge": cases.merge,
+    "dagster": day.dagster,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure the chosen parts; returns the exit code, which says nothing about targets."""
+    args = _arguments(argv)
+    try:
+        report = _measure(args.only or list(PARTS), args.rows, args.pairs)
+    except ImporterError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(report)
+    if args.markdown:
+        args.markdown.write_text(report, encoding="utf-8")
+    return 0
+
+
+def _measure(parts: Sequence[str], rows: int, pairs: int) -> str:
+    notes = machine()
+    with tempfile.TemporaryDirectory(prefix="importer-bench-") as name:
+        folder = Path(name).resolve()
+        with bench_server(folder / "home") as server:
+            notes.append(f"- PostgreSQL {server.value('SHOW server_version')}, {_where(server.pid)}")
+            notes.append(
+                f"- {pairs} rounds, the sides of a ratio taking turns; medians of the rounds' ratios"
+            )
+            files = folder / "files"
+            files.mkdir()
+            bench = Bench(server, files, rows, pairs)
+            lines = [line for part in parts for line in PARTS[part](bench)]
+    say("done")
+    return markdown(lines, notes)
+
+
+def _where(pid: int | None) -> str:
+    return "IMPORTER_WAREHOUSE_URL" if pid is None else "embedded, on the same machine"
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure the importer; prints a Markdown table of ratios, progress goes to stderr. "
+        "Uses an embedded PostgreSQL in a temporary folder (TMPDIR), or a database of its own on "
+        "the server of IMPORTER_WAREHOUSE_URL. With the defaults it takes several minutes and about 6 GB of disk.",
+    )
+    parser.add_argument(
+        "--rows",
+        type=_positive,
+        default=1_000_000,
+        metavar="N",
+        help="rows of the large file (default 1000000)",
+    )
+    parser.add_argument(
+        "--pairs", type=_positive, default=3, metavar="N", help="rounds of each measurement (default 3)"
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, metavar="NAME", help=f"only these parts: {', '.join(PARTS)}"
+    )
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table to a file, too")
+    return parser.parse_args(argv)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,281 @@
+"""What is measured: one function per part of the table, each giving its lines.
+
+What does not belong here: the file (``data.py``), clocks and ratios
+(``measure.py``), Dagster (``day.py``).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.dialects import postgresql
+
+from benchmarks.data import TYPE, make_spec, write_file
+from benchmarks.measure import Line, Series, ratio_line, say, take_turns
+from benchmarks.server import Server
+from importer_dagster import schema
+from importer_dagster.errors import UsageError
+from importer_dagster.model import Delivery, LoadResult
+from importer_dagster.pipeline import import_delivery
+from importer_dagster.spec import TableSpec
+from importer_dagster.warehouse import Warehouse
+
+DAY = date(2024, 1, 1)
+MEMORY_LIMIT = 500_000_000
+MEMORY_GROWTH = 1.15
+_BYTES_PER_ROW = 600  # file, table and log of the database, roughly
+
+
+@dataclass
+class Bench:
+    """What all parts share. ``rows`` is the size of the large file; others derive from it."""
+
+    server: Server
+    folder: Path
+    rows: int = 1_000_000
+    pairs: int = 3
+    _names: Any = field(default_factory=itertools.count)
+
+    @property
+    def some_rows(self) -> int:
+        """The size of the files where a fifth of the rows says as much."""
+        return max(self.rows // 5, 1)
+
+    def load(self, file: Path, spec: TableSpec, day: date = DAY, *, expect: str = "loaded") -> LoadResult:
+        """Import a file as a delivery that is new each time; raises if that does not end as expected."""
+        path = f"{next(self._names)}/{file.name}"
+        delivery = Delivery(spec.name, "acme", day, path, str(file), file.stat().st_size)
+        result = import_delivery(delivery, spec, warehouse=Warehouse(self.server.url))
+        if result.status != expect:
+            raise RuntimeError(f"{file.name} was to be {expect}, but is {result.status}: {result.reason}")
+        return result
+
+    def warm_up(self, spec: TableSpec) -> None:
+        """Have packages imported and tables made, which no run is to pay for."""
+        file = self.folder / "warm.csv"
+        write_file(file, 100)
+        self.load(file, spec)
+
+    def turns(self, candidates: dict[str, Callable[[], object]], before: Callable[[str], None]) -> Series:
+        """Take turns, each after a checkpoint."""
+
+        def prepare(name: str) -> None:
+            before(name)
+            self.server.checkpoint()
+
+        return take_turns(self.pairs, candidates, before=prepare, server_cpu=self.server.cpu)
+
+    def empty(self, *tables: str) -> None:
+        """Empty tables of types."""
+        for table in tables:
+            self.server.execute(f"TRUNCATE {table}", f"TRUNCATE importer_superseded.{table}")
+
+    def need_disk(self, rows: int) -> None:
+        """Raise UsageError unless files and tables of ``rows`` rows fit on the disk."""
+        need, free = rows * _BYTES_PER_ROW, shutil.disk_usage(self.folder).free
+        if free < need:
+            raise UsageError(
+                f"{need / 1e9:.1f} GB of disk are needed in {self.folder}, but {free / 1e9:.1f} GB are free. "
+                "Set TMPDIR to another disk, or give a smaller --rows."
+            )
+
+
+# --- against \copy -----------------------------------------------------------------
+
+
+def copy(bench: Bench) -> list[Line]:
+    r"""The large file: ``import_delivery`` with all checks against ``psql \copy``, which makes none."""
+    spec, file = make_spec(), bench.folder / "large.csv"
+    bench.need_disk(3 * bench.rows)
+    size = write_file(file, bench.rows)
+    say(f"copy: {bench.rows:,} rows, {size / 1e6:.0f} MB")
+    bench.warm_up(spec)
+    bench.server.execute("DROP TABLE IF EXISTS plain", _plain_table(spec))
+    series = bench.turns(
+        {
+            "import": lambda: bench.load(file, spec),
+            "copy": lambda: bench.server.psql(f"\\copy plain from '{file}' with (format csv, header true)"),
+        },
+        before=lambda name: bench.server.execute(f"TRUNCATE {'plain' if name == 'copy' else TYPE}"),
+    )
+    _same_rows(bench.server, bench.rows)
+    bench.server.execute(f"TRUNCATE {TYPE}", "DROP TABLE plain")
+    file.unlink()
+    return _copy_lines(series, bench.rows, size)
+
+
+def _plain_table(spec: TableSpec) -> str:
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    columns = (f'"{f.column}" {schema.sql_type(f).compile(dialect=dialect)}' for f in spec.fields)
+    return f"CREATE TABLE plain ({', '.join(columns)})"
+
+
+def _same_rows(server: Server, rows: int) -> None:
+    """A figure for the wrong work would be none."""
+    columns = ", ".join(f.column for f in make_spec().fields)
+    query = f"SELECT count(*) FROM (SELECT {columns} FROM {TYPE} INTERSECT ALL SELECT {columns} FROM plain) s"  # noqa: S608
+    same = server.value(query)
+    if same != rows:
+        raise RuntimeError(f"The two tables hold only {same} equal rows of {rows}")
+
+
+def _copy_lines(series: Series, rows: int, size: int) -> list[Line]:
+    what = f"Import of {rows:,} rows × 17 columns ({size / 1e6:.0f} MB)"
+    lines = [
+        ratio_line(
+            f"{what}, all checks on, wall against `psql \\copy`", series.ratios("import", "copy"), at_most=1.0
+        ),
+        Line(
+            "… rows per second, import / \\copy",
+            " / ".join(f"{rows / series.wall(n):,.0f}" for n in ("import", "copy")),
+        ),
+        Line(
+            "… CPU seconds of the client, import / \\copy",
+            " / ".join(f"{series.client_cpu(n):.2f}" for n in ("import", "copy")),
+        ),
+    ]
+    server = [series.server_cpu(n) for n in ("import", "copy")]
+    if None not in server:
+        lines.append(
+            Line("… CPU seconds of the server, import / \\copy", " / ".join(f"{s:.2f}" for s in server))
+        )
+    return lines
+
+
+# --- memory ------------------------------------------------------------------------
+
+
+def memory(bench: Bench) -> list[Line]:
+    """Peak resident memory of an import in a process of its own, and of one ten times larger."""
+    bench.need_disk(10 * bench.rows)
+    bench.warm_up(make_spec())
+    small, large = (_memory_of(bench, rows) for rows in (bench.rows, 10 * bench.rows))
+    growth = large["peak"] / small["peak"]
+    shown = " / ".join(f"{m['peak'] / 1e6:.0f} MB" for m in (small, large))
+    limit = f"≤ {MEMORY_LIMIT / 1e6:.0f} MB"
+    return [
+        Line(
+            f"Peak memory of importing {bench.rows:,} / {10 * bench.rows:,} rows "
+            f"({small['before'] / 1e6:.0f} MB of it are there before the import)",
+            *(shown, "", limit, large["peak"] <= MEMORY_LIMIT),
+        ),
+        Line(
+            "… of the file ten times larger against it",
+            f"{growth:.2f} ×",
+            "",
+            f"≤ {MEMORY_GROWTH} ×",
+            growth <= MEMORY_GROWTH,
+        ),
+    ]
+
+
+def _memory_of(bench: Bench, rows: int) -> dict[str, Any]:
+    file = bench.folder / "memory.csv"
+    size = write_file(file, rows)
+    bench.empty(TYPE)
+    say(f"memory: {rows:,} rows, {size / 1e6:.0f} MB")
+    try:
+        done = subprocess.run(  # noqa: S603 - our own arguments
+            [
+                sys.executable,
+                "-m",
+                "benchmarks.one_import",
+                bench.server.url,
+                str(file),
+                f"memory/{rows}.csv",
+            ],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parent.parent,
+        )
+    finally:
+        file.unlink()
+    bench.empty(TYPE)
+    found: dict[str, Any] = json.loads(done.stdout)
+    if (found["status"], found["rows_loaded"]) != ("loaded", rows):
+        raise RuntimeError(f"{rows} rows were to be loaded, but: {found}")
+    say(f"  peak {found['peak'] / 1e6:.0f} MB, {found['seconds']:.1f} s")
+    return found
+
+
+# --- dirt --------------------------------------------------------------------------
+
+
+def dirty(bench: Bench) -> list[Line]:
+    """One bad cell in a hundred, and every cell bad, against the clean file."""
+    spec, rows = make_spec(), bench.some_rows
+    say(f"dirty: {rows:,} rows")
+    files = {}
+    for name, share in (("clean", 0.0), ("one", 0.01), ("every", 1.0)):
+        files[name] = bench.folder / f"{name}.csv"
+        write_file(files[name], rows, bad_share=share)
+    bench.warm_up(spec)
+
+    def empty(_: str) -> None:
+        bench.empty(TYPE)
+        bench.server.execute("TRUNCATE importer.rejects")
+
+    series = bench.turns({n: partial(bench.load, f, spec) for n, f in files.items()}, before=empty)
+    empty("")
+    for file in files.values():
+        file.unlink()
+    return [
+        ratio_line(
+            f"{rows:,} rows, 1 % of all cells bad, against clean", series.ratios("one", "clean"), at_most=1.25
+        ),
+        ratio_line("… every cell bad, against clean", series.ratios("every", "clean"), at_most=6),
+    ]
+
+
+# --- merge -------------------------------------------------------------------------
+
+
+def merge(bench: Bench) -> list[Line]:
+    """A keyed type: first load, the same again on another day, 1 % changed; against appending the file."""
+    spec = make_spec("bench_merge", key=["order_id"], write_disposition="merge")
+    plain, rows = make_spec(), bench.some_rows
+    file, changed = bench.folder / "same.csv", bench.folder / "changed.csv"
+    write_file(file, rows)
+    write_file(changed, rows, changed=0.01)
+    say(f"merge: {rows:,} rows")
+    bench.warm_up(plain)
+    bench.warm_up(spec)
+
+    def before(name: str) -> None:
+        if name in ("append", "first"):
+            bench.empty(TYPE, "bench_merge")
+            bench.server.execute("TRUNCATE importer_repeats.bench_merge, importer.loads CASCADE")
+
+    series = bench.turns(
+        {
+            "append": lambda: bench.load(file, plain),
+            "first": lambda: bench.load(file, spec),
+            "unchanged": lambda: bench.load(file, spec, DAY + timedelta(days=1)),
+            "changed": lambda: bench.load(changed, spec, DAY + timedelta(days=2)),
+        },
+        before=before,
+    )
+    before("first")
+    for done in (file, changed):
+        done.unlink()
+    return [
+        ratio_line(
+            f"merge of {rows:,} rows into an empty table, against append", series.ratios("first", "append")
+        ),
+        ratio_line(
+            "… the same rows on the next day (all unchanged), against append",
+            series.ratios("unchanged", "append"),
+        ),
+        ratio_line("… 1 % of the rows changed, against append", series.ratios("changed", "append")),
+    ]

@@ -1,0 +1,159 @@
+"""``make bench`` at a tiny size: that it runs, measures what it says, and cleans up. No figure is judged."""
+
+import csv
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import DAY, Inbox, Query
+
+from benchmarks import __main__ as command
+from benchmarks import cases
+from benchmarks.cases import Bench
+from benchmarks.data import make_spec, write_file
+from benchmarks.measure import Cost, Line, Series, markdown, ratio_line
+from benchmarks.server import Server
+from importer_dagster.model import Delivery
+from importer_dagster.pipeline import import_delivery
+from importer_dagster.warehouse import Warehouse
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def bench(database_url: str, tmp_path: Path) -> Bench:
+    return Bench(Server(database_url), tmp_path, rows=500, pairs=1)
+
+
+def records(file: Path) -> list[list[str]]:
+    with file.open(newline="") as lines:
+        return list(csv.reader(lines))
+
+
+def test_files_have_17_columns_and_fresh_keys_over_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.data._BLOCK", 40)
+    size = write_file(tmp_path / "f.csv", 100)
+    header, *rows = records(tmp_path / "f.csv")
+    assert size == (tmp_path / "f.csv").stat().st_size
+    assert header == [f.name for f in make_spec().fields]
+    assert {len(r) for r in rows} == {17}
+    assert [int(r[0]) for r in rows] == list(range(1, 101))
+    assert len({r[1] for r in rows}) == 100
+    assert any("," in r[16] for r in rows)
+    assert any(r[10] == "" for r in rows)
+
+
+def test_clean_file_has_no_reject_and_spoilt_cells_are_each_one(inbox: Inbox, query: Query) -> None:
+    spec = make_spec()
+    for name, share in (("clean", 0.0), ("every", 1.0)):
+        write_file(inbox.folder / name, 50, bad_share=share)
+        delivery = Delivery(spec.name, "acme", DAY, name, str(inbox.folder / name))
+        result = import_delivery(delivery, spec, warehouse=inbox.warehouse)
+        assert (result.status, result.rows_rejected) == ("loaded", 50 * share)
+    assert query("SELECT count(*) FROM importer.rejects") == [(50 * 17,)]
+
+
+def test_changed_rows_differ_in_one_column_only(tmp_path: Path) -> None:
+    write_file(tmp_path / "a", 200)
+    write_file(tmp_path / "b", 200, changed=0.01)
+    pairs = list(zip(records(tmp_path / "a"), records(tmp_path / "b"), strict=True))
+    assert sum(a != b for a, b in pairs) == 2
+    assert all(a[3:] == b[3:] and a[:2] == b[:2] for a, b in pairs)
+
+
+@pytest.mark.parametrize("part", ["copy", "memory", "dirty", "merge"])
+def test_each_part_measures_and_leaves_nothing_behind(bench: Bench, query: Query, part: str) -> None:
+    lines = command.PARTS[part](bench)
+    assert all(re.match(r"[\d.,]+", line.result) for line in lines)
+    assert [f.name for f in bench.folder.iterdir()] == ["warm.csv"]
+    assert query("SELECT count(*) FROM bench") == [(0,)]
+
+
+def test_merge_loads_what_it_says(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    load = Bench.load
+
+    def spy(self: Bench, file: Path, *args: object, **more: object) -> object:
+        found.append((file.name, load(self, file, *args, **more)))
+        return found[-1]
+
+    monkeypatch.setattr(Bench, "load", spy)
+    cases.merge(bench)
+    counts = [(r.rows_loaded, r.rows_unchanged) for name, r in found if name != "warm.csv"]
+    assert counts == [(100, 0), (100, 0), (0, 100), (1, 99)]
+
+
+def test_a_copy_that_differs_is_no_result(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Server, "psql", lambda self, _: None)
+    with pytest.raises(RuntimeError, match="0 equal rows of 500"):
+        cases.copy(bench)
+
+
+def test_ratios_are_taken_round_by_round_and_judged_by_their_median() -> None:
+    series = Series({"a": [Cost(2, 1), Cost(9, 1), Cost(3, 1)], "b": [Cost(1, 1), Cost(3, 1), Cost(2, 1)]})
+    line = ratio_line("a against b", series.ratios("a", "b"), at_most=2.0)
+    assert line == Line("a against b", "2.00 ×", "1.50–3.00", "≤ 2 ×", True)
+    assert ratio_line("x", [3.0], at_most=2.0).met is False
+    assert "| x | 1 |  | ≤ 2 | **no** |" in markdown([Line("x", "1", "", "≤ 2", False)], ["- note"])
+
+
+def test_the_command_on_a_configured_server(
+    database_url: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMPORTER_WAREHOUSE_URL", database_url)
+    report = tmp_path / "report.md"
+    assert command.main(["--rows", "300", "--pairs", "1", "--only", "copy", "--markdown", str(report)]) == 0
+    out, err = capsys.readouterr()
+    assert out.strip() == report.read_text().strip()
+    assert "Import of 300 rows × 17 columns" in out
+    assert f"Python {sys.version.split()[0]}" in out
+    assert "round 1/1 import" in err
+    with Warehouse(database_url).connect() as conn:
+        left = conn.execute(
+            "SELECT datname FROM pg_database WHERE datname LIKE 'importer_bench_%'"
+        ).fetchall()
+        ours = conn.execute("SELECT to_regclass('public.bench')").fetchone()
+    assert (left, ours) == ([], (None,))  # the configured database itself is left alone
+
+
+def test_wrong_arguments_and_an_unreachable_server(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["--only", "nonsense"])
+    with pytest.raises(SystemExit):
+        command.main(["--rows", "0"])
+    monkeypatch.setenv("IMPORTER_WAREHOUSE_URL", "postgresql://nobody:secret@127.0.0.1:1/none")
+    assert command.main(["--only", "copy"]) == 4
+    err = capsys.readouterr().err
+    assert "cannot be reached" in err
+    assert "secret" not in err
+
+
+_DAY = """
+import sys
+from pathlib import Path
+from benchmarks import cases, day, server
+for line in day.dagster(cases.Bench(server.Server(sys.argv[1]), Path(sys.argv[2]), pairs=1), types=3, tenants=2):
+    print(line.what, "|", line.result)
+"""
+
+
+def test_a_day_through_dagster(database_url: str, tmp_path: Path, query: Query) -> None:
+    # a process of its own: Dagster's settings go by environment variables, which stay
+    done = subprocess.run(
+        [sys.executable, "-c", _DAY, database_url, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"Daily job, 3 types × 2 files: .* \| -?[\d.]+ s\n", done.stdout)
+    # two days, each once through Dagster and once through the loop
+    runs = query("SELECT run_id IS NOT NULL, status, count(*) FROM importer.loads GROUP BY 1, 2 ORDER BY 1")
+    assert runs == [(False, "loaded", 12), (True, "loaded", 12)]
