@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,8 +27,10 @@ from importer_dagster.errors import ImporterError, SpecError, UsageError
 from importer_dagster.settings import Settings
 from importer_dagster.spec import Specs, TableSpec, load_spec, load_specs, spec_files
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+# into a file or a pipe, tables are not squeezed to 80 columns
+_WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+console = Console(highlight=False, width=_WIDTH)
+errors = Console(stderr=True, highlight=False, width=_WIDTH)
 
 
 class _Day(click.ParamType[date]):
