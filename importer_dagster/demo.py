@@ -76,7 +76,11 @@ def run_demo(settings: Settings, *, days: int, tenants: int, rows: int, console:
 
 def _bar(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description:<44}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+        TextColumn("{task.description:<44}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
     )
 
 

@@ -70,16 +70,23 @@ def test_load_prints_the_object_of_the_contract(importer: Command, query) -> Non
     answer = json.loads(done.stdout)
     assert list(answer) == ["load_id", "status", "rows_read", "rows_loaded", "rows_rejected", "rows_skipped",
                             "rows_unchanged", "reason", "drift"]  # fmt: skip
-    assert (answer["status"], answer["rows_read"], answer["rows_loaded"], answer["rows_rejected"]) == ("loaded", 2, 1, 1)
-    assert query("SELECT _tenant, _business_date::text, path FROM orders JOIN importer.loads ON load_id = _load_id") == [
-        ("acme", "2024-01-31", "2024-01-31/acme/orders.csv")
-    ]
+    assert (answer["status"], answer["rows_read"], answer["rows_loaded"], answer["rows_rejected"]) == (
+        "loaded",
+        2,
+        1,
+        1,
+    )
+    assert query(
+        "SELECT _tenant, _business_date::text, path FROM orders JOIN importer.loads ON load_id = _load_id"
+    ) == [("acme", "2024-01-31", "2024-01-31/acme/orders.csv")]
     again = importer("load", "orders", file, "--json")
     assert (again.returncode, json.loads(again.stdout)["status"]) == (0, "unchanged")
     assert "load_id" in importer("rejects", "orders", "--csv").stdout
     assert "'x' is no integer" in importer("rejects", "--load", str(answer["load_id"])).stdout
     status = json.loads(importer("status", "--json").stdout)
-    assert [(s["type"], s["tenant"], s["rows_loaded"], s["rows_rejected"]) for s in status] == [("orders", "acme", 1, 1)]
+    assert [(s["type"], s["tenant"], s["rows_loaded"], s["rows_rejected"]) for s in status] == [
+        ("orders", "acme", 1, 1)
+    ]
     plan = importer("unload", str(answer["load_id"]), "--dry-run")
     assert "rows 1 → 0" in plan.stdout
     assert importer("unload", str(answer["load_id"])).returncode == 0
@@ -112,7 +119,9 @@ CASES = {
 
 
 @pytest.mark.parametrize(("args", "code", "words"), CASES.values(), ids=CASES)
-def test_bad_usage_gets_one_paragraph_and_the_right_code(importer: Command, args: list, code: int, words: str) -> None:
+def test_bad_usage_gets_one_paragraph_and_the_right_code(
+    importer: Command, args: list, code: int, words: str
+) -> None:
     done = importer(*(a.replace("{inbox}", str(importer.folder / "inbox")) for a in args))
     assert done.returncode == code, done.stdout + done.stderr
     assert words in done.stdout + done.stderr
@@ -139,14 +148,18 @@ def test_bad_settings_and_specs(importer: Command) -> None:
 
 def test_database_down_or_forbidden_is_code_4_without_the_password(importer: Command, server, query) -> None:
     file = importer.file("id,amount\n1,2\n")
-    down = importer("load", "orders", file, "--json", IMPORTER_WAREHOUSE_URL="postgresql://u:hidden@127.0.0.1:1/x")
+    down = importer(
+        "load", "orders", file, "--json", IMPORTER_WAREHOUSE_URL="postgresql://u:hidden@127.0.0.1:1/x"
+    )
     assert down.returncode == 4
     assert json.loads(down.stdout)["status"] == "failed"
     assert "hidden" not in down.stdout + down.stderr
     from conftest import admin
 
     with admin(server) as conn:
-        conn.execute("DO $$ BEGIN IF to_regrole('nobody_much') IS NULL THEN CREATE ROLE nobody_much LOGIN; END IF; END $$")
+        conn.execute(
+            "DO $$ BEGIN IF to_regrole('nobody_much') IS NULL THEN CREATE ROLE nobody_much LOGIN; END IF; END $$"
+        )
     url = importer.env["IMPORTER_WAREHOUSE_URL"].replace("postgres@", "nobody_much@")
     forbidden = importer("load", "orders", file, IMPORTER_WAREHOUSE_URL=url)
     assert forbidden.returncode == 4
@@ -173,9 +186,13 @@ def test_the_embedded_server_serves_when_no_url_is_set(importer: Command, tmp_pa
 
 
 def test_help_has_examples() -> None:
-    for args in (["--help"], ["load", "--help"], ["check", "--help"], ["backfill", "--help"], ["unload", "--help"]):
-        done = subprocess.run(
-            [str(IMPORTER), *args], capture_output=True, text=True, check=False
-        )
+    for args in (
+        ["--help"],
+        ["load", "--help"],
+        ["check", "--help"],
+        ["backfill", "--help"],
+        ["unload", "--help"],
+    ):
+        done = subprocess.run([str(IMPORTER), *args], capture_output=True, text=True, check=False)
         assert done.returncode == 0
         assert "Example" in done.stdout

@@ -1,0 +1,110 @@
+"""Headers against specs, and files found below an inbox."""
+
+import datetime
+from pathlib import Path
+
+import pytest
+from conftest import make_spec
+
+from importer_dagster.drift import map_header
+from importer_dagster.errors import RefusedError, SourceUnavailable, UsageError
+from importer_dagster.settings import Settings
+from importer_dagster.source import delivery_of_file, find_deliveries
+
+DEFAULT = Settings.default_path
+
+
+def spec(**more):
+    fields = [
+        {"name": "id", "type": "integer", "constraints": {"required": True}},
+        {"name": "first name", "aliases": ["given", ""]},
+        {"name": "n"},
+    ]
+    return make_spec(fields=fields, **more)
+
+
+@pytest.mark.parametrize(
+    ("header", "sources", "kinds"),
+    [
+        (["id", "first name", "n"], {"id": 0, "first name": 1, "n": 2}, []),
+        (["n", "id", "first name"], {"n": 0, "id": 1, "first name": 2}, ["reordered"]),
+        (["id", "given", "n"], {"id": 0, "first name": 1, "n": 2}, ["renamed"]),
+        (["ID ", "First_Name", "n"], {"id": 0, "first name": 1, "n": 2}, ["renamed", "renamed"]),
+        (["id", "n"], {"id": 0, "n": 1}, ["removed"]),
+        (["id", "", "n"], {"id": 0, "first name": 1, "n": 2}, ["renamed"]),
+        (["id", "first name", "n", "new"], {"id": 0, "first name": 1, "n": 2}, ["added"]),
+    ],
+)
+def test_columns_are_matched_by_name(header, sources, kinds) -> None:
+    mapping = map_header(header, spec())
+    assert mapping.sources == sources
+    assert sorted(e.kind for e in mapping.events) == kinds
+
+
+def test_contracts_refuse_or_discard() -> None:
+    with pytest.raises(RefusedError, match="lacks 'id'"):
+        map_header(["first name", "n"], spec())
+    with pytest.raises(RefusedError, match="removed: freeze"):
+        map_header(["id", "n"], spec(schema_contract={"removed": "freeze"}))
+    with pytest.raises(RefusedError, match="does not know: 'new'"):
+        map_header(["id", "first name", "n", "new"], spec(schema_contract="freeze"))
+    with pytest.raises(RefusedError, match="another order"):
+        map_header(["n", "id", "first name"], spec(schema_contract={"reordered": "freeze"}))
+    assert (
+        map_header(["id", "first name", "n", "new"], spec(schema_contract={"added": "discard"})).extras == ()
+    )
+    assert map_header(["id", "first name", "n", "new"], spec()).extras == (3,)
+
+
+def test_two_candidates_are_no_match() -> None:
+    with pytest.raises(RefusedError, match="could all be the field 'id'"):
+        map_header(["ID", "Id", "first name", "n"], spec())
+
+
+def touch(root: Path, *paths: str) -> None:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text("id\n1\n")
+
+
+def test_deliveries_are_found_by_pattern(tmp_path: Path) -> None:
+    specs = {s.name: s for s in (make_spec("product"), make_spec("productcategory"),
+             make_spec("daily", path="in/daily_{date:%Y%m%d}.csv"))}  # fmt: skip
+    touch(tmp_path, "2024-01-01/acme/product.csv", "2024-01-01/acme/product_2.csv.gz", "2024-01-01/b/productcategory.csv",
+          "2024-01-02/acme/product.csv", "2024-01-01/acme/.product.csv", "2024-13-01/acme/product.csv",
+          "2024-01-01/acme/product.txt", "in/daily_20240105.csv", "2024-01-01/acme/sub/product.csv")  # fmt: skip
+    found = find_deliveries(str(tmp_path), specs, default_path=DEFAULT)
+    assert [(d.type, d.tenant, str(d.business_date), d.path, d.has_tenant) for d in found] == [
+        ("product", "acme", "2024-01-01", "2024-01-01/acme/product.csv", True),
+        ("product", "acme", "2024-01-01", "2024-01-01/acme/product_2.csv.gz", True),
+        ("productcategory", "b", "2024-01-01", "2024-01-01/b/productcategory.csv", True),
+        ("product", "acme", "2024-01-02", "2024-01-02/acme/product.csv", True),
+        ("daily", "", "2024-01-05", "in/daily_20240105.csv", False),
+    ]
+    day = datetime.date(2024, 1, 1)
+    some = find_deliveries(str(tmp_path), specs, default_path=DEFAULT, dates=[day], types=["product"])
+    assert [d.path for d in some] == ["2024-01-01/acme/product.csv", "2024-01-01/acme/product_2.csv.gz"]
+
+
+def test_inboxes_that_cannot_be_used(tmp_path: Path) -> None:
+    specs = {"product": make_spec("product")}
+    with pytest.raises(SourceUnavailable, match="does not exist"):
+        find_deliveries(str(tmp_path / "none"), specs, default_path=DEFAULT)
+    with pytest.raises(UsageError, match="cannot be used"):
+        find_deliveries("nonsense://x", specs, default_path=DEFAULT)
+    with pytest.raises(UsageError, match="below the inbox"):
+        find_deliveries(str(tmp_path), specs, default_path="../{type}.csv")
+
+
+def test_a_named_file_takes_date_and_tenant_from_its_path(tmp_path: Path) -> None:
+    settings = Settings.from_env({"IMPORTER_HOME": str(tmp_path)})
+    product = make_spec("product")
+    inside = delivery_of_file(str(tmp_path / "inbox/2024-01-02/acme/product.csv"), product, settings)
+    assert (inside.path, inside.tenant, str(inside.business_date)) == (
+        "2024-01-02/acme/product.csv", "acme", "2024-01-02")  # fmt: skip
+    elsewhere = delivery_of_file("/data/2024-01-03/b/product.csv", product, settings)
+    assert (elsewhere.path, elsewhere.tenant, str(elsewhere.business_date)) == (
+        "/data/2024-01-03/b/product.csv", "b", "2024-01-03")  # fmt: skip
+    assert delivery_of_file("x.csv", product, settings, tenant="t").tenant == "t"
+    with pytest.raises(UsageError, match="has no tenants"):
+        delivery_of_file("x.csv", make_spec("p", path="{date}/p.csv"), settings, tenant="t")
