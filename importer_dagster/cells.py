@@ -116,6 +116,15 @@ def strange(text: pa.Array, alphabet: bytes) -> Mask:
     return mask & present(text)  # null slots may hide bytes
 
 
+def holds(text: pa.Array, wanted: bytes) -> bool:
+    """Whether any cell, or what is hidden behind a null, holds one of the bytes; nearly free."""
+    data = text.buffers()[2]
+    if data is None:
+        return False
+    raw = np.frombuffer(data, np.uint8)
+    return any(bool((raw == byte).any()) for byte in wanted)
+
+
 def matching(text: pa.Array, pattern: str, faults: Faults, words: str) -> pa.Array:
     """``text`` with NULL where it does not match ``pattern`` (RE2, the whole of it); those are faults."""
     wrong = as_mask(pc.invert(pc.match_substring_regex(text, rf"\A(?:{pattern})\z")))
