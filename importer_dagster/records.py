@@ -176,7 +176,8 @@ def record_ends(data: np.ndarray, quote: int | None) -> np.ndarray:
     quotes = np.flatnonzero(data == quote)
     if not len(quotes):
         return ends
-    return ends[np.searchsorted(quotes, ends) % 2 == 0]
+    outside: np.ndarray = ends[np.searchsorted(quotes, ends) % 2 == 0]
+    return outside
 
 
 def cut(data: bytes, quote: int | None, at_end: bool) -> int:

@@ -218,7 +218,8 @@ def serve(
     environment = prepare_environment(settings)
     command = [
         *(sys.executable, "-m", "dagster", "dev"),
-        *("--module-name", DEFINITIONS, "--host", host, "--port", str(port)),
+        # the workspace, so that the code location has the same name as for services
+        *("--workspace", str(PROJECT_ROOT / "workspace.yaml"), "--host", host, "--port", str(port)),
         *extra,
     ]
     # A session of its own: a terminal's Ctrl-C reaches it once, through us, and
