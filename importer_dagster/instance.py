@@ -202,8 +202,8 @@ def _prepare_storage(url: str, db_writes: int) -> None:
 
 def _make_tables(url: str, db_writes: int) -> None:
     # late: importing Dagster takes a second
-    from dagster_postgres import DagsterPostgresStorage  # noqa: PLC0415
-    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
+    from dagster_postgres import DagsterPostgresStorage
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         events = DagsterPostgresStorage(url).event_log_storage

@@ -62,7 +62,7 @@ def _build(
     ]
     if not assets:  # a job without assets is an error to Dagster
         return dg.Definitions(assets=[build_inbox(settings)])
-    job = build_job(list(specs), settings=settings, partitions=partitions)
+    job = build_job(specs, settings=settings)
     return dg.Definitions(
         assets=[build_inbox(settings), *assets],
         jobs=[job],

@@ -155,7 +155,7 @@ def _run(
         job_code_origin=job.get_python_origin(),
     )
     total = len(run.step_keys_to_execute or definition.nodes)
-    watch = _Watch(gap, total, on_event)
+    watch = _Watch(instance, run.run_id, gap, total, on_event)
     for event in execute_run_iterator(job, run, instance):
         watch(event)
     finished = instance.get_run_by_id(run.run_id)
@@ -165,7 +165,15 @@ def _run(
 class _Watch:
     """Turns Dagster's events into StepEnds."""
 
-    def __init__(self, gap: Gap, total: int, on_event: Callable[[StepEnd], None] | None) -> None:
+    def __init__(
+        self,
+        instance: dg.DagsterInstance,
+        run_id: str,
+        gap: Gap,
+        total: int,
+        on_event: Callable[[StepEnd], None] | None,
+    ) -> None:
+        self.instance, self.run_id = instance, run_id
         self.gap, self.total, self.on_event = gap, total, on_event
         self.ends: dict[str, StepEnd] = {}
         self._days: dict[str, set[date]] = {}
@@ -179,11 +187,20 @@ class _Watch:
         elif event.is_step_success:
             self._end(name, ok=True)
         elif event.is_step_failure:
+            self._recorded_before_failure(name)
             self._end(name, ok=False, error=_message(event))
 
     def _materialized(self, name: str, partition: str | None) -> None:
         if partition is not None:
             self._days.setdefault(name, set()).add(date.fromisoformat(partition))
+
+    def _recorded_before_failure(self, name: str) -> None:
+        """Find the good days of a step that failed: Dagster stores them, but does not pass them on."""
+        kind = dg.DagsterEventType.ASSET_MATERIALIZATION
+        for record in self.instance.all_logs(self.run_id, of_type=kind):
+            event = record.dagster_event
+            if event is not None and event.step_key == name:
+                self._materialized(name, event.partition)
 
     def _end(self, name: str, *, ok: bool, error: str | None = None) -> None:
         days = frozenset(self._days.get(name, ()))

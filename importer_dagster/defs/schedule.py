@@ -50,14 +50,11 @@ _ACTIVE = [
 Gap = tuple[date, date]  # first and last day
 
 
-def build_job(
-    types: Collection[str], *, settings: Settings, partitions: dg.DailyPartitionsDefinition
-) -> "dg.UnresolvedAssetJobDefinition":
+def build_job(types: Collection[str], *, settings: Settings) -> "dg.UnresolvedAssetJobDefinition":
     """The job that imports all types of a day, each in a process of its own."""
     return dg.define_asset_job(
         JOB,
         selection=dg.AssetSelection.assets(*sorted(types)),
-        partitions_def=partitions,
         executor_def=dg.multiprocess_executor.configured(_executor_config(settings)),
         description="Imports one day (or a range of days) of all types, each in a process of its own.",
     )

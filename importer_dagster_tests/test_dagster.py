@@ -1,0 +1,473 @@
+"""The Dagster part with a real instance: PostgreSQL storage, real runs, a process for each step."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import psycopg
+import pytest
+
+from importer_dagster import instance as instance_module
+from importer_dagster.defs import build_defs
+from importer_dagster.defs.launch import LaunchResult, StepEnd, days_between, launch_daily
+from importer_dagster.defs.report import CELL_LENGTH, markdown_table
+from importer_dagster.defs.schedule import (
+    JOB,
+    PARTITION,
+    RANGE_END,
+    RANGE_START,
+    SCHEDULE,
+    contiguous,
+    gaps_of,
+    missing_days,
+    range_tags,
+)
+from importer_dagster.errors import UsageError, WarehouseUnavailable
+from importer_dagster.instance import POOL, PROJECT_ROOT, Environment, prepare_environment, with_search_path
+from importer_dagster.settings import SHIPPED_SPECS, Settings
+from importer_dagster.spec import TableSpec, load_specs
+from importer_dagster.warehouse import Warehouse
+
+pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
+
+START = date(2024, 1, 1)
+DEFINITIONS = "importer_dagster_tests.dagster_project"
+
+SPECS = {
+    "alpha": "schema: {fields: [{name: id, type: integer}, {name: v, checks: [harm]}], primaryKey: [id]}\n"
+    "write_disposition: merge\n",
+    "beta": "schema: {fields: [{name: id, type: integer}, {name: v, checks: [harm]}]}\n",
+    "gamma": "title: The third\n"
+    "description: Refers to the first.\n"
+    "owner: sales team\n"
+    "tags: {source system: erp/1}\n"
+    "expected_by: '08:30'\n"
+    "schema:\n"
+    "  fields: [{name: id, type: integer}, {name: alpha_id, type: integer}]\n"
+    "  foreignKeys: [{fields: alpha_id, reference: {resource: alpha, fields: id}}]\n",
+}
+
+
+class Project:
+    """Specs and an inbox in a folder of their own, on an instance of their own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for name, text in SPECS.items():
+            file = root / "specs" / "own" / f"{name}.yaml"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(f"group: own\n{text}")
+        (root / "home" / "inbox").mkdir(parents=True)
+        os.environ.update(
+            IMPORTER_HOME=str(root / "home"),
+            IMPORTER_SPECS=str(root / "specs"),
+            IMPORTER_CHECKS=DEFINITIONS,
+            IMPORTER_DB_WRITES="3",
+        )
+        self.environment: Environment = prepare_environment(Settings.from_env())
+        self.settings = self.environment.settings
+
+    def deliver(self, day: date, name: str, content: str, tenant: str = "acme", suffix: str = "") -> None:
+        file = self.root / "home" / "inbox" / day.isoformat() / tenant / f"{name}{suffix}.csv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+
+    def run(self, *days: date, types: list[str] | None = None) -> LaunchResult:
+        return launch_daily(self.settings, days, types, definitions=DEFINITIONS)
+
+    def query(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        with Warehouse(self.settings.warehouse_url or "").connect() as conn:
+            return conn.execute(statement, values or None).fetchall()
+
+    def materialized(self, name: str) -> set[date]:
+        with dg.DagsterInstance.get() as instance:
+            return {date.fromisoformat(k) for k in instance.get_materialized_partitions(dg.AssetKey(name))}
+
+    def events(self, result: LaunchResult, kind: dg.DagsterEventType, step: str) -> list[dg.DagsterEvent]:
+        with dg.DagsterInstance.get() as instance:
+            records = instance.all_logs(result.runs[0].run_id, of_type=kind)
+        events = [r.dagster_event for r in records if r.dagster_event is not None]
+        return [e for e in events if e.step_key == step]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, _clean_environment: None) -> Iterator[Project]:
+    before = dict(os.environ)
+    project = Project(tmp_path_factory.mktemp("project"))
+    yield project
+    if project.environment.server is not None:
+        project.environment.server.release()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def ends(result: LaunchResult) -> dict[str, bool]:
+    return {step.type: step.ok for run in result.runs for step in run.steps}
+
+
+def day(number: int) -> date:
+    """Each test has days of its own in the one project."""
+    return START + timedelta(days=number)
+
+
+# --- definitions -------------------------------------------------------------------------
+
+
+def test_definitions_load_without_settings_and_without_a_database():
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("IMPORTER_", "DAGSTER_"))}
+    code = (
+        "import importer_dagster.definitions as d, psycopg2;"
+        "repo = d.defs.get_repository_def();"
+        "print(len(repo.assets_defs_by_key))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, cwd="/", check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout) == len(load_specs(SHIPPED_SPECS)) + 1
+
+
+def test_every_shipped_type_is_an_asset_with_columns_pool_and_tag():
+    specs = load_specs(SHIPPED_SPECS)
+    defs = build_defs(settings=Settings(None, SHIPPED_SPECS, "/inbox", Path("/home")), specs=specs)
+    graph = defs.resolve_asset_graph()
+    for name, spec in specs.items():
+        asset = defs.resolve_assets_def(name)
+        key = dg.AssetKey(name)
+        assert asset.op.pool == POOL
+        assert asset.op.tags["dagster/concurrency_key"] == POOL
+        assert asset.group_names_by_key[key] == spec.group
+        columns = asset.metadata_by_key[key]["dagster/column_schema"].columns
+        assert [c.name for c in columns] == [f.column for f in spec.fields]
+        # no edge between types: one that fails must not keep another from its import
+        assert {k.to_user_string() for k in graph.get(key).parent_keys} == {"supplier_inbox"}
+
+
+def test_a_spec_shows_in_its_asset(project: Project):
+    defs = build_defs(settings=project.settings)
+    key = dg.AssetKey("gamma")
+    spec = defs.resolve_assets_def("gamma").get_asset_spec(key)
+    assert spec.description == "The third\n\nRefers to the first."
+    assert spec.owners == ["team:sales_team"]
+    assert spec.kinds == {"csv", "postgres"}
+    assert spec.tags["source_system"] == "erp_1"
+    assert spec.metadata["references"].value == "- alpha_id → alpha(id)"
+    reference = spec.metadata["dagster/code_references"].code_references[0]
+    assert reference.file_path == str(project.root / "specs" / "own" / "gamma.yaml")
+    assert spec.freshness_policy.deadline_cron == "30 8 * * *"
+    assert {c.name for c in defs.resolve_assets_def("gamma").check_specs} == {
+        "rejects",
+        "drift",
+        "references",
+    }
+    # what is referred to starts first
+    priority = {n: int(defs.resolve_assets_def(n).op.tags["dagster/priority"]) for n in SPECS}
+    assert priority == {"alpha": 1, "beta": 0, "gamma": 0}
+
+
+def test_no_specs_at_all_is_no_error(tmp_path: Path):
+    defs = build_defs(settings=Settings(None, tmp_path, "/inbox", tmp_path), specs={})
+    dg.Definitions.validate_loadable(defs)
+
+
+# --- the environment ---------------------------------------------------------------------
+
+
+def test_a_fresh_instance_has_storage_and_the_limit(project: Project):
+    with dg.DagsterInstance.get() as instance:
+        assert type(instance.event_log_storage).__name__ == "PostgresEventLogStorage"
+        limits = {limit.name: limit.limit for limit in instance.event_log_storage.get_pool_limits()}
+    assert limits == {POOL: 3}
+    assert (project.environment.dagster_home / "dagster.yaml").read_text() == (
+        PROJECT_ROOT / "dagster.yaml"
+    ).read_text()
+
+
+def test_preparing_twice_is_the_same(project: Project):
+    again = prepare_environment(project.settings)
+    assert again.dagster_url == project.environment.dagster_url
+    assert prepare_environment(Settings.from_env()).dagster_url == project.environment.dagster_url
+
+
+def test_a_configured_server_keeps_dagsters_tables_apart(project: Project, database_url: str, tmp_path: Path):
+    code = (
+        "from importer_dagster.instance import prepare_environment; from importer_dagster.settings import Settings;"
+        "import dagster as dg; e = prepare_environment(Settings.from_env()); assert e.server is None;"
+        "i = dg.DagsterInstance.get(); i.get_runs(); print(i.event_log_storage.get_pool_limits()[0].limit)"
+    )
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("IMPORTER_", "DAGSTER_"))}
+    env |= {"IMPORTER_WAREHOUSE_URL": database_url, "IMPORTER_HOME": str(tmp_path), "IMPORTER_DB_WRITES": "7"}
+    two = [
+        subprocess.Popen([sys.executable, "-c", code], env=env, stdout=-1, stderr=-1, text=True) for _ in "ab"
+    ]
+    for process in two:  # at once, on an empty database
+        assert process.communicate(timeout=120) == ("7\n", "")
+    with psycopg.connect(database_url) as conn:
+        tables = conn.execute(
+            "SELECT DISTINCT table_schema FROM information_schema.tables WHERE table_name IN ('runs', 'event_logs')"
+        ).fetchall()
+    assert tables == [("dagster",)]
+    assert database_url not in (tmp_path / "dagster" / "dagster.yaml").read_text()
+
+
+def test_the_limit_follows_the_setting(project: Project):
+    try:
+        prepare_environment(Settings.from_env({**os.environ, "IMPORTER_DB_WRITES": "2"}))
+        with dg.DagsterInstance.get() as instance:
+            assert [limit.limit for limit in instance.event_log_storage.get_pool_limits()] == [2]
+    finally:
+        os.environ["IMPORTER_DB_WRITES"] = "3"
+        prepare_environment(Settings.from_env())
+
+
+def test_search_path_joins_other_options():
+    url = with_search_path("postgresql://u:p@h/d?sslmode=require&options=-c%20geqo%3Doff", "dagster")
+    assert url == "postgresql://u:p@h/d?sslmode=require&options=-c%20geqo%3Doff%20-csearch_path%3Ddagster"
+
+
+def test_a_database_that_is_down_names_the_variable_and_no_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(instance_module, "_exported", {})
+    for name in ("IMPORTER_DAGSTER_URL", "DAGSTER_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name in list(os.environ):  # put back what the call sets
+        if name.startswith(("IMPORTER_", "DAGSTER_")):
+            monkeypatch.setenv(name, os.environ[name])
+    monkeypatch.setenv("IMPORTER_DAGSTER_URL", "postgresql://u:geheim@127.0.0.1:1/d")
+    settings = Settings("postgresql://u:geheim@127.0.0.1:1/w", tmp_path, str(tmp_path), tmp_path)
+    with pytest.raises(WarehouseUnavailable, match="IMPORTER_DAGSTER_URL") as caught:
+        prepare_environment(settings)
+    assert "geheim" not in str(caught.value)
+    assert "geheim" not in (tmp_path / "dagster" / "dagster.yaml").read_text()
+
+
+# --- runs -----------------------------------------------------------------------------------
+
+
+def test_a_day_is_imported_and_accounted_for(project: Project):
+    project.deliver(day(0), "alpha", "id,v\n1,a\n2,b\n")
+    project.deliver(day(0), "alpha", "id,v\n1,c\n", tenant="bolt")
+    project.deliver(day(0), "gamma", "id,alpha_id,extra\n1,1,x\n2,99,y\nz,1,z\n")
+    seen: list[StepEnd] = []
+    result = launch_daily(project.settings, [day(0)], on_event=seen.append, definitions=DEFINITIONS)
+    assert result.success
+    assert ends(result) == {"alpha": True, "beta": True, "gamma": True}
+    assert [(e.done, e.total) for e in seen] == [(1, 3), (2, 3), (3, 3)]
+    assert project.query("SELECT _tenant, id, v FROM alpha ORDER BY 1, 2") == [
+        ("acme", 1, "a"), ("acme", 2, "b"), ("bolt", 1, "c"),
+    ]  # fmt: skip
+    run_ids = project.query("SELECT DISTINCT run_id FROM importer.loads WHERE business_date = %s", day(0))
+    assert run_ids == [(result.runs[0].run_id,)]
+
+    [event] = project.events(result, dg.DagsterEventType.ASSET_MATERIALIZATION, "alpha")
+    metadata = event.materialization.metadata
+    figures = {
+        k: metadata[k].value for k in ("rows_read", "rows_loaded", "rows_rejected", "files", "tenants")
+    }
+    assert figures == {
+        "rows_read": 3,
+        "rows_loaded": 3,
+        "rows_rejected": 0,
+        "files": 2,
+        "tenants": "acme, bolt",
+    }
+    assert metadata["dagster/row_count"].value == 3
+    assert metadata["rows_per_second"].value > 0
+    assert metadata["preview"].value.splitlines()[0] == "| id | v |"
+
+    # nothing was delivered: not materialized, so that it stays missing
+    assert day(0) not in project.materialized("beta")
+    assert project.events(result, dg.DagsterEventType.STEP_SUCCESS, "beta")
+
+    checks = project.events(result, dg.DagsterEventType.ASSET_CHECK_EVALUATION, "gamma")
+    said = {e.asset_check_evaluation_data.check_name: e.asset_check_evaluation_data for e in checks}
+    assert {name: data.passed for name, data in said.items()} == {
+        "rejects": False, "drift": False, "references": False,
+    }  # fmt: skip
+    assert all(data.severity == dg.AssetCheckSeverity.WARN for data in said.values())
+    assert "| alpha_id | alpha | 1 | 99 |" in said["references"].metadata["first"].value
+
+
+def test_one_bad_file_then_only_that_file_again(project: Project):
+    project.deliver(day(1), "alpha", "id,v\n10,a\n", suffix="_1")
+    project.deliver(day(1), "alpha", "wrong,v\n11,a\n", suffix="_2")
+    first = project.run(day(1), types=["alpha"])
+    assert not first.success
+    [failed] = first.failed
+    assert "alpha_2.csv" in failed.error and "alpha_1.csv" not in failed.error
+    assert project.query("SELECT id FROM alpha WHERE _business_date = %s", day(1)) == [(10,)]
+    assert day(1) not in project.materialized("alpha")
+    # a fault of the data is not tried again
+    assert not project.events(first, dg.DagsterEventType.STEP_UP_FOR_RETRY, "alpha")
+
+    project.deliver(day(1), "alpha", "id,v\n11,a\n", suffix="_2")
+    second = project.run(day(1), types=["alpha"])
+    assert second.success
+    assert day(1) in project.materialized("alpha")
+    loads = project.query(
+        "SELECT path, status FROM importer.loads WHERE business_date = %s ORDER BY load_id", day(1)
+    )
+    name = f"{day(1)}/acme/alpha"
+    assert loads == [
+        (f"{name}_1.csv", "loaded"), (f"{name}_2.csv", "refused"), (f"{name}_2.csv", "loaded"),
+    ]  # fmt: skip
+    # the figures are those of what stands, not of what this run happened to do
+    [event] = project.events(second, dg.DagsterEventType.ASSET_MATERIALIZATION, "alpha")
+    assert event.materialization.metadata["rows_loaded"].value == 2
+    assert event.materialization.metadata["files_unchanged"].value == 1
+
+
+def test_a_type_that_crashes_stops_no_other(project: Project):
+    project.deliver(day(2), "alpha", "id,v\n20,boom\n")
+    project.deliver(day(2), "beta", "id,v\n20,fine\n")
+    project.deliver(day(2), "gamma", "id,alpha_id\n20,1\n")
+    result = project.run(day(2))
+    assert not result.success
+    assert ends(result) == {"alpha": False, "beta": True, "gamma": True}
+    assert project.query("SELECT count(*) FROM beta WHERE _business_date = %s", day(2)) == [(1,)]
+    assert project.query("SELECT count(*) FROM alpha WHERE _business_date = %s", day(2)) == [(0,)]
+    with dg.DagsterInstance.get() as instance:
+        slots = instance.event_log_storage.get_concurrency_info(POOL)
+    assert (slots.active_slot_count, slots.pending_step_count) == (0, 0)
+
+
+def test_a_lost_connection_is_tried_again(project: Project, tmp_path: Path):
+    # more often than the import's own attempts, so that the step's policy has to step in
+    project.deliver(day(3), "beta", f"id,v\n1,cut 4 {tmp_path / 'count'}\n")
+    result = project.run(day(3), types=["beta"])
+    assert result.success
+    assert len(project.events(result, dg.DagsterEventType.STEP_UP_FOR_RETRY, "beta")) == 1
+    assert project.query("SELECT count(*) FROM beta WHERE _business_date = %s", day(3)) == [(1,)]
+
+
+def test_a_range_marks_only_its_good_days(project: Project):
+    for n, header in ((5, "id,v"), (6, "id,id"), (7, "id,v")):
+        project.deliver(day(n), "beta", f"{header}\n{n},x\n")
+    result = project.run(day(4), day(5), day(6), day(7), types=["beta"])
+    assert len(result.runs) == 1
+    assert not result.success
+    assert {day(n) for n in (4, 5, 6, 7)} & project.materialized("beta") == {day(5), day(7)}
+    assert result.failed[0].materialized == {day(5), day(7)}
+    days = project.query(
+        "SELECT DISTINCT _business_date FROM beta WHERE _business_date BETWEEN %s AND %s ORDER BY 1",
+        day(4), day(7),
+    )  # fmt: skip
+    assert days == [(day(5),), (day(7),)]
+
+
+def test_a_good_range_has_figures_for_each_day(project: Project):
+    for n in (8, 9):
+        project.deliver(day(n), "beta", "id,v\n" + f"{n},x\n" * n)
+    result = project.run(day(8), day(9), types=["beta"])
+    assert result.success
+    events = project.events(result, dg.DagsterEventType.ASSET_MATERIALIZATION, "beta")
+    assert {e.partition: e.materialization.metadata["rows_loaded"].value for e in events} == {
+        day(8).isoformat(): 8, day(9).isoformat(): 9,
+    }  # fmt: skip
+
+
+def test_days_that_are_no_partitions_are_refused(project: Project):
+    with pytest.raises(UsageError, match="2019-01-01"):
+        project.run(date(2019, 1, 1))
+    with pytest.raises(UsageError, match="No day"):
+        project.run()
+
+
+# --- the schedule ---------------------------------------------------------------------------
+
+
+def tick(project: Project, today: date) -> list[dg.RunRequest]:
+    """What the schedule asks for at six o'clock."""
+    defs = build_defs(settings=project.settings)
+    schedule = defs.resolve_schedule_def(SCHEDULE)
+    with (
+        dg.DagsterInstance.get() as instance,
+        dg.build_schedule_context(
+            instance,
+            scheduled_execution_time=datetime(today.year, today.month, today.day, 6, tzinfo=UTC),
+            repository_def=defs.get_repository_def(),
+        ) as context,
+    ):
+        data = schedule.evaluate_tick(context)
+        return list(data.run_requests or [])
+
+
+def _gap_tags(tags: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in tags.items() if k in (PARTITION, RANGE_START, RANGE_END)}
+
+
+def test_the_schedule_asks_for_what_is_missing_and_only_that(project: Project):
+    assert build_defs(settings=project.settings).resolve_schedule_def(SCHEDULE).default_status == (
+        dg.DefaultScheduleStatus.RUNNING
+    )
+    today = day(40)
+    project.deliver(day(20), "beta", "id,v\n1,x\n")  # longer ago than the schedule looks back
+    for n in (30, 31, 32):
+        project.deliver(day(n), "alpha", f"id,v\n{n},x\n")
+        project.deliver(day(n), "beta", f"id,v\n{n},x\n")
+    project.deliver(day(40), "beta", "id,id\n40,x\n")
+    assert project.run(day(31), types=["beta"]).success
+    requests = tick(project, today)
+    asked = [({k.to_user_string() for k in r.asset_selection or ()}, _gap_tags(r.tags)) for r in requests]
+    assert asked == [
+        ({"beta"}, range_tags((day(30), day(30)))),
+        ({"alpha"}, {RANGE_START: day(30).isoformat(), RANGE_END: day(32).isoformat()}),
+        ({"beta"}, range_tags((day(32), day(32)))),
+        ({"beta"}, range_tags((day(40), day(40)))),
+    ]
+    # the same tick again asks for the same runs, the next one for others
+    keys = [r.run_key for r in requests]
+    assert len(set(keys)) == 4
+    assert [r.run_key for r in tick(project, today)] == keys
+
+    for request in requests:
+        first = date.fromisoformat(request.tags.get(RANGE_START) or request.tags[PARTITION])
+        last = date.fromisoformat(request.tags.get(RANGE_END) or request.tags[PARTITION])
+        project.run(
+            *days_between(first, last), types=[k.to_user_string() for k in request.asset_selection or ()]
+        )
+    # what failed is asked for again on the next day, under another key
+    [left] = tick(project, today + timedelta(days=1))
+    assert _gap_tags(left.tags) == range_tags((day(40), day(40)))
+    assert left.run_key not in keys
+
+
+def test_what_is_being_imported_is_not_asked_for(project: Project):
+    project.deliver(day(60), "beta", "id,v\n60,x\n")
+    project.deliver(day(60), "alpha", "id,v\n60,x\n")
+    specs: dict[str, TableSpec] = dict(load_specs(project.settings.specs))
+    with dg.DagsterInstance.get() as instance:
+        assert missing_days(instance, project.settings, specs, day(60)) == {
+            "alpha": {day(60)}, "beta": {day(60)},
+        }  # fmt: skip
+        run = instance.create_run_for_job(
+            build_defs(settings=project.settings).resolve_job_def(JOB),
+            tags=range_tags((day(59), day(61))),
+            asset_selection=frozenset({dg.AssetKey("beta")}),
+        )
+        assert missing_days(instance, project.settings, specs, day(60)) == {"alpha": {day(60)}}
+        instance.report_run_canceled(run)
+        assert set(missing_days(instance, project.settings, specs, day(60))) == {"alpha", "beta"}
+
+
+def test_nothing_missing_is_a_skip(project: Project):
+    assert tick(project, day(80)) == []
+
+
+def test_gaps():
+    a, b, c = (date(2024, 2, n) for n in (28, 29, 27))
+    march = date(2024, 3, 1)
+    assert contiguous([march, a, b]) == [(a, march)]
+    assert gaps_of({"x": {a, march}, "y": {c, a}}) == {(c, a): ["y"], (a, a): ["x"], (march, march): ["x"]}
+    assert contiguous([]) == []
+
+
+def test_cells_of_a_preview_are_short_and_on_one_line():
+    [_, _, row] = markdown_table([{"a": "x" * 500, "b": "two\nlines | bar", "c": None}]).splitlines()
+    assert row == f"| {'x' * CELL_LENGTH}… | two lines \\| bar |  |"
