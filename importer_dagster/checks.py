@@ -7,10 +7,12 @@ that returns a :class:`pandera.Check`, registered under its name::
 
     @named_check("multiple_of")
     def multiple_of(step: str) -> pandera.Check:
-        return pandera.Check(lambda s: s % int(step) == 0, error=f"is no multiple of {step}")
+        n = int(step)
+        return pandera.Check(lambda s: s // n * n == s, error=f"is no multiple of {step}")
 
-Arguments arrive as text. The check gets Arrow-backed pandas and answers with
-one boolean a row; missing values are not judged. ``error`` is put behind the
+Arguments arrive as text. The check gets Arrow-backed pandas (which lacks some
+operators, such as ``%``; :func:`column_check` judges by pyarrow.compute instead)
+and answers with one boolean a row; missing values are not judged. ``error`` is put behind the
 value in the reject's message. ``IMPORTER_CHECKS`` names further modules
 (comma-separated) that register their own.
 

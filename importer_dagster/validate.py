@@ -151,8 +151,6 @@ def _missing_tokens(spec: TableSpec, field: FieldSpec) -> tuple[str, ...]:
 def _failed_rows(error: pandera.errors.SchemaError, length: int) -> Positions:
     """Positions (ascending) of the rows that fail; a check may also have judged only some rows, or all at once."""
     output = error.check_output
-    if isinstance(output, pd.DataFrame):
-        output = output.all(axis="columns")
     if not isinstance(output, pd.Series):
         return np.arange(length, dtype=np.int64)
     failed = ~output.astype("boolean").fillna(True).to_numpy(dtype=np.bool_)

@@ -91,6 +91,7 @@ def test_number_is_exact() -> None:
     )
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_number_equals_python_decimal(data: st.DataObject) -> None:
     precision = data.draw(st.integers(1, 38))
@@ -138,12 +139,14 @@ def test_number_does_not_wrap_around(text: str, precision: int, scale: int) -> N
     assert found == Decimal(text) if _exact(text, precision, scale) is not None else isinstance(found, Fault)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-(10**40), 10**40) | st.integers(-(2**63) - 2, 2**63 + 1), min_size=1))
 def test_integer_equals_python_int(values: list[int]) -> None:
     for value, found in zip(values, read(field("integer"), [str(v) for v in values]), strict=True):
         assert found == value if -(2**63) <= value < 2**63 else isinstance(found, Fault)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(allow_nan=False), min_size=1))
 def test_double_reads_what_python_writes(values: list[float]) -> None:
     found = read(field("number", format="double"), [repr(v) for v in values])
@@ -382,6 +385,7 @@ DATES = ["%Y-%m-%d", "%d.%m.%Y", "%m/%d/%y", "%d%m%Y", "%b %d, %Y", "%A %d %B %Y
 TIMES = ["%H:%M:%S", "%H:%M:%S.%f", "%H%M", "%I:%M:%S.%f %p"]
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_formats_read_what_python_writes(data: st.DataObject) -> None:
     pattern = data.draw(st.sampled_from(DATES)) + data.draw(st.sampled_from(["", *(f" {t}" for t in TIMES)]))
@@ -399,6 +403,7 @@ def test_formats_read_what_python_writes(data: st.DataObject) -> None:
     assert read(field("datetime", format=pattern + zone), texts) == expected
 
 
+@settings(deadline=None)
 @given(st.lists(st.text("0123456789-: TZ+.", max_size=28) | st.datetimes().map(str), min_size=1))
 def test_iso_reads_no_more_than_python(texts: list[str]) -> None:
     for text, found in zip(texts, read(field("datetime"), texts), strict=True):
@@ -406,6 +411,7 @@ def test_iso_reads_no_more_than_python(texts: list[str]) -> None:
             assert found == dt.datetime.fromisoformat(text)
 
 
+@settings(deadline=None)
 @given(st.lists(st.dates().map(str) | st.from_regex(r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}\Z"), min_size=1))
 def test_dates_exist_when_python_says_so(texts: list[str]) -> None:
     for text, found in zip(texts, read(field("date"), texts), strict=True):
@@ -450,7 +456,7 @@ def test_unknown_zone_is_a_spec_error() -> None:
 # --- the two ways through the code agree ----------------------------------------------------
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_bad_cells_do_not_change_what_becomes_of_their_neighbours(data: st.DataObject) -> None:
     of = data.draw(st.sampled_from(EVERY_TYPE))
