@@ -1,9 +1,10 @@
 """The story of one import, on one screen: :func:`import_delivery`.
 
-source → reader → drift → validate → writer → ledger. The reader runs in a
-thread of its own; a queue of two batches lies between it and the writer, so
-that neither memory nor the distance between the two can grow. Rows, rejects
-and ledger entry commit in one transaction.
+source → reader → drift → validate → writer → ledger. Reader and validation run
+in a thread each, the writer in the caller's, so that the server gets the next
+rows while it still stores the last. A queue of one batch lies between them, so
+that neither memory nor the distance between them can grow. Rows, rejects and
+ledger entry commit in one transaction.
 
 What does not belong here: how any of the stages does its work.
 """
@@ -20,7 +21,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import psycopg
@@ -37,7 +39,7 @@ from importer_dagster.model import (
     Status,
     TextBatch,
 )
-from importer_dagster.reader import Reader, fingerprint, open_delivery, read_records
+from importer_dagster.reader import fingerprint, open_delivery
 from importer_dagster.spec import TableSpec
 from importer_dagster.validate import Validator
 from importer_dagster.warehouse import Warehouse
@@ -45,12 +47,13 @@ from importer_dagster.writer import Counts, Publisher, RowStream, Target, create
 
 log = logging.getLogger(__name__)
 
-QUEUE_BATCHES = 2  # batches between reader and writer; more only costs memory
+QUEUE_BATCHES = 1  # batches between two stages; more only costs memory
 REJECTS_IN_MEMORY = 20_000  # then they are written, and the COPY of rows begins anew
 REASONS_KEPT = 1_000  # rejects on record for a refused file
 ATTEMPTS = 3
 _FIRST_PAUSE_S = 0.5
 
+T = TypeVar("T")
 Progress = Callable[[int, int], None]  # (rows so far, rejected so far)
 
 
@@ -214,6 +217,9 @@ class _Import:
         load_id = 0
         if self.has_ledger:
             load_id = ledger.begin_load(conn, self.delivery, self.spec.hash, self.run_id)
+        if prior is not None:
+            # before publishing: from here on the prior load's rows are not in force
+            ledger.supersede(conn, prior.load_id, load_id)
         publisher = Publisher(
             conn,
             self.target,
@@ -234,7 +240,7 @@ class _Import:
         else:
             publisher.retire_prior()
             counts = Counts(loaded=stream.rows)
-        return self._commit(conn, load_id, counts, prior.load_id if prior else None)
+        return self._commit(conn, load_id, counts)
 
     def _newest(self, conn: psycopg.Connection, prior: ledger.LoadRow | None) -> tuple[date, str] | None:
         if not self.has_ledger:
@@ -261,8 +267,12 @@ class _Import:
             trace = _Trace(self.delivery, load_id)
             stream = RowStream(conn, table, self.spec, trace.schema(self.spec, bool(extras)))
             try:
-                for batch in _ahead(reader):
-                    self._one_batch(conn, load_id, batch, validator, extras, trace, stream)
+                with (
+                    _ahead(reader.batches(), "reader") as texts,
+                    _ahead(map(partial(_judge, validator), texts), "validator") as batches,
+                ):
+                    for batch in batches:
+                        self._one_batch(conn, load_id, batch, extras, trace, stream)
                 self._write_rejects(conn, load_id, stream)
             except BaseException as error:
                 stream.abort(error)
@@ -274,13 +284,12 @@ class _Import:
         self,
         conn: psycopg.Connection,
         load_id: int,
-        batch: TextBatch,
-        validator: Validator,
+        judged: _Judged,
         extras: dict[str, str],
         trace: _Trace,
         stream: RowStream,
     ) -> None:
-        typed, good, failures = validator(batch.columns)
+        batch, typed, good, failures = judged
         self.rejects.add(batch.rejects, _distinct(batch.rejects["row"]))
         if len(failures):
             self.rejects.add(_located(failures, batch), len(batch.rows) - len(good))
@@ -304,28 +313,46 @@ class _Import:
             ledger.write_rejects(conn, load_id, rejects)
 
     def _reject_duplicates(self, publisher: Publisher, load_id: int) -> None:
+        """Reject later rows of a key. Only where there are any is the file read once more, for their text."""
         for rule, columns in self._unique_columns():
-            duplicates = publisher.take_duplicates(columns)
-            if not duplicates:
+            if not publisher.take_duplicates(columns):
                 continue
-            found = read_records(self.delivery, self.spec, {d.row for d in duplicates})
-            names = ", ".join(columns)
-            rows = [
-                {
-                    "row": d.row,
-                    "line": found[d.row][0],
-                    "column_name": names,
-                    "value": d.value,
-                    "rule": rule,
-                    "message": f"the same {names} stood already in record {d.first_row}",
-                    "raw": found[d.row][1],
-                }
-                for d in duplicates
-            ]
-            self.rejects.add(pa.Table.from_pylist(rows, schema=REJECT_SCHEMA), len(rows))
-            pending = self.rejects.take()
-            if not self.dry_run:
-                ledger.write_rejects(publisher.conn, load_id, pending)
+            with open_delivery(self.delivery, self.spec) as reader:
+                reader.select([0])
+                for batch in reader.batches():
+                    self._reject_duplicates_in(batch, publisher, load_id, rule, ", ".join(columns))
+            publisher.forget_duplicates()
+
+    def _reject_duplicates_in(
+        self, batch: TextBatch, publisher: Publisher, load_id: int, rule: str, names: str
+    ) -> None:
+        if not len(batch.rows):
+            return
+        numbers = batch.rows.to_numpy()
+        found = publisher.duplicates_between(int(numbers[0]), int(numbers[-1]))
+        if not found:
+            return
+        lines, raws = batch.locate(np.searchsorted(numbers, [d.row for d in found]))
+        n = len(found)
+        table = pa.table(
+            {
+                "row": pa.array([d.row for d in found], pa.int64()),
+                "line": lines,
+                "column_name": pa.repeat(pa.scalar(names), n),
+                "value": pa.array([d.value for d in found], pa.string()),
+                "rule": pa.repeat(pa.scalar(rule), n),
+                "message": pa.array(
+                    [f"the same {names} stood already in record {d.first_row}" for d in found], pa.string()
+                ),
+                "raw": raws,
+            },
+            schema=REJECT_SCHEMA,
+        )
+        self.rejects.add(table, n)
+        self._check_count()
+        pending = self.rejects.take()
+        if not self.dry_run:
+            ledger.write_rejects(publisher.conn, load_id, pending)
 
     # --- too many rejects? ---
 
@@ -350,9 +377,7 @@ class _Import:
 
     # --- endings ---
 
-    def _commit(
-        self, conn: psycopg.Connection, load_id: int, counts: Counts, prior: int | None
-    ) -> LoadResult:
+    def _commit(self, conn: psycopg.Connection, load_id: int, counts: Counts) -> LoadResult:
         figures = {
             "rows_read": self.read,
             "rows_loaded": counts.loaded,
@@ -370,8 +395,6 @@ class _Import:
         if self.dry_run:
             conn.rollback()
             return replace(result, load_id=None, rejects=self._kept_rejects())
-        if prior is not None:
-            ledger.supersede(conn, prior, load_id)
         ledger.write_drift(conn, load_id, self.mapping.events)
         ledger.finish_load(conn, load_id, status="loaded", counts=figures, size=self.size, sha256=self.sha256)
         conn.commit()
@@ -505,55 +528,63 @@ class _Trace:
         return pa.RecordBatch.from_arrays(arrays, names=names)
 
 
-# --- reading ahead ------------------------------------------------------------------
+# --- stages side by side --------------------------------------------------------------
+
+# What was read, its good rows as typed columns, their positions, the failing cells.
+_Judged = tuple[TextBatch, pa.RecordBatch, np.ndarray, pa.Table]
+
+
+def _judge(validator: Validator, batch: TextBatch) -> _Judged:
+    return batch, *validator(batch.columns)
 
 
 class _End:
-    """What the reader's thread sends last: nothing, or the error that ended it."""
+    """What a stage's thread sends last: nothing, or the error that ended it."""
 
     def __init__(self, error: BaseException | None) -> None:
         self.error = error
 
 
 @contextmanager
-def _thread(work: Callable[[], None], stop: threading.Event) -> Iterator[None]:
-    thread = threading.Thread(target=work, name="reader", daemon=True)
+def _ahead(source: Iterator[T], name: str) -> Iterator[Iterator[T]]:
+    """The items of ``source``, made in a thread up to QUEUE_BATCHES ahead; its errors come out here.
+
+    When the block is left, the thread has ended, whether ``source`` has or not.
+    """
+    items: queue.Queue[T | _End] = queue.Queue(QUEUE_BATCHES)
+    stop = threading.Event()
+    thread = threading.Thread(target=_fill, args=(items, source, stop), name=name, daemon=True)
     thread.start()
     try:
-        yield
+        yield _drain(items)
     finally:
         stop.set()
         thread.join()
 
 
-def _ahead(reader: Reader) -> Iterator[TextBatch]:
-    """The reader's batches, read in a thread up to QUEUE_BATCHES ahead; its errors come out here."""
-    batches: queue.Queue[TextBatch | _End] = queue.Queue(QUEUE_BATCHES)
-    stop = threading.Event()
-
-    def put(item: TextBatch | _End) -> bool:
-        while not stop.is_set():
-            try:
-                batches.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def read() -> None:
-        try:
-            for batch in reader.batches():
-                if not put(batch):
-                    return
-            put(_End(None))
-        except BaseException as error:
-            put(_End(error))
-
-    with _thread(read, stop):
-        while True:
-            item = batches.get()
-            if isinstance(item, _End):
-                if item.error is not None:
-                    raise item.error
+def _fill(items: queue.Queue[T | _End], source: Iterator[T], stop: threading.Event) -> None:
+    try:
+        for item in source:
+            if not _put(items, item, stop):
                 return
-            yield item
+        _put(items, _End(None), stop)
+    except BaseException as error:
+        _put(items, _End(error), stop)
+
+
+def _put(items: queue.Queue[T | _End], item: T | _End, stop: threading.Event) -> bool:
+    """Put ``item`` when there is room; False if nobody wants it any more."""
+    while not stop.is_set():
+        try:
+            items.put(item, timeout=0.1)
+            return True
+        except queue.Full:
+            continue
+    return False
+
+
+def _drain(items: queue.Queue[T | _End]) -> Iterator[T]:
+    while not isinstance(item := items.get(), _End):
+        yield item
+    if item.error is not None:
+        raise item.error

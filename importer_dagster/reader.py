@@ -15,7 +15,7 @@ What does not belong here: opening and unpacking (``container.py``), the grammar
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -64,25 +64,6 @@ def open_delivery(delivery: Delivery, spec: TableSpec, *, block_size: int = BLOC
     except BaseException:
         unpacked.close()
         raise
-
-
-def read_records(delivery: Delivery, spec: TableSpec, rows: Collection[int]) -> dict[int, tuple[int, str]]:
-    """(physical line, raw text) of the given sound records, by a second pass over the file."""
-    wanted = pa.array(sorted(rows), pa.int64())
-    found: dict[int, tuple[int, str]] = {}
-    with open_delivery(delivery, spec) as reader:
-        reader.select([0])
-        for batch in reader.batches():
-            hits = np.flatnonzero(pc.is_in(batch.rows, value_set=wanted).to_numpy(zero_copy_only=False))
-            if len(hits):
-                lines, raws = batch.locate(hits)
-                numbers = batch.rows.take(pa.array(hits)).to_pylist()
-                found |= dict(
-                    zip(numbers, zip(lines.to_pylist(), raws.to_pylist(), strict=True), strict=True)
-                )
-            if len(found) == len(wanted):
-                break
-    return found
 
 
 class Reader:
@@ -328,7 +309,10 @@ class Reader:
             length = cut(self._buffer, quote, self._ended)
             if length:
                 data = np.frombuffer(self._buffer, np.uint8, length)
-                if regular(data, self._grammar.delimiter[0], quote) and self._buffer.find(b"\0", 0, length) < 0:
+                if (
+                    regular(data, self._grammar.delimiter[0], quote)
+                    and self._buffer.find(b"\0", 0, length) < 0
+                ):
                     return self._regular_block(length, quote)
             elif not self._ended and len(self._buffer) <= MAX_RECORD:
                 return None

@@ -368,15 +368,27 @@ class Publisher:
         self._run("create_stage")
         return sql.Identifier("importer_stage")
 
-    def take_duplicates(self, columns: Sequence[str]) -> list[Duplicate]:
-        """Take rows out of the stage that repeat an earlier row's ``columns``."""
+    def take_duplicates(self, columns: Sequence[str]) -> int:
+        """Take rows out of the stage that repeat an earlier row's ``columns``; returns how many.
+
+        ``duplicates_between`` tells which; ``forget_duplicates`` ends with them.
+        """
         fields = _list(columns)
         if self._run("has_duplicates", fields=fields).fetchone() == (False,):
-            return []  # the usual case, at the price of one hash aggregate
+            return 0  # the usual case, at the price of one hash aggregate
         shown = sql.SQL(" || ', ' || ").join(sql.SQL("{}::text").format(_Name(c)) for c in columns)
         not_null = sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(_Name(c)) for c in columns)
-        rows = self._run("take_duplicates", fields=fields, shown=shown, not_null=not_null).fetchall()
+        self._run("take_duplicates", fields=fields, shown=shown, not_null=not_null)
+        return self._run("delete_duplicates").rowcount
+
+    def duplicates_between(self, first: int, last: int) -> list[Duplicate]:
+        """The rows taken out whose numbers lie in a range, ends included, in order."""
+        rows = self._run("duplicates_between", {"first": first, "last": last}).fetchall()
         return [Duplicate(*row) for row in rows]
+
+    def forget_duplicates(self) -> None:
+        """Make room for the duplicates of other columns."""
+        self._run("forget_duplicates")
 
     def publish(self, newest: tuple[date, str] | None) -> Counts:
         """Bring the staged rows into force.

@@ -80,6 +80,18 @@ def test_replace_keeps_the_newest_day_of_each_tenant(inbox: Inbox, query: Query)
     assert query("SELECT id, v FROM things ORDER BY id") == [(2, "new"), (4, "more"), (9, "other")]
 
 
+def test_replace_resend_of_one_of_two_files_of_a_day(inbox: Inbox, query: Query) -> None:
+    spec = make_spec(write_disposition="replace", key=["id"])
+    inbox.load(spec, HEADER + "1,a,1\n2,b,1\n", path="p")
+    inbox.load(spec, HEADER + "2,q,1\n3,c,1\n", path="q")
+    inbox.load(spec, HEADER + "2,bb,1\n", path="p")
+    assert query("SELECT id, v FROM things ORDER BY id") == [(2, "q"), (3, "c")]
+    inbox.load(spec, HEADER, path="q")
+    assert query("SELECT id, v FROM things ORDER BY id") == [(2, "bb")]
+    inbox.load(spec, HEADER, path="p")
+    assert query("SELECT id, v FROM things ORDER BY id") == []
+
+
 def test_merge_counts_and_leaves_unchanged_rows_alone(inbox: Inbox, query: Query) -> None:
     spec = make_spec(key=["id"], write_disposition="merge")
     first = inbox.load(spec, HEADER + "1,a,1\n2,b,2\n", path="1", day=day(1))

@@ -15,6 +15,7 @@ SELECT EXISTS (SELECT FROM importer_stage GROUP BY {fields} HAVING count(*) > 1)
 
 -- name: take_duplicates
 -- of rows that share a key the first stands; nulls are no duplicates of each other
+CREATE TEMP TABLE importer_duplicates ON COMMIT DROP AS
 WITH ranked AS (
     SELECT _row,
            {shown} AS value,
@@ -23,12 +24,18 @@ WITH ranked AS (
     FROM importer_stage
     WHERE {not_null}
     WINDOW same AS (PARTITION BY {fields} ORDER BY _row)
-), later AS (
-    SELECT _row, value, first_row FROM ranked WHERE n > 1
-), gone AS (
-    DELETE FROM importer_stage s USING later WHERE s._row = later._row
 )
-SELECT _row, value, first_row FROM later ORDER BY _row;
+SELECT _row, value, first_row FROM ranked WHERE n > 1;
+
+-- name: delete_duplicates
+DELETE FROM importer_stage s USING importer_duplicates d WHERE s._row = d._row;
+
+-- name: duplicates_between
+SELECT _row, value, first_row FROM importer_duplicates
+WHERE _row BETWEEN %(first)s AND %(last)s ORDER BY _row;
+
+-- name: forget_duplicates
+DROP TABLE importer_duplicates;
 
 -- name: insert_stage
 INSERT INTO {into} ({columns}) SELECT {columns} FROM importer_stage;
