@@ -1,0 +1,218 @@
+"""Which columns identify a row: unique, never missing, and called like a key or standing first.
+
+What does not belong here: types (``kinds.py``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from importer_dagster.drift import fold
+from importer_dagster.evidence import Column, hashes_of
+
+FEWEST_ROWS = 20  # records below which uniqueness is chance, unless the name says a key
+MOST_ROWS = 1_000_000  # of each file, over which combinations are judged
+_MOST_CANDIDATES = 8
+_MOST_COLUMNS = 3
+_LONGEST_RUN = 4
+_FEWEST_NAMED = 3
+_FEWEST_ELSEWHERE = 1_000  # for a column that neither stands first nor is called like the type
+_FEWEST_COMBINED = 100  # records below which a combination is unique by chance
+_KEY_TEXT_LENGTH = 64
+
+_KEY_NAME = re.compile(
+    r"(?i)(?:^|[^a-z])(?:id|key|code|uuid|guid|nr|no|num|number|sku|isbn|iban|ean|ref)$|(?<=[a-z])(?:id|key|code|uuid|guid)$"
+)
+_CAMEL_KEY = re.compile(r"[a-z](?:ID|Id|Key|Code|Nr|No)$")
+_NO_KEYS = {
+    "paid", "unpaid", "valid", "invalid", "bid", "grid", "covid", "avoid", "fluid", "said", "raid", "kid", "mid",
+    "solid", "android", "void", "aid", "monkey", "turkey", "hockey",
+}  # fmt: skip
+_PART_NAME = re.compile(
+    r"(?i)date|day|year|month|period|type|seq|sequence|line|position|pos$|item|province|state|country|region"
+)
+# When or by what a row was written says nothing of what it is about.
+_BOOKKEEPING = re.compile(
+    r"(?i)^row_?(?:guid|uuid|id)$|modif|updat|creat|chang|insert|loaded|stamp|extract|version$"
+)
+
+Batches = Callable[[Sequence[str]], Iterable[Iterator[Mapping[str, pa.Array]]]]
+
+
+@dataclass(frozen=True)
+class Key:
+    """The fields of a key and why; ``sure`` where the name says so, too. ``recurs`` is the share seen in an earlier file."""
+
+    fields: tuple[str, ...]
+    reason: str
+    sure: bool = False
+    recurs: float = 0.0
+
+
+def is_key_name(name: str) -> bool:
+    """Whether a column is called like what identifies something."""
+    return name.casefold() not in _NO_KEYS and bool(_KEY_NAME.search(name) or _CAMEL_KEY.search(name))
+
+
+def find_key(
+    columns: Sequence[Column],
+    types: Mapping[str, str],
+    missing: Collection[str],
+    batches: Batches,
+    *,
+    type_name: str,
+    files: int,
+) -> Key | None:
+    """The columns that identify a row in each file, or None if the evidence is not strong.
+
+    ``types`` gives the type chosen for each column, ``missing`` names those that
+    lack values. ``batches`` reads some columns again, file by file. Where it is
+    open how wide a key is, the wider one is taken: one that is too narrow would
+    reject or overwrite rows of tomorrow.
+    """
+    usable = [c for c in columns if c.name not in missing and _usable(c, types[c.name])]
+    run = _leading(columns, usable)
+    return (
+        _own(usable, columns, type_name, files)
+        or _of_run(run, batches)
+        or _named(usable, columns, types, files)
+        or _combined(usable, columns, batches)
+    )
+
+
+def _usable(column: Column, kind: str) -> bool:
+    """Whether a column may be (part of) a key: never empty, and of a type that names things."""
+    if column.missing or column.empty or not column.rows or _BOOKKEEPING.search(column.name):
+        return False
+    return kind in ("integer", "date", "datetime") or (
+        kind == "string" and column.longest <= _KEY_TEXT_LENGTH
+    )
+
+
+def _leading(columns: Sequence[Column], usable: Sequence[Column]) -> list[Column]:
+    """The columns at the front that are all called like parts of a key."""
+    run: list[Column] = []
+    for column in columns[:_LONGEST_RUN]:
+        if column not in usable or not (is_key_name(column.name) or _PART_NAME.search(column.name)):
+            break
+        run.append(column)
+    return run
+
+
+def _own(usable: Sequence[Column], columns: Sequence[Column], type_name: str, files: int) -> Key | None:
+    """A unique column called id, or like the type itself."""
+    for column in usable:
+        if column.unique and column.rows >= _FEWEST_NAMED and _is_own(column.name, type_name):
+            return _key_of(column, files, "the name says that it is the key")
+    return None
+
+
+def _is_own(name: str, type_name: str) -> bool:
+    if not is_key_name(name):
+        return False
+    stem = re.sub(r"(?i)[^a-z0-9]|(?:id|key|code|uuid|guid|nr|no|num|number)$", "", fold(name))
+    whole = fold(type_name)
+    if not stem:
+        return fold(name) in ("id", "key", "code", "uuid", "guid")
+    return whole.startswith(stem) or stem.startswith(whole.rstrip("s"))
+
+
+def _of_run(run: Sequence[Column], batches: Batches) -> Key | None:
+    """All of the columns at the front, where they are several and no first one settles it."""
+    if len(run) < 2 or run[0].rows < FEWEST_ROWS:
+        return None
+    if run[0].unique and not run[1].unique:
+        return None
+    names = [c.name for c in run]
+    for file in batches(names):
+        hashes = _hashed(file, names)
+        if not _is_unique([hashes[n] for n in names]):
+            return None
+    where = " and ".join(names)
+    return Key(
+        tuple(names), f"no two records share {where}, which stand first and are called like parts of a key"
+    )
+
+
+def _named(
+    usable: Sequence[Column], columns: Sequence[Column], types: Mapping[str, str], files: int
+) -> Key | None:
+    """A unique column called like a key, or standing first."""
+    for column in usable:
+        first = column is columns[0]
+        if column.unique and is_key_name(column.name) and (first or column.rows >= _FEWEST_ELSEWHERE):
+            return _key_of(column, files, "the name says a key")
+    for column in usable[:1]:
+        if (
+            column is columns[0]
+            and column.unique
+            and column.rows >= FEWEST_ROWS
+            and types[column.name] != "datetime"
+        ):
+            return _key_of(column, files, "it stands first", sure=False)
+    return None
+
+
+def _key_of(column: Column, files: int, backing: str, *, sure: bool = True) -> Key:
+    where = "in any file" if files > 1 else "in the file"
+    recurs = column.recurs / column.rows
+    return Key(
+        (column.name,),
+        f"no value of {column.name} is missing or comes twice {where}, and {backing}",
+        sure,
+        recurs,
+    )
+
+
+def _combined(usable: Sequence[Column], columns: Sequence[Column], batches: Batches) -> Key | None:
+    """The fewest columns called like keys that are unique together."""
+    wanted = [c for i, c in enumerate(usable) if is_key_name(c.name) or _PART_NAME.search(c.name)][
+        :_MOST_CANDIDATES
+    ]
+    if len(wanted) < 2 or columns[0].rows < _FEWEST_COMBINED or not any(is_key_name(c.name) for c in wanted):
+        return None
+    names = [c.name for c in wanted]
+    combos = [c for size in range(2, _MOST_COLUMNS + 1) for c in combinations(names, size)]
+    combos = [c for c in combos if any(is_key_name(n) for n in c)]
+    for file in batches(names):
+        hashes = _hashed(file, names)
+        combos = [c for c in combos if _is_unique([hashes[n] for n in c])]
+    if not combos:
+        return None
+    checked = (
+        ""
+        if columns[0].rows <= MOST_ROWS
+        else f" (looked at in the first {MOST_ROWS:,} records of each file)"
+    )
+    return Key(
+        combos[0], f"no two records share {' and '.join(combos[0])}{checked}, and no single column would do"
+    )
+
+
+def _hashed(
+    file: Iterator[Mapping[str, pa.Array]], names: Sequence[str]
+) -> dict[str, npt.NDArray[np.uint64]]:
+    parts: dict[str, list[npt.NDArray[np.uint64]]] = {n: [] for n in names}
+    rows = 0
+    for batch in file:
+        for name in names:
+            parts[name].append(hashes_of(batch[name]))
+        rows += len(batch[names[0]])
+        if rows >= MOST_ROWS:
+            break
+    return {n: np.concatenate(p) if p else np.empty(0, np.uint64) for n, p in parts.items()}
+
+
+def _is_unique(columns: Sequence[npt.NDArray[np.uint64]]) -> bool:
+    mixed = columns[0].copy()
+    for column in columns[1:]:
+        mixed *= np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= column
+    return len(np.unique(mixed)) == len(mixed)
