@@ -1,11 +1,13 @@
 """Definitions and named checks for test_dagster: those of the product, with short pauses before retries.
 
 The checks do harm on demand, told by the data: "boom" kills the process that
-reads it, "cut 3 /file" cuts the database's connections the first three times.
+reads it, "cut 3 /file" cuts the database's connections the first three times,
+"sleep /file" makes that file and then takes five seconds.
 """
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -22,6 +24,9 @@ def _harm(series: pd.Series) -> pd.Series:
             os.kill(os.getpid(), signal.SIGKILL)
         if value.startswith("cut "):
             _cut(*value.split()[1:])
+        if value.startswith("sleep "):
+            Path(value.split()[1]).write_text(str(os.getpid()))
+            time.sleep(5)
     return series.notna()
 
 

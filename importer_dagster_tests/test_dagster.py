@@ -1,14 +1,19 @@
 """The Dagster part with a real instance: PostgreSQL storage, real runs, a process for each step."""
 
 import os
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import psutil
 import psycopg
 import pytest
 
@@ -377,6 +382,65 @@ def test_days_that_are_no_partitions_are_refused(project: Project):
         project.run(date(2019, 1, 1))
     with pytest.raises(UsageError, match="No day"):
         project.run()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+def test_ctrl_c_ends_the_steps_and_comes_out(project: Project, tmp_path: Path):
+    project.deliver(day(15), "beta", f"id,v\n1,sleep {tmp_path / 'pid'}\n")
+    code = (
+        "import datetime, signal; from importer_dagster.settings import Settings;"
+        "from importer_dagster.defs.launch import launch_daily;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"
+        f"launch_daily(Settings.from_env(), [datetime.date({day(15):%Y, %-m, %-d})], definitions={DEFINITIONS!r})"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    wait_for((tmp_path / "pid").exists)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert stderr.rstrip().endswith("KeyboardInterrupt")
+    step = int((tmp_path / "pid").read_text())
+    wait_for(lambda: not psutil.pid_exists(step) or psutil.Process(step).status() == psutil.STATUS_ZOMBIE, 10)
+    assert project.query("SELECT count(*) FROM importer.loads WHERE business_date = %s", day(15)) == [(0,)]
+    with dg.DagsterInstance.get() as instance:
+        assert instance.event_log_storage.get_concurrency_info(POOL).active_slot_count == 0
+        assert instance.get_runs(limit=1)[0].is_finished
+
+
+def test_serve_answers_and_leaves_nothing_behind(project: Project):
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    code = (
+        "import sys; from importer_dagster.settings import Settings;"
+        "from importer_dagster.defs.launch import serve;"
+        f"sys.exit(serve(Settings.from_env(), '127.0.0.1', {port}))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+    def answers() -> bool:
+        assert process.poll() is None, process.communicate()[0]
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=5) as response:
+                return response.status == 200
+        except OSError:
+            return False
+
+    wait_for(answers, 120)
+    started = psutil.Process(process.pid).children(recursive=True)
+    assert len(started) >= 3  # dagster dev, the webserver, the daemon
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=90)[0]
+    assert process.returncode == 0, output
+    assert "superseded" not in output
+    assert [p for p in started if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
 
 
 # --- the schedule ---------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from multiprocessing import forkserver
 from types import FrameType
 
 import dagster as dg
+import psutil  # type: ignore[import-untyped]
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.execution.api import execute_run_iterator
 
@@ -88,7 +90,8 @@ def launch_daily(
     """Run the daily job for ``days``, one run for each range without holes, and wait for it.
 
     ``types`` narrows it (None: all). ``on_event`` is called as each step ends.
-    A step that fails does not stop the others. Prepares the environment if that
+    A step that fails does not stop the others; KeyboardInterrupt
+    ends all of them and comes out. Prepares the environment if that
     is not done. Raises UsageError for days that are no partitions, or no days.
     """
     prepare_environment(settings)
@@ -156,10 +159,25 @@ def _run(
     )
     total = len(run.step_keys_to_execute or definition.nodes)
     watch = _Watch(instance, run.run_id, gap, total, on_event)
-    for event in execute_run_iterator(job, run, instance):
-        watch(event)
+    interrupted = False
+    try:
+        for event in execute_run_iterator(job, run, instance):
+            watch(event)
+            interrupted = interrupted or _was_interrupted(event)
+    finally:
+        # the daemon would do so, but perhaps there is none
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+    if interrupted:  # Dagster ends the steps and keeps the interrupt to itself
+        raise KeyboardInterrupt
     finished = instance.get_run_by_id(run.run_id)
     return RunEnd(run.run_id, gap, finished is not None and finished.is_success, tuple(watch.ends.values()))
+
+
+def _was_interrupted(event: dg.DagsterEvent) -> bool:
+    if event.event_type == dg.DagsterEventType.RUN_CANCELED:
+        return True
+    error = event.job_failure_data.error if event.is_job_failure else None
+    return error is not None and error.cls_name == "DagsterExecutionInterruptedError"
 
 
 class _Watch:
@@ -234,48 +252,77 @@ def serve(
     """
     environment = prepare_environment(settings)
     command = [
-        *(sys.executable, "-m", "dagster", "dev"),
+        # what users typed is `importer dev`: no word on what `dagster dev` is called nowadays
+        *(sys.executable, "-W", "ignore:Function `dev_command` is superseded", "-m", "dagster", "dev"),
         # the workspace, so that the code location has the same name as for services
         *("--workspace", str(PROJECT_ROOT / "workspace.yaml"), "--host", host, "--port", str(port)),
         *extra,
     ]
-    # A session of its own: a terminal's Ctrl-C reaches it once, through us, and
-    # not a second time while it is already ending its children.
-    process = subprocess.Popen(command, cwd=environment.dagster_home, start_new_session=True)  # noqa: S603
-    with _forwarding(process):
-        code = process.wait()
-    return 0 if code in (-signal.SIGINT, -signal.SIGTERM) else code
+    with _Forwarding() as forwarding:
+        # A session of its own: a terminal's Ctrl-C reaches it once, through us, and
+        # not a second time while it is already ending its children.
+        forwarding.process = subprocess.Popen(  # noqa: S603 - our own arguments
+            command, cwd=environment.dagster_home, start_new_session=True
+        )
+        code = forwarding.process.wait()
+        _end_group(forwarding.process.pid)
+    return 0 if forwarding.asked else code
 
 
-class _forwarding:  # noqa: N801 - used as a function
-    """Turn signals that mean 'end' into one SIGINT to the process, and see that it obeys."""
+class _Forwarding:
+    """Turns signals that mean 'end' into one SIGINT to the process, and sees that it obeys.
+
+    To be entered before the process is started: it would inherit that a signal
+    is ignored, as SIGINT is below a script's background job.
+    """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
-        self.process = process
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
         self.asked = False
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> "_Forwarding":
         self.before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if not self.asked:
-            self.asked = True
-            self.process.send_signal(signal.SIGINT)
-            signal.signal(signal.SIGALRM, self._insist)
-            signal.alarm(_GRACE_S)
-
-    def _insist(self, number: int, frame: FrameType | None) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        self.before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._insist)
+        return self
 
     def __exit__(self, *_: object) -> None:
         signal.alarm(0)
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGTERM)  # what it left behind
         for number, handler in self.before.items():
             signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.process is None:
+            raise KeyboardInterrupt
+        if not self.asked:
+            self.asked = True
+            self.process.send_signal(signal.SIGINT)
+            signal.alarm(_GRACE_S)
+
+    def _insist(self, number: int, frame: FrameType | None) -> None:
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+
+def _end_group(group: int) -> None:
+    """End what is left of a process group: asked first, so that runs in flight can say that they end."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(group, number)
+            deadline = time.monotonic() + _GRACE_S / 2
+            while time.monotonic() < deadline and _living(group):
+                time.sleep(0.1)
+
+
+def _living(group: int) -> bool:
+    """Whether a process of the group lives; one that is only not reaped yet does not count."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, ProcessLookupError):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
 
 
 def days_between(first: date, last: date) -> list[date]:
