@@ -2,6 +2,8 @@
 
 import datetime
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,10 +37,14 @@ def _clean_environment() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, _clean_environment: None) -> Iterator[EmbeddedServer]:
-    server = ensure_server(tmp_path_factory.mktemp("server"))
+def server(_clean_environment: None) -> Iterator[EmbeddedServer]:
+    # not below pytest's own folder: another run of pytest by root takes the way to
+    # it from the user that the server runs as
+    home = Path(tempfile.mkdtemp(prefix="importer-tests-"))
+    server = ensure_server(home)
     yield server
     server.release()
+    shutil.rmtree(home, ignore_errors=True)
 
 
 def admin(server: EmbeddedServer) -> psycopg.Connection:
