@@ -143,7 +143,9 @@ def infer(
 def _look_at(path: str, encoding: str | None, delimiter: str | None) -> _File:
     url = path if "://" in path else Path(path).expanduser().absolute().as_posix()
     charset = Charset(encoding, "as given") if encoding else find_charset(url)
-    return _File(url, charset, sniff(url, charset.encoding, delimiter))
+    sniffed = sniff(url, charset.encoding, delimiter)
+    _check_width(len(sniffed.names))
+    return _File(url, charset, sniffed)
 
 
 def _type_name(name: str | None, files: Sequence[Path]) -> str:
@@ -218,15 +220,13 @@ def _name_columns(work: _Work) -> None:
     """Give each file's columns the names that the spec will have; the newest spelling counts."""
     spelled: dict[str, str] = {}
     for file in work.files:
-        for name in file.sniffed.names:
-            spelled[_folded(name, file)] = name
+        spelled |= {key: name for name, key in _folded_names(file).items()}
     seen: dict[str, dict[str, None]] = {}
     for file in work.files:
-        names: list[str] = []
-        for name in file.sniffed.names:
-            key = _folded(name, file)
+        names: dict[str, None] = {}
+        for name, key in _folded_names(file).items():
             final = spelled[key] if spelled[key] not in names else name
-            names.append(final)
+            names[final] = None
             spellings = seen.setdefault(final, {})
             header = file.sniffed.aliases.get(name, name)
             if header != final:
@@ -237,21 +237,24 @@ def _name_columns(work: _Work) -> None:
     taken = set(seen)
     for name, others in list(work.aliases.items()):
         work.aliases[name] = [o for o in others if o not in taken]
-    widest = max(len(f.names) for f in work.files)
-    if max(widest, len(seen)) > MAX_COLUMNS:
-        raise RefusedError(
-            f"There are {max(widest, len(seen))} columns; a PostgreSQL table can have 1,600, trace columns included. "
-            "Split the file, or ask for fewer columns.",
-            rule="header.wide",
-        )
+    _check_width(len(seen))
     _note_differences(work, list(seen))
 
 
-def _folded(name: str, file: _File) -> str:
-    """Names that fold alike are one column, unless one file has both."""
-    folded = fold(name)
-    twice = sum(fold(n) == folded for n in file.sniffed.names) > 1
-    return name if twice or not folded else folded
+def _check_width(columns: int) -> None:
+    if columns > MAX_COLUMNS:
+        raise RefusedError(
+            f"There are {columns:,} columns; a PostgreSQL table can have 1,600, trace columns included. "
+            "Split the file, or ask for fewer columns.",
+            rule="header.wide",
+        )
+
+
+def _folded_names(file: _File) -> dict[str, str]:
+    """Each name folded; names that fold alike are one column, unless one file has both."""
+    folded = {name: fold(name) for name in file.sniffed.names}
+    counts = Counter(folded.values())
+    return {name: f if f and counts[f] == 1 else name for name, f in folded.items()}
 
 
 def _note_differences(work: _Work, names: Sequence[str]) -> None:

@@ -147,7 +147,11 @@ def _named(
     """A unique column called like a key, or standing first."""
     for column in usable:
         first = column is columns[0]
-        if column.unique and is_key_name(column.name) and (first or column.rows >= _FEWEST_ELSEWHERE):
+        if (
+            column.unique
+            and is_key_name(column.name)
+            and column.rows >= (_FEWEST_NAMED if first else _FEWEST_ELSEWHERE)
+        ):
             return _key_of(column, files, "the name says a key")
     for column in usable[:1]:
         if (

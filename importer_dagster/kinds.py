@@ -91,7 +91,7 @@ def candidates(column: Column, style: Style | None = None) -> list[Candidate]:
 
 
 def _all(column: Column) -> str:
-    return f"all {column.plain:,} values" if column.plain > 1 else "the only value"
+    return f"all {column.plain:,} values"
 
 
 def _counted(number: int, word: str) -> str:
@@ -100,6 +100,7 @@ def _counted(number: int, word: str) -> str:
 
 # --- words --------------------------------------------------------------------------------
 
+_ONE_SIDED_FROM = 20  # values from which yes alone is taken for a flag
 _PAIRS = (
     ({"true", "t"}, {"false", "f"}),
     ({"yes", "y"}, {"no", "n"}),
@@ -124,9 +125,12 @@ def _booleans(column: Column) -> Iterator[Candidate]:
         if not folded <= true | false:
             continue
         both = bool(folded & true) and bool(folded & false)
-        whole_word = any(len(w) > 3 for w in folded) or "ja" in folded
-        if not both and not whole_word:
-            return  # a lone Y or no says nothing
+        if (
+            not both
+            and not folded <= {"true", "false"}
+            and (column.plain < _ONE_SIDED_FROM or max(map(len, folded)) < 2)
+        ):
+            return  # a lone Y or no says little
         yes, no = _spellings(seen, true, false)
         yield Candidate(
             {"type": "boolean", "trueValues": yes, "falseValues": no},
@@ -343,9 +347,12 @@ def _numbers(column: Column, shapes: Mapping[str, Shape], other: Style | None) -
             odd += seen.count
         elif core:
             parsed.append((core, seen))
-    if not parsed or odd > 0.02 * column.plain:
+    if odd > 0.02 * column.plain:
         return []
     share = 1 - odd / column.plain
+    if not parsed:
+        made = _number(column, other if other and other[1] is None else (".", None), digits, parsed, share)
+        return [made] if made is not None else []
     styles = [style for style, regex in _STYLES if all(re.fullmatch(regex, core) for core, _ in parsed)]
     if not styles:
         return []
@@ -443,11 +450,18 @@ def _count_digits(parsed: Sequence[tuple[str, Shape]], style: Style, digits: _Di
         whole, mark, decimals = plain.partition(point)
         if len(whole) > 1 and whole.startswith("z"):
             digits.zeros = digits.zeros or seen.example
-        digits.significant = max(digits.significant, len(whole.removeprefix("z")) + len(decimals))
+        digits.significant = max(digits.significant, _significant(whole, decimals, seen.example))
         digits.before = max(digits.before, len(whole.removeprefix("z")))
         digits.decimals = max(digits.decimals, len(decimals))
         digits.least_decimals = min(digits.least_decimals, len(decimals))
         digits.fraction |= bool(mark)
+
+
+def _significant(whole: str, decimals: str, example: str) -> int:
+    """Digits that count; behind ``0.`` the shape does not tell zeros apart, so an example has to."""
+    if whole.strip("z"):
+        return len(whole) + len(decimals)
+    return len(re.sub(r"\D", "", example).lstrip("0"))
 
 
 def _number(

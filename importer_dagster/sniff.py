@@ -454,18 +454,19 @@ def _usable(
         names = names[:-1]  # a trailing delimiter
         notes.append("The header ends with an empty name; it is taken as absent.")
     empty = [i for i, n in enumerate(names) if not n]
-    twice = sorted({n for n in names if n and names.count(n) > 1})
+    counts = Counter(names)
+    twice = sorted(n for n in counts if n and counts[n] > 1)
     aliases: dict[str, str] = {}
-    fresh: list[str] = []
+    fresh: dict[str, None] = {}
     for i, name in enumerate(names):
         wanted = name or f"column_{i + 1}"
         number = 2
-        while wanted in fresh or wanted in TRACE_COLUMNS or (wanted != name and wanted in names):
+        while wanted in fresh or wanted in TRACE_COLUMNS or (wanted != name and wanted in counts):
             wanted = f"{name or f'column_{i + 1}'}_{number}"
             number += 1
         if wanted != name:
             aliases[wanted] = name
-        fresh.append(wanted)
+        fresh[wanted] = None
     if twice or len(empty) > 1:
         what = f"the names {', '.join(map(repr, twice))} stand twice" if twice else "several names are empty"
         dialect["header"] = False
