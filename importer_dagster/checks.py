@@ -37,7 +37,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from importer_dagster.errors import SpecError
-from importer_dagster.spec import short_identifier
+from importer_dagster.fields import short_identifier
 
 Factory = Callable[..., pandera.Check]
 Judge = Callable[[pa.Array], pa.Array]

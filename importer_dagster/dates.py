@@ -40,7 +40,7 @@ from importer_dagster.cells import (
     with_nulls,
 )
 from importer_dagster.errors import SpecError
-from importer_dagster.spec import FieldSpec
+from importer_dagster.fields import FieldSpec
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 

@@ -17,8 +17,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from importer_dagster import spec
-from importer_dagster.spec import SchemaContract, TableSpec
+from importer_dagster import fields, policy, spec
+from importer_dagster.policy import SchemaContract
+from importer_dagster.spec import TableSpec
 
 JSON_SCHEMA_DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -57,9 +58,9 @@ class _AsWritten(GenerateJsonSchema):
         """A number may stand for a text, a name for a list of one, a word for a whole contract."""
         inner = super().function_before_schema(schema)
         function: Any = schema["function"]["function"]
-        if function is spec._as_text:
+        if function is fields.as_text:
             return {"type": ["string", "number", "boolean"]}
-        if function is spec._one_or_many:
+        if function is fields.one_or_many:
             return {"anyOf": [{"type": "string"}, inner]}
         if getattr(function, "__name__", "") == "_one_word_for_all":
             return {"anyOf": [{"type": "string", "enum": _contract_words()}, inner]}
@@ -68,7 +69,7 @@ class _AsWritten(GenerateJsonSchema):
     def function_after_schema(self, schema: core_schema.AfterValidatorFunctionSchema) -> JsonSchemaValue:
         """A character is a text of length 1."""
         inner = super().function_after_schema(schema)
-        if schema["function"]["function"] is spec._single_character:
+        if schema["function"]["function"] is fields.single_character:
             return {**inner, "minLength": 1, "maxLength": 1}
         return inner
 
@@ -89,7 +90,7 @@ def json_schema() -> dict[str, Any]:
     for name, model in models.items():
         for option in model["properties"].values():
             option.pop("title", None)  # pydantic's "Minlength" says less than the key
-        for word in sorted(spec._IGNORED_BY_US.get(_KINDS.get(name, ""), ())):
+        for word in sorted(fields.IGNORED_WORDS.get(_KINDS.get(name, ""), ())):
             model["properties"].setdefault(word, {"description": "Accepted and ignored."})
     schema["required"] = [key for key in schema["required"] if key != "name"]
     return {"$schema": JSON_SCHEMA_DRAFT, **schema, "title": "A CSV type of importer_dagster"}
@@ -104,9 +105,15 @@ def spec_reference() -> str:
     return "\n".join(_section(name, models) for name in _HEADINGS)
 
 
+def _described(name: str) -> type[BaseModel]:
+    """The model called ``name``, wherever it stands."""
+    found: type[BaseModel] = next(getattr(m, name) for m in (spec, fields, policy) if hasattr(m, name))
+    return found
+
+
 def _section(name: str, models: Mapping[str, Any]) -> str:
     model, heading = models[name], _HEADINGS[name]
-    described: type[BaseModel] = getattr(spec, name)
+    described = _described(name)
     options = [field.alias or key for key, field in described.model_fields.items()]
     lines = [
         f"## {heading if name == 'TableSpec' else f'`{heading}`'}",

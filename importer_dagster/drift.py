@@ -15,8 +15,9 @@ import unicodedata
 from collections.abc import Sequence
 
 from importer_dagster.errors import RefusedError
+from importer_dagster.fields import FieldSpec
 from importer_dagster.model import ColumnMapping, DriftEvent
-from importer_dagster.spec import FieldSpec, TableSpec
+from importer_dagster.spec import TableSpec
 
 
 def fold(name: str) -> str:

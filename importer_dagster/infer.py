@@ -30,12 +30,13 @@ from importer_dagster.charset import Charset, find_charset
 from importer_dagster.drift import fold, map_header
 from importer_dagster.errors import RefusedError, UsageError
 from importer_dagster.evidence import SURE_SENTINELS, Column, bytes_per_column
+from importer_dagster.fields import FieldSpec
 from importer_dagster.keys import Key, find_key, is_key_name
 from importer_dagster.kinds import Candidate, Order, Style
 from importer_dagster.model import Delivery
 from importer_dagster.reader import MAX_COLUMNS, Reader, open_delivery
 from importer_dagster.sniff import Sniffed, sniff
-from importer_dagster.spec import FieldSpec, TableSpec, parse_spec
+from importer_dagster.spec import TableSpec, parse_spec
 from importer_dagster.spec_yaml import Document, to_yaml
 from importer_dagster.validate import Validator
 

@@ -59,7 +59,7 @@ from importer_dagster.cells import (
 )
 from importer_dagster.dates import format_of, has_zone, parse_date, parse_datetime, parse_time
 from importer_dagster.errors import SpecError
-from importer_dagster.spec import FieldSpec
+from importer_dagster.fields import FieldSpec
 
 __all__ = ["SHOWN", "BadCells", "check_field", "has_zone", "parse"]
 

@@ -13,16 +13,13 @@ from __future__ import annotations
 
 import json
 import logging
-import queue
 import random
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import psycopg
@@ -40,20 +37,20 @@ from importer_dagster.model import (
     TextBatch,
 )
 from importer_dagster.reader import fingerprint, open_delivery
+from importer_dagster.rejects import Rejects, distinct, first_reasons, located
 from importer_dagster.spec import TableSpec
+from importer_dagster.stages import ahead
+from importer_dagster.tables import Target, create_tables, ensure_tables
 from importer_dagster.validate import Validator
 from importer_dagster.warehouse import Warehouse
-from importer_dagster.writer import Counts, Publisher, RowStream, Target, create_tables, ensure_tables
+from importer_dagster.writer import Counts, Publisher, RowStream
 
 log = logging.getLogger(__name__)
 
-QUEUE_BATCHES = 1  # batches between two stages; more only costs memory
 REJECTS_IN_MEMORY = 20_000  # then they are written, and the COPY of rows begins anew
-REASONS_KEPT = 1_000  # rejects on record for a refused file
 ATTEMPTS = 3
 _FIRST_PAUSE_S = 0.5
 
-T = TypeVar("T")
 Progress = Callable[[int, int], None]  # (rows so far, rejected so far)
 
 
@@ -104,33 +101,6 @@ def _record_failure(
         log.warning("The failure could not be put on the ledger")
 
 
-@dataclass
-class _Rejects:
-    """Rejects met so far: how many records, the first of them, and those not yet written."""
-
-    records: int = 0
-    first: list[pa.Table] = field(default_factory=list)
-    pending: list[pa.Table] = field(default_factory=list)
-    _first_rows: int = 0
-    pending_rows: int = 0
-
-    def add(self, table: pa.Table, records: int) -> None:
-        if not len(table):
-            return
-        self.records += records
-        if self._first_rows < REASONS_KEPT:
-            kept = table.slice(0, REASONS_KEPT - self._first_rows)
-            self.first.append(kept)
-            self._first_rows += len(kept)
-        self.pending.append(table)
-        self.pending_rows += len(table)
-
-    def take(self) -> pa.Table:
-        table = pa.concat_tables(self.pending) if self.pending else REJECT_SCHEMA.empty_table()
-        self.pending, self.pending_rows = [], 0
-        return table
-
-
 class _Import:
     """One attempt at one delivery."""
 
@@ -148,7 +118,7 @@ class _Import:
         self.run_id, self.force, self.dry_run, self.progress = run_id, force, dry_run, progress
         self.target = Target(spec, delivery.has_tenant, warehouse.schema)
         self.started = time.monotonic()
-        self.rejects = _Rejects()
+        self.rejects = Rejects()
         self.mapping = ColumnMapping({})
         self.read = self.skipped = 0
         self.size: int | None = delivery.size
@@ -268,8 +238,8 @@ class _Import:
             stream = RowStream(conn, table, self.spec, trace.schema(self.spec, bool(extras)))
             try:
                 with (
-                    _ahead(reader.batches(), "reader") as texts,
-                    _ahead(map(partial(_judge, validator), texts), "validator") as batches,
+                    ahead(reader.batches(), "reader") as texts,
+                    ahead(map(partial(_judge, validator), texts), "validator") as batches,
                 ):
                     for batch in batches:
                         self._one_batch(conn, load_id, batch, extras, trace, stream)
@@ -290,10 +260,10 @@ class _Import:
         stream: RowStream,
     ) -> None:
         batch, typed, good, failures = judged
-        self.rejects.add(batch.rejects, _distinct(batch.rejects["row"]))
+        self.rejects.add(batch.rejects, distinct(batch.rejects["row"]))
         if len(failures):
-            self.rejects.add(_located(failures, batch), len(batch.rows) - len(good))
-        damaged = _distinct(batch.rejects["row"])
+            self.rejects.add(located(failures, batch), len(batch.rows) - len(good))
+        damaged = distinct(batch.rejects["row"])
         self.read += len(batch.rows) + damaged + batch.skipped
         self.skipped += batch.skipped
         if len(good):
@@ -414,7 +384,7 @@ class _Import:
             refused = self._result("refused", None, figures, reason=str(error))
             return replace(refused, rejects=self._kept_rejects())
         load_id = ledger.begin_load(conn, self.delivery, self.spec.hash, self.run_id)
-        ledger.write_rejects(conn, load_id, _first_reasons(self.rejects, error))
+        ledger.write_rejects(conn, load_id, first_reasons(self.rejects, error))
         ledger.write_drift(conn, load_id, self.mapping.events)
         ledger.finish_load(
             conn,
@@ -442,46 +412,6 @@ class _Import:
             seconds=time.monotonic() - self.started,
             **figures,
         )
-
-
-def _first_reasons(rejects: _Rejects, error: RefusedError) -> pa.Table:
-    """The rejects to keep with a refusal; without any, the refusal itself as one about the file."""
-    if rejects.first:
-        return pa.concat_tables(rejects.first)
-    row = {
-        "row": 0,
-        "line": error.line,
-        "column_name": error.column,
-        "value": None,
-        "rule": error.rule,
-        "message": str(error),
-        "raw": None,
-    }
-    return pa.Table.from_pylist([row], schema=REJECT_SCHEMA)
-
-
-def _distinct(column: pa.ChunkedArray) -> int:
-    return len(column.unique()) if len(column) else 0
-
-
-def _located(failures: pa.Table, batch: TextBatch) -> pa.Table:
-    """Failures as rejects: with record number, physical line and raw text."""
-    indexes = failures["index"].to_numpy()
-    distinct, inverse = np.unique(indexes, return_inverse=True)
-    lines, raws = batch.locate(distinct)
-    back = pa.array(inverse)
-    return pa.table(
-        {
-            "row": batch.rows.take(pa.array(indexes)),
-            "line": lines.take(back),
-            "column_name": failures["column_name"],
-            "value": failures["value"],
-            "rule": failures["rule"],
-            "message": failures["message"],
-            "raw": raws.take(back),
-        },
-        schema=REJECT_SCHEMA,
-    )
 
 
 def _extra_json(columns: pa.RecordBatch, extras: dict[str, str], good: np.ndarray) -> pa.Array:
@@ -528,63 +458,9 @@ class _Trace:
         return pa.RecordBatch.from_arrays(arrays, names=names)
 
 
-# --- stages side by side --------------------------------------------------------------
-
 # What was read, its good rows as typed columns, their positions, the failing cells.
 _Judged = tuple[TextBatch, pa.RecordBatch, np.ndarray, pa.Table]
 
 
 def _judge(validator: Validator, batch: TextBatch) -> _Judged:
     return batch, *validator(batch.columns)
-
-
-class _End:
-    """What a stage's thread sends last: nothing, or the error that ended it."""
-
-    def __init__(self, error: BaseException | None) -> None:
-        self.error = error
-
-
-@contextmanager
-def _ahead(source: Iterator[T], name: str) -> Iterator[Iterator[T]]:
-    """The items of ``source``, made in a thread up to QUEUE_BATCHES ahead; its errors come out here.
-
-    When the block is left, the thread has ended, whether ``source`` has or not.
-    """
-    items: queue.Queue[T | _End] = queue.Queue(QUEUE_BATCHES)
-    stop = threading.Event()
-    thread = threading.Thread(target=_fill, args=(items, source, stop), name=name, daemon=True)
-    thread.start()
-    try:
-        yield _drain(items)
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _fill(items: queue.Queue[T | _End], source: Iterator[T], stop: threading.Event) -> None:
-    try:
-        for item in source:
-            if not _put(items, item, stop):
-                return
-        _put(items, _End(None), stop)
-    except BaseException as error:
-        _put(items, _End(error), stop)
-
-
-def _put(items: queue.Queue[T | _End], item: T | _End, stop: threading.Event) -> bool:
-    """Put ``item`` when there is room; False if nobody wants it any more."""
-    while not stop.is_set():
-        try:
-            items.put(item, timeout=0.1)
-            return True
-        except queue.Full:
-            continue
-    return False
-
-
-def _drain(items: queue.Queue[T | _End]) -> Iterator[T]:
-    while not isinstance(item := items.get(), _End):
-        yield item
-    if item.error is not None:
-        raise item.error

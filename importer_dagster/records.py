@@ -21,7 +21,7 @@ from functools import cached_property
 
 import numpy as np
 
-from importer_dagster.spec import Dialect
+from importer_dagster.fields import Dialect
 
 MAX_RECORD = 16 << 20  # bytes of one record; an opening quote may not swallow more
 MAX_SCAN_RECORD = 1 << 20  # the same in a stretch that is known to be damaged

@@ -27,7 +27,8 @@ from sqlalchemy.dialects import postgresql
 from importer_dagster import parse
 from importer_dagster.checks import Judge, column_check, get_check
 from importer_dagster.errors import SpecError
-from importer_dagster.spec import FieldSpec, TableSpec
+from importer_dagster.fields import FieldSpec
+from importer_dagster.spec import TableSpec
 
 Judge2: TypeAlias = Callable[[pa.Array, Any], pa.Array]
 

@@ -19,233 +19,42 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from importer_dagster.errors import SpecError, UnknownTypeError
+from importer_dagster.fields import (
+    Constraints,
+    Dialect,
+    FieldSpec,
+    Model,
+    Names,
+    Token,
+    one_or_many,
+    without_ignored,
+)
+from importer_dagster.policy import DEFAULT_REJECT_LIMIT, RejectLimit, SchemaContract
 
-FieldType = Literal["string", "integer", "number", "boolean", "date", "datetime", "time", "object"]
 Disposition = Literal["append", "replace", "merge"]
 
-MAX_IDENTIFIER_BYTES = 63  # PostgreSQL's NAMEDATALEN - 1; longer names are cut silently
-TRACE_COLUMNS = ("_load_id", "_row", "_business_date", "_tenant", "_extra")
 
-# Words of the Frictionless standards that carry no meaning for a load.
-_IGNORED_BY_US = {
-    "resource": {"profile", "format", "mediatype", "bytes", "hash", "sources", "licenses",
-                 "homepage", "$schema", "scheme", "type", "created", "version", "keywords"},
-    "schema": {"$schema", "name", "title", "description", "fieldsMatch", "uniqueKeys"},
-    "field": {"rdfType", "example", "categories", "categoriesOrdered"},
-    "dialect": {"$schema", "csvddfVersion", "lineTerminator", "caseSensitiveHeader", "type", "name"},
-}  # fmt: skip
-
-
-class _Model(BaseModel):
-    """Frozen and strict about keys; the known, meaningless ones are dropped."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def _without(kind: str, data: Any) -> Any:
-    if isinstance(data, Mapping):
-        return {k: v for k, v in data.items() if k not in _IGNORED_BY_US[kind]}
-    return data
-
-
-def _one_or_many(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-def _as_text(value: Any) -> Any:
-    """YAML reads ``1`` or ``true`` as typed; tokens in a CSV file are text."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value) if isinstance(value, int | float) else value
-
-
-def _single_character(value: str) -> str:
-    if len(value) != 1 or value in "\r\n\0":
-        raise ValueError("must be one character, and no line end")
-    return value
-
-
-Token = Annotated[str, BeforeValidator(_as_text)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
-Character = Annotated[str, AfterValidator(_single_character)]
-
-
-class Dialect(_Model):
-    """How the file is written down, in the words of the Frictionless CSV Dialect."""
-
-    delimiter: Character = Field(",", description="The character between two values.")
-    quoteChar: Character | None = Field(
-        '"', description="The character around a quoted value; null where quotes mean nothing."
-    )
-    doubleQuote: bool = Field(True, description="A quote inside a quoted value is written twice.")
-    escapeChar: Character | None = Field(
-        None, description="A character that takes the meaning from the one behind it."
-    )
-    header: bool = Field(True, description="The first record holds the names.")
-    headerRows: tuple[int, ...] | None = Field(
-        None, description="Numbers (from 1) of the lines that hold the header; what is above is preamble."
-    )
-    commentChar: str | None = Field(None, min_length=1, description="Lines that start with this are skipped.")
-    skipInitialSpace: bool = Field(False, description="Blanks behind a delimiter do not belong to the value.")
-    nullSequence: str | None = Field(None, description="One more text that stands for a missing value.")
-    footerRows: int = Field(0, ge=0, description="How many records at the end are no data.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_ignored(cls, data: Any) -> Any:
-        return _without("dialect", data)
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Dialect:
-        if self.delimiter == self.quoteChar:
-            raise ValueError("delimiter and quoteChar must differ")
-        return self
-
-
-class Constraints(_Model):
-    """What a value must satisfy, in the words of the Frictionless Table Schema."""
-
-    required: bool = Field(False, description="A missing value is rejected.")
-    unique: bool = Field(False, description="A value that stood earlier in the same file is rejected.")
-    enum: tuple[Token, ...] | None = Field(None, min_length=1, description="The only values allowed.")
-    pattern: str | None = Field(
-        None, description="A regular expression (RE2) that the whole text must match."
-    )
-    minimum: Token | None = Field(None, description="The smallest value allowed, written as in the file.")
-    maximum: Token | None = Field(None, description="The largest value allowed, written as in the file.")
-    minLength: int | None = Field(None, ge=0, description="The least number of characters.")
-    maxLength: int | None = Field(None, ge=0, description="The greatest number of characters.")
-
-
-_FORMATS: Mapping[str, set[str]] = {
-    "string": {"default", "uuid", "email", "uri", "binary"},
-    "integer": {"default"},
-    "number": {"default", "double"},
-    "boolean": {"default"},
-    "object": {"default"},
-}
-
-
-class FieldSpec(_Model):
-    """One column of a type, in the words of the Frictionless Table Schema."""
-
-    name: str = Field(min_length=1, description="The name in the file's header, and of the column.")
-    type: FieldType = Field("string", description="What the text is read as.")
-    format: str = Field(
-        "default",
-        description="string: uuid. number: double for a binary float instead of an exact number. "
-        "date, datetime, time: a strptime pattern; default is ISO 8601. "
-        "A datetime pattern with %z makes a time with time zone.",
-    )
-    title: str | None = Field(None, description="A short name for people.")
-    description: str | None = Field(None, description="What the column means; becomes its comment.")
-    constraints: Constraints = Field(Constraints(), description="What a value must satisfy.")
-    missingValues: tuple[Token, ...] | None = Field(
-        None, description="Texts that mean 'no value' in this column; else those of the schema."
-    )
-    trueValues: tuple[Token, ...] = Field(("true", "True", "TRUE", "1"), description="Texts that mean true.")
-    falseValues: tuple[Token, ...] = Field(
-        ("false", "False", "FALSE", "0"), description="Texts that mean false."
-    )
-    decimalChar: Character = Field(".", description="The character before the decimals.")
-    groupChar: Character | None = Field(None, description="The character between groups of digits.")
-    bareNumber: bool = Field(
-        True, description="False: what stands around the digits, such as $ or %, is taken off."
-    )
-    precision: int = Field(38, ge=1, le=38, description="number: how many digits in all.")
-    scale: int = Field(18, ge=0, le=38, description="number: how many of them are decimals.")
-    timezone: str | None = Field(
-        None, description="datetime: the zone of times that name none; makes a time with time zone."
-    )
-    aliases: Names = Field((), description="Other header names that the column may come under.")
-    checks: Names = Field((), description="Named Pandera checks (see importer_dagster.checks).")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_ignored(cls, data: Any) -> Any:
-        data = _without("field", data)
-        if isinstance(data, Mapping) and "precision" in data and "scale" not in data:
-            data = {**data, "scale": 0}  # as in SQL: numeric(10) has no decimals
-        return data
-
-    @model_validator(mode="after")
-    def _consistent(self) -> FieldSpec:
-        allowed = _FORMATS.get(self.type)
-        if allowed and self.format not in allowed:
-            raise ValueError(
-                f"format {self.format!r} does not go with type {self.type}; use one of {sorted(allowed)}"
-            )
-        if self.scale > self.precision:
-            raise ValueError(f"scale {self.scale} is greater than precision {self.precision}")
-        if self.name in TRACE_COLUMNS:
-            raise ValueError(f"{self.name!r} is the name of a column that the importer adds itself")
-        if "\0" in self.name:
-            raise ValueError("a name cannot hold a NUL character")
-        if self.groupChar == self.decimalChar:
-            raise ValueError("groupChar and decimalChar must differ")
-        if self.constraints.pattern is not None:
-            try:
-                re.compile(self.constraints.pattern)
-            except re.error as error:
-                raise ValueError(
-                    f"pattern {self.constraints.pattern!r} is no regular expression: {error}"
-                ) from None
-        return self
-
-    @property
-    def required(self) -> bool:
-        """Whether a missing value is rejected."""
-        return self.constraints.required
-
-    @cached_property
-    def column(self) -> str:
-        """The column's name in PostgreSQL: the field's name, cut to 63 bytes if need be."""
-        return short_identifier(self.name)
-
-
-def short_identifier(name: str) -> str:
-    """Return ``name``, or a unique stand-in of at most 63 bytes.
-
-    >>> short_identifier("a" * 70)
-    'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa_66d6f4d4'
-    """
-    if len(name.encode()) <= MAX_IDENTIFIER_BYTES:
-        return name
-    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    head = name.encode()[: MAX_IDENTIFIER_BYTES - 9].decode(errors="ignore")
-    return f"{head}_{digest}"
-
-
-class Reference(_Model):
+class Reference(Model):
     """The other end of a foreign key."""
 
     resource: str = Field("", description="The type referred to; empty for this type itself.")
     fields: Names = Field(description="Its fields.")
 
 
-class ForeignKey(_Model):
+class ForeignKey(Model):
     """A reference to another type. Shown and checked; never a reason to skip a load."""
 
     fields: Names = Field(description="The fields that refer.")
     reference: Reference = Field(description="What they refer to.")
 
 
-class TableSchema(_Model):
+class TableSchema(Model):
     """A Frictionless Table Schema."""
 
     fields: tuple[FieldSpec, ...] = Field(min_length=1, description="The columns, in the table's order.")
@@ -256,7 +65,7 @@ class TableSchema(_Model):
     @model_validator(mode="before")
     @classmethod
     def _drop_ignored(cls, data: Any) -> Any:
-        return _without("schema", data)
+        return without_ignored("schema", data)
 
     @field_validator("fields", mode="after")
     @classmethod
@@ -272,7 +81,7 @@ class TableSchema(_Model):
         """A primary key has no missing values, as the Table Schema standard says."""
         if not isinstance(data, Mapping) or not isinstance(data.get("fields"), list | tuple):
             return data
-        keys = _one_or_many(data.get("primaryKey") or ())
+        keys = one_or_many(data.get("primaryKey") or ())
         fields = [
             {**f, "constraints": {**(f.get("constraints") or {}), "required": True}}
             if isinstance(f, Mapping) and f.get("name") in keys
@@ -302,54 +111,7 @@ class TableSchema(_Model):
         return self
 
 
-class SchemaContract(_Model):
-    """What to do when a header differs from the spec, per kind of difference (dlt's words)."""
-
-    added: Literal["evolve", "freeze", "discard", "rescue"] = Field(
-        "rescue",
-        description="A column the spec does not know: evolve adds it to the table, freeze refuses the "
-        "file, discard leaves it out, rescue keeps it in the JSON column _extra.",
-    )
-    removed: Literal["evolve", "freeze"] = Field(
-        "evolve",
-        description="A column that is missing: evolve loads NULL for an optional one and refuses the "
-        "file for a required one, freeze always refuses.",
-    )
-    reordered: Literal["evolve", "freeze"] = Field(
-        "evolve", description="The same columns in another order: evolve maps by name, freeze refuses."
-    )
-
-
-class RejectLimit(_Model):
-    """How many rejected records a file may have before it is refused whole."""
-
-    share: float | None = Field(None, ge=0, le=1, description="Greatest share of the records, from 0 to 1.")
-    count: int | None = Field(None, ge=0, description="Greatest number of records.")
-    share_from: int = Field(0, ge=0, description="The share is judged only from this many rejects on.")
-
-    def exceeded(self, rejected: int, read: int) -> str | None:
-        """Say why ``rejected`` of ``read`` records are too many, or return None."""
-        if self.count is not None and rejected > self.count:
-            return f"{rejected} rejected records are more than the limit of {self.count} (reject_limit.count)"
-        if (
-            self.share is not None
-            and read
-            and rejected >= max(self.share_from, 1)
-            and rejected / read > self.share
-        ):
-            return (
-                f"{rejected} of {read} records rejected ({rejected / read:.1%}) is more than the limit "
-                f"of {self.share:.1%} (reject_limit.share)"
-            )
-        return None
-
-
-# Generous where nothing is declared: a small file with a few bad records loads
-# its good ones, a large file that is mostly bad is a fault of the file.
-DEFAULT_REJECT_LIMIT = RejectLimit(share=0.5, share_from=1000)
-
-
-class TableSpec(_Model):
+class TableSpec(Model):
     """One CSV type: a Frictionless Resource and how to load it."""
 
     name: str = Field(description="The type's name: its asset, its table, and the YAML file's stem.")
@@ -384,7 +146,7 @@ class TableSpec(_Model):
     @model_validator(mode="before")
     @classmethod
     def _drop_ignored(cls, data: Any) -> Any:
-        return _without("resource", data)
+        return without_ignored("resource", data)
 
     @field_validator("name")
     @classmethod

@@ -27,8 +27,9 @@ import pyarrow.compute as pc
 
 from importer_dagster.drift import fold
 from importer_dagster.errors import UsageError
+from importer_dagster.fields import Constraints, FieldSpec
 from importer_dagster.source import compile_pattern
-from importer_dagster.spec import Constraints, FieldSpec, ForeignKey, TableSpec
+from importer_dagster.spec import ForeignKey, TableSpec
 from importer_dagster.synthetic_values import Values
 from importer_dagster.validate import Validator
 

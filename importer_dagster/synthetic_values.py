@@ -22,7 +22,8 @@ import pyarrow as pa
 
 from importer_dagster import parse
 from importer_dagster.errors import UsageError
-from importer_dagster.spec import FieldSpec, TableSpec
+from importer_dagster.fields import FieldSpec
+from importer_dagster.spec import TableSpec
 from importer_dagster.textgen import text_maker
 from importer_dagster.validate import Validator
 

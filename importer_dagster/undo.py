@@ -16,8 +16,9 @@ from psycopg import sql
 from importer_dagster import ledger
 from importer_dagster.errors import WarehouseError
 from importer_dagster.spec import TableSpec
+from importer_dagster.tables import Target, ensure_tables
 from importer_dagster.warehouse import Warehouse
-from importer_dagster.writer import Publisher, Target, ensure_tables
+from importer_dagster.writer import Publisher
 
 
 @dataclass(frozen=True)

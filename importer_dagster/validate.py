@@ -19,8 +19,9 @@ from pandera.config import ValidationDepth, config_context
 from importer_dagster import parse, schema
 from importer_dagster.cells import BadCells, Positions, said
 from importer_dagster.errors import SpecError
+from importer_dagster.fields import FieldSpec
 from importer_dagster.model import FAILURE_SCHEMA
-from importer_dagster.spec import FieldSpec, TableSpec
+from importer_dagster.spec import TableSpec
 
 
 class Validator:

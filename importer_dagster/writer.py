@@ -1,125 +1,31 @@
-"""Typed rows into PostgreSQL: tables, COPY, and what each write_disposition makes of them.
+"""Typed rows into PostgreSQL: COPY, and what each write_disposition makes of them.
 
-Beside the table that BI reads, a type has
+A type's tables together hold every accepted row of every delivery in force
+exactly once (as a row or as a repeat), which is why the order of loading does
+not matter and why a load can be taken out again.
 
-* ``importer_superseded.<type>``: rows that another row stands in place of;
-* ``importer_repeats.<type>`` (merge only): one narrow row wherever a delivery
-  said again what an earlier one had said.
-
-Together they hold every accepted row of every delivery in force exactly once
-(as a row or as a repeat), which is why the order of loading does not matter
-and why a load can be taken out again.
-
-What does not belong here: the ledger (``ledger.py``), validation, connections.
+What does not belong here: making tables (``tables.py``), the ledger
+(``ledger.py``), validation, connections.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import date
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
 import psycopg
 import pyarrow as pa
-import sqlalchemy as sa
 from psycopg import sql
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.schema import CreateTable, SetColumnComment, SetTableComment
 
 from importer_dagster import schema
-from importer_dagster.errors import WarehouseError
 from importer_dagster.spec import TableSpec
-from importer_dagster.warehouse import SETUP_LOCK, Warehouse
-
-SUPERSEDED = "importer_superseded"
-REPEATS = "importer_repeats"
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where a type's rows go, and the names that its statements are made of."""
-
-    spec: TableSpec
-    has_tenant: bool
-    schema: str = "public"
-
-    @cached_property
-    def key(self) -> tuple[str, ...]:
-        """The primary key's columns, the tenant first where there is one."""
-        return (*(("_tenant",) if self.has_tenant else ()), *self.spec.primary_key)
-
-    @cached_property
-    def data(self) -> tuple[str, ...]:
-        """Columns that a delivery supplies."""
-        return (*(f.column for f in self.spec.fields), "_extra")
-
-    @cached_property
-    def trace(self) -> tuple[str, ...]:
-        """Columns that say where a row came from."""
-        return (*(("_tenant",) if self.has_tenant else ()), "_business_date", "_load_id", "_row")
-
-    @property
-    def live(self) -> sql.Identifier:
-        """The table that BI reads."""
-        return sql.Identifier(self.schema, self.spec.name)
-
-    @property
-    def superseded(self) -> sql.Identifier:
-        """Rows that another row stands in place of."""
-        return sql.Identifier(SUPERSEDED, self.spec.name)
-
-    @property
-    def repeats(self) -> sql.Identifier:
-        """Rows that said again what another row says."""
-        return sql.Identifier(REPEATS, self.spec.name)
-
-    @cached_property
-    def names(self) -> dict[str, sql.Composable]:
-        """Everything that a statement of publish.sql may name."""
-        columns = (*self.data, *self.trace)
-        claim = {"_tenant": "t._tenant", "_business_date": "g.business_date"}
-        return {
-            "live": self.live,
-            "superseded": self.superseded,
-            "repeats": self.repeats,
-            "mine": sql.SQL("t._tenant = %(tenant)s" if self.has_tenant else "TRUE"),
-            "columns": _list(columns),
-            "t_columns": _list(columns, "t"),
-            "excluded": _list(columns, "excluded"),
-            "t_data": _list(self.data, "t"),
-            "g_data": _list(self.data, "g"),
-            "key": _list(self.key),
-            "t_key": _list(self.key, "t"),
-            "g_key": _list(self.key, "g"),
-            "same_key": _equal(self.key),
-            "trace_from_claim": sql.SQL(", ").join(sql.SQL(claim.get(c, f"g.{c}")) for c in self.trace),
-            "distinct_on": sql.SQL("DISTINCT ON ({})").format(_list(self.key, "t"))
-            if self.spec.primary_key
-            else sql.SQL(""),
-            "key_or_row": sql.SQL("{},").format(_list(self.key, "t"))
-            if self.spec.primary_key
-            else sql.SQL(""),
-        }
-
-
-class _Name(sql.Identifier):
-    """An identifier in a statement with bound values, where a percent sign must be doubled."""
-
-    def as_bytes(self, context: Any = None) -> bytes:
-        return super().as_bytes(context).replace(b"%", b"%%")
-
-
-def _list(columns: Sequence[str], alias: str | None = None) -> sql.Composed:
-    return sql.SQL(", ").join(_Name(alias, c) if alias else _Name(c) for c in columns)
-
-
-def _equal(columns: Sequence[str]) -> sql.Composed:
-    return sql.SQL(" AND ").join(sql.SQL("{} = {}").format(_Name("t", c), _Name("g", c)) for c in columns)
+from importer_dagster.tables import Name, Target, column_list
 
 
 @lru_cache(maxsize=1)
@@ -127,138 +33,6 @@ def _statements() -> dict[str, str]:
     text = files("importer_dagster").joinpath("sql/publish.sql").read_text(encoding="utf-8")
     parts = re.split(r"^-- name: (\w+)$", text, flags=re.MULTILINE)[1:]
     return dict(zip(parts[::2], parts[1::2], strict=True))
-
-
-# --- tables ---------------------------------------------------------------------
-
-
-def ensure_tables(warehouse: Warehouse, target: Target) -> None:
-    """Create the type's tables, or add the columns that its spec gained since.
-
-    Cheap when this process did it before. Raises WarehouseError where a column
-    has another type than the spec says, or the table is not the importer's.
-    """
-    done = f"{target.spec.name} {target.spec.hash} {target.has_tenant}"
-    if done in warehouse.prepared:
-        return
-    with warehouse.connect() as conn:
-        create_tables(conn, target)
-        conn.commit()
-    warehouse.prepared.add(done)
-
-
-def create_tables(conn: psycopg.Connection, target: Target) -> None:
-    """The same on a connection of the caller's, in whose transaction it stays."""
-    conn.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (SETUP_LOCK, target.spec.name))
-    for place in _places(target):
-        _ensure_table(conn, target, *place)
-
-
-def _places(target: Target) -> Iterator[tuple[str, str]]:
-    yield target.schema, "live"
-    yield SUPERSEDED, "superseded"
-    if target.spec.write_disposition == "merge":
-        yield REPEATS, "repeats"
-
-
-def _ensure_table(conn: psycopg.Connection, target: Target, schema_name: str, role: str) -> None:
-    table = _table(target, schema_name, role)
-    have = _columns(conn, schema_name, table.name)
-    if not have:
-        _ensure_schema(conn, schema_name)
-        _create(conn, table, role)
-        return
-    want = {c.name: _type_text(c.type) for c in table.columns}
-    if "_load_id" not in have:
-        raise WarehouseError(
-            f"Table {schema_name}.{table.name} exists but was not made by the importer (it has no _load_id). "
-            "Move it away or rename the type."
-        )
-    for name, type_text in want.items():
-        if name not in have:
-            if name == "_tenant":
-                raise WarehouseError(
-                    f"Table {schema_name}.{table.name} was made without tenants, but the type's path now names "
-                    "them. Rename the type, or unload it and drop the table."
-                )
-            conn.execute(
-                sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(
-                    sql.Identifier(schema_name, table.name), sql.Identifier(name), sql.SQL(type_text)
-                )
-            )
-        elif have[name] != type_text:
-            raise WarehouseError(
-                f"Column {name!r} of table {schema_name}.{table.name} is {have[name]}, but the spec of "
-                f"{target.spec.name} says {type_text}. Change the column with ALTER TABLE (in "
-                f"{SUPERSEDED} too), or put the spec back."
-            )
-
-
-def _ensure_schema(conn: psycopg.Connection, name: str) -> None:
-    # asked first: CREATE … IF NOT EXISTS needs the privilege even where there is nothing to create
-    if conn.execute("SELECT to_regnamespace(%s)", (name,)).fetchone() == (None,):
-        conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name)))
-
-
-def _table(target: Target, schema_name: str, role: str) -> sa.Table:
-    metadata = sa.MetaData()
-    if role != "repeats":
-        return schema.sql_table(
-            target.spec,
-            metadata,
-            schema=schema_name,
-            tenant=target.has_tenant,
-            constraints=role == "live",
-        )
-    live = schema.sql_table(target.spec, sa.MetaData(), tenant=target.has_tenant)
-    return sa.Table(
-        target.spec.name,
-        metadata,
-        *(sa.Column(c, live.c[c].type, nullable=False) for c in target.key),
-        *(sa.Column(c, sa.BigInteger, nullable=False) for c in ("_load_id", "_row", "_same_as")),
-        schema=schema_name,
-    )
-
-
-# "named" leaves percent signs alone: nothing is bound in DDL
-_DIALECT = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
-
-
-def _create(conn: psycopg.Connection, table: sa.Table, role: str) -> None:
-    statements: list[Any] = [CreateTable(table)]
-    if role == "live":
-        if table.comment:
-            statements.append(SetTableComment(table))
-        statements += [SetColumnComment(c) for c in table.columns if c.comment]
-    for statement in statements:
-        _execute_text(conn, str(statement.compile(dialect=_DIALECT)))
-    # finds a load's rows without a scan of the table; costs next to nothing to keep
-    conn.execute(
-        sql.SQL("CREATE INDEX ON {} USING brin (_load_id) WITH (autosummarize)").format(
-            sql.Identifier(str(table.schema), table.name)
-        )
-    )
-
-
-def _execute_text(conn: psycopg.Connection, text: str) -> None:
-    conn.execute(text.encode())  # bytes: taken as it is, with no look for placeholders
-
-
-def _type_text(type_: sa.types.TypeEngine[Any]) -> str:
-    return re.sub(r",\s+", ",", type_.compile(dialect=_DIALECT).lower())
-
-
-def _columns(conn: psycopg.Connection, schema_name: str, table: str) -> dict[str, str]:
-    """Column name → type as PostgreSQL writes it; empty if there is no such table."""
-    rows = conn.execute(
-        """
-        SELECT a.attname, format_type(a.atttypid, a.atttypmod)
-        FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped
-        """,
-        (schema_name, table),
-    ).fetchall()
-    return dict(rows)
 
 
 # --- COPY -------------------------------------------------------------------------
@@ -373,11 +147,11 @@ class Publisher:
 
         ``duplicates_between`` tells which; ``forget_duplicates`` ends with them.
         """
-        fields = _list(columns)
+        fields = column_list(columns)
         if self._run("has_duplicates", fields=fields).fetchone() == (False,):
             return 0  # the usual case, at the price of one hash aggregate
-        shown = sql.SQL(" || ', ' || ").join(sql.SQL("{}::text").format(_Name(c)) for c in columns)
-        not_null = sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(_Name(c)) for c in columns)
+        shown = sql.SQL(" || ', ' || ").join(sql.SQL("{}::text").format(Name(c)) for c in columns)
+        not_null = sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(Name(c)) for c in columns)
         self._run("take_duplicates", fields=fields, shown=shown, not_null=not_null)
         return self._run("delete_duplicates").rowcount
 

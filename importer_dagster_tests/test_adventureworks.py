@@ -74,7 +74,7 @@ def test_every_record_is_loaded_or_rejected_for_a_true_reason(imported: str) -> 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
 def test_every_cell_is_as_in_the_file(imported: str, file: Path) -> None:
-    header = next(csv.reader(file.open(encoding="utf-8", newline="")))
+    header = next(csv.reader(file.read_text(encoding="utf-8").splitlines()))
     statement = sql.SQL("SELECT _row, {} FROM {} ORDER BY _row").format(
         sql.SQL(", ").join(map(sql.Identifier, header)), sql.Identifier(file.stem)
     )

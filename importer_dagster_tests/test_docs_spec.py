@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from importer_dagster import fields, policy
 from importer_dagster import spec as spec_module
 from importer_dagster.docs_spec import json_schema, spec_reference
 from importer_dagster.errors import SpecError
@@ -24,7 +25,8 @@ SCHEMA = json_schema()
 SHIPPED = spec_files(SHIPPED_SPECS)
 MODELS = {
     name: model
-    for name, model in vars(spec_module).items()
+    for module in (fields, policy, spec_module)
+    for name, model in vars(module).items()
     if isinstance(model, type) and issubclass(model, BaseModel) and model.model_fields
 }
 PYTHON_TYPES: Mapping[str, tuple[type, ...]] = {

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from importer_dagster.charset import find_charset
 from importer_dagster.errors import RefusedError, UsageError
+from importer_dagster.fields import FieldSpec
 from importer_dagster.infer import Inference, infer
 from importer_dagster.model import Delivery, LoadResult
 from importer_dagster.pipeline import import_delivery
 from importer_dagster.sniff import sniff
-from importer_dagster.spec import FieldSpec, TableSpec, parse_spec
+from importer_dagster.spec import TableSpec, parse_spec
 from importer_dagster.warehouse import Warehouse
 
 Infer = Callable[..., Inference]

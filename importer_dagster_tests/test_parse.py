@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from importer_dagster import parse
 from importer_dagster.dates import compile_format
 from importer_dagster.errors import SpecError
-from importer_dagster.spec import FieldSpec
+from importer_dagster.fields import FieldSpec
 
 UTC = dt.UTC
 

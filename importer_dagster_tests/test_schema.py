@@ -21,8 +21,9 @@ from sqlalchemy.schema import CreateTable
 
 from importer_dagster import schema
 from importer_dagster.errors import SpecError
+from importer_dagster.fields import FieldSpec
 from importer_dagster.settings import SHIPPED_SPECS
-from importer_dagster.spec import FieldSpec, TableSpec, load_specs, parse_spec
+from importer_dagster.spec import TableSpec, load_specs, parse_spec
 from importer_dagster.validate import Validator
 
 assert SHARED  # conftest is imported for ``admin``

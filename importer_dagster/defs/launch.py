@@ -4,7 +4,7 @@ The job runs below the calling process, with the job's own executor, without a
 daemon; Ctrl-C ends its steps. The environment must be prepared first
 (:func:`importer_dagster.instance.prepare_environment`).
 
-What does not belong here: what users are shown (``cli.py``).
+What does not belong here: what users are shown (``cli``).
 """
 
 import os

@@ -15,9 +15,10 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from importer_dagster.fields import short_identifier
 from importer_dagster.ledger import load_rejects
 from importer_dagster.model import LoadResult
-from importer_dagster.spec import ForeignKey, TableSpec, short_identifier
+from importer_dagster.spec import ForeignKey, TableSpec
 from importer_dagster.warehouse import Warehouse
 
 PREVIEW_ROWS = 5

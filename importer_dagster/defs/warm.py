@@ -12,8 +12,9 @@ import pandas as pd
 import pyarrow as pa
 
 import importer_dagster.pipeline  # noqa: F401 - with all that it imports
+from importer_dagster.fields import FieldSpec
 from importer_dagster.schema import pandera_schema
-from importer_dagster.spec import FieldSpec, TableSchema, TableSpec
+from importer_dagster.spec import TableSchema, TableSpec
 
 
 def warm_up() -> None:

@@ -1,0 +1,86 @@
+"""What the commands share: consoles, settings made into specs and a warehouse, errors made into exit codes.
+
+What does not belong here: any command.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date
+from typing import Any
+
+import click
+from rich.console import Console
+
+from importer_dagster.errors import ImporterError
+from importer_dagster.settings import Settings
+from importer_dagster.spec import Specs, TableSpec, load_specs
+
+# into a file or a pipe, tables are not squeezed to 80 columns
+_WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+console = Console(highlight=False, width=_WIDTH)
+errors = Console(stderr=True, highlight=False, width=_WIDTH)
+
+
+class Day(click.ParamType[date]):
+    """A day such as 2024-01-31."""
+
+    name = "YYYY-MM-DD"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> date:
+        """Text to a date; fails as a usage error."""
+        if isinstance(value, date):
+            return value
+        try:
+            return date.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is no date such as 2024-01-31", param, ctx)
+
+
+DAY = Day()
+
+
+class Group(click.Group):
+    """Turns our errors into one paragraph and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click's, errors of ours caught."""
+        try:
+            return super().invoke(ctx)
+        except ImporterError as error:
+            if ctx.params.get("debug"):
+                raise
+            errors.print(f"[red]Error:[/red] {plain(error)}", soft_wrap=True)
+            sys.exit(error.exit_code)
+
+
+def plain(error: object) -> str:
+    """Its text, safe from being read as markup."""
+    return str(error).replace("[", r"\[")
+
+
+@contextmanager
+def warehouse_of(settings: Settings) -> Iterator[Any]:
+    """The warehouse, the embedded server started if none is configured."""
+    from importer_dagster.warehouse import Warehouse
+
+    if settings.warehouse_url:
+        yield Warehouse(settings.warehouse_url, db_writes=settings.db_writes)
+        return
+    from importer_dagster.embedded import ensure_server
+
+    server = ensure_server(settings.home)
+    yield Warehouse(server.url("warehouse"), db_writes=settings.db_writes)
+
+
+def specs_of(settings: Settings) -> Specs:
+    """All types; raises SpecError."""
+    return load_specs(settings.specs)
+
+
+def chosen_specs(specs: Specs, types: Sequence[str]) -> list[TableSpec]:
+    """The types named, or all; raises UnknownTypeError."""
+    return [specs[name] for name in types] if types else list(specs.values())

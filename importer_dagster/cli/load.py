@@ -1,0 +1,192 @@
+"""``importer load`` and ``importer check``: one file now, or a rehearsal of it.
+
+What does not belong here: any logic that the assets need too (``pipeline.py``).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from datetime import date
+from typing import Any
+
+import click
+
+from importer_dagster.cli.common import DAY, console, errors, plain, specs_of, warehouse_of
+from importer_dagster.cli.ledger import print_rejects
+from importer_dagster.errors import ImporterError, SpecError, UsageError
+from importer_dagster.settings import Settings
+from importer_dagster.spec import Specs, TableSpec, load_spec, load_specs, spec_files
+
+
+@click.command()
+@click.argument("type_name", metavar="TYPE")
+@click.argument("file")
+@click.option("--tenant", metavar="T", help="Whose file it is; else as its path says.")
+@click.option(
+    "--date", "business_date", type=DAY, help="The business date; else as its path says, else today."
+)
+@click.option("--force", is_flag=True, help="Load it again even if the same content is loaded already.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def load(
+    type_name: str, file: str, tenant: str | None, business_date: date | None, force: bool, as_json: bool
+) -> None:
+    """Import one FILE of TYPE now, the way the asset would.
+
+    \b
+    Examples:
+      importer load salestaxrate inbox/2024-01-31/acme/salestaxrate.csv
+      importer load salestaxrate /tmp/rates.csv --tenant acme --date 2024-01-31 --json
+    """
+    from importer_dagster.pipeline import import_delivery
+    from importer_dagster.source import delivery_of_file
+
+    settings = Settings.from_env()
+    spec = specs_of(settings)[type_name]
+    delivery = delivery_of_file(file, spec, settings, tenant=tenant, business_date=business_date)
+    try:
+        with warehouse_of(settings) as warehouse:
+            result = import_delivery(
+                delivery, spec, warehouse=warehouse, force=force, progress=None if as_json else _progress
+            )
+    except UsageError:
+        raise
+    except ImporterError as error:
+        if as_json:
+            click.echo(json.dumps(_failed_json(error), ensure_ascii=False))
+        raise
+    if as_json:
+        click.echo(json.dumps(_result_json(result), ensure_ascii=False))
+    else:
+        _print_result(result, spec)
+    if result.status == "refused":
+        sys.exit(3)
+
+
+@click.command()
+@click.argument("types", nargs=-1, metavar="[TYPE]...")
+@click.option("--file", metavar="FILE", help="Rehearse the import of this file as TYPE.")
+@click.option("--tenant", metavar="T", help="With --file: whose it is.")
+@click.option("--date", "business_date", type=DAY, help="With --file: its business date.")
+@click.option("--json", "as_json", is_flag=True, help="With --file: print one JSON object.")
+def check(
+    types: tuple[str, ...], file: str | None, tenant: str | None, business_date: date | None, as_json: bool
+) -> None:
+    """Check specs and connections; with --file, rehearse an import. Writes nothing.
+
+    \b
+    Examples:
+      importer check                                  all specs, the inbox, the warehouse
+      importer check salestaxrate --file rates.csv    what would be loaded, what rejected
+    """
+    settings = Settings.from_env()
+    if file is None:
+        _check_all(settings, types)
+        return
+    if len(types) != 1:
+        raise UsageError("--file goes with exactly one TYPE: importer check TYPE --file FILE.")
+    _rehearse(settings, types[0], file, tenant, business_date, as_json)
+
+
+def _rehearse(
+    settings: Settings, name: str, file: str, tenant: str | None, day: date | None, as_json: bool
+) -> None:
+    from importer_dagster.pipeline import import_delivery
+    from importer_dagster.source import delivery_of_file
+
+    spec = specs_of(settings)[name]
+    delivery = delivery_of_file(file, spec, settings, tenant=tenant, business_date=day)
+    with warehouse_of(settings) as warehouse:
+        result = import_delivery(delivery, spec, warehouse=warehouse, dry_run=True)
+    if as_json:
+        click.echo(json.dumps(_result_json(result), ensure_ascii=False))
+    else:
+        _print_result(result, spec, rehearsed=True)
+        if result.rejects is not None and len(result.rejects):
+            print_rejects(result.rejects.slice(0, 50).to_pylist())
+    if result.status == "refused":
+        sys.exit(3)
+
+
+def _check_all(settings: Settings, types: Sequence[str]) -> None:
+    from importer_dagster.source import find_deliveries
+
+    specs, faults = _read_all_specs(settings, types)
+    for fault in faults:
+        errors.print(f"[red]✗[/red] {plain(fault)}", soft_wrap=True)
+    console.print(f"[green]✓[/green] {len(specs)} specs in {settings.specs}", soft_wrap=True)
+    with warehouse_of(settings) as warehouse, warehouse.connect() as conn:
+        version = conn.execute("SHOW server_version").fetchone()[0]
+        console.print(f"[green]✓[/green] warehouse: PostgreSQL {version}")
+    by_name = {s.name: s for s in specs}
+    found = find_deliveries(settings.inbox_url, by_name, default_path=settings.default_path)
+    console.print(f"[green]✓[/green] inbox: {len(found)} deliveries in {settings.inbox_url}", soft_wrap=True)
+    if faults:
+        sys.exit(2)
+
+
+def _read_all_specs(settings: Settings, types: Sequence[str]) -> tuple[list[TableSpec], list[SpecError]]:
+    """Every spec that is right, and what is wrong with each of the others."""
+    from importer_dagster.schema import pandera_schema
+
+    specs: list[TableSpec] = []
+    faults: list[SpecError] = []
+    for file in spec_files(settings.specs):
+        try:
+            spec = load_spec(file)
+            pandera_schema(spec)
+            specs.append(spec)
+        except SpecError as error:
+            faults.append(error if error.file else SpecError(str(error), file=str(file)))
+    if types:
+        known = Specs(specs, settings.specs)
+        specs = [known[name] for name in types]
+    elif not faults:
+        load_specs(settings.specs)  # what only shows between specs, such as a name used twice
+    return specs, faults
+
+
+def _result_json(result: Any) -> dict[str, Any]:
+    return {
+        "load_id": result.load_id,
+        "status": result.status,
+        "rows_read": result.rows_read,
+        "rows_loaded": result.rows_loaded,
+        "rows_rejected": result.rows_rejected,
+        "rows_skipped": result.rows_skipped,
+        "rows_unchanged": result.rows_unchanged,
+        "reason": result.reason,
+        "drift": [{"kind": e.kind, "column": e.column_name, "detail": e.detail} for e in result.drift],
+    }
+
+
+def _failed_json(error: ImporterError) -> dict[str, Any]:
+    counts = dict.fromkeys(("rows_read", "rows_loaded", "rows_rejected", "rows_skipped", "rows_unchanged"), 0)
+    return {"load_id": None, "status": "failed", **counts, "reason": str(error), "drift": []}
+
+
+def _print_result(result: Any, spec: TableSpec, *, rehearsed: bool = False) -> None:
+    d = result.delivery
+    verb = {"loaded": "would be loaded" if rehearsed else "loaded"}.get(result.status, result.status)
+    color = {"loaded": "green", "unchanged": "cyan"}.get(result.status, "red")
+    whose = f", tenant {d.tenant}" if d.tenant else ""
+    load = f" as load {result.load_id}" if result.load_id and result.status == "loaded" else ""
+    console.print(
+        f"[{color}]{verb}[/{color}]{load}: {d.path} → {spec.name}{whose}, {d.business_date}", soft_wrap=True
+    )
+    console.print(
+        f"  {result.rows_read} records read, {result.rows_loaded} loaded, {result.rows_rejected} rejected, "
+        f"{result.rows_unchanged} unchanged, {result.rows_skipped} skipped ({result.seconds:.2f} s)"
+    )
+    if result.reason:
+        console.print(f"  {plain(result.reason)}", soft_wrap=True)
+    for event in result.drift:
+        console.print(f"  drift: {event.kind} {event.column_name or ''}: {plain(event.detail)}")
+    if result.rows_rejected and not rehearsed and result.load_id:
+        console.print(f"  `importer rejects --load {result.load_id}` lists the rejects.")
+
+
+def _progress(rows: int, rejected: int) -> None:
+    if errors.is_terminal:
+        errors.print(f"  {rows:,} records read, {rejected:,} rejected", end="\r")
