@@ -16,6 +16,8 @@ import dagster as dg
 import psutil
 import psycopg
 import pytest
+import sqlalchemy as sa
+from dagster_postgres.event_log import PostgresEventLogStorage
 
 from importer_dagster import instance as instance_module
 from importer_dagster.defs import build_defs
@@ -185,12 +187,31 @@ def test_no_specs_at_all_is_no_error(tmp_path: Path):
 
 def test_a_fresh_instance_has_storage_and_the_limit(project: Project):
     with dg.DagsterInstance.get() as instance:
-        assert type(instance.event_log_storage).__name__ == "PostgresEventLogStorage"
+        assert isinstance(instance.event_log_storage, PostgresEventLogStorage)
         limits = {limit.name: limit.limit for limit in instance.event_log_storage.get_pool_limits()}
     assert limits == {POOL: 3}
     assert (project.environment.dagster_home / "dagster.yaml").read_text() == (
         PROJECT_ROOT / "dagster.yaml"
     ).read_text()
+
+
+def test_a_process_keeps_one_connection_and_survives_its_loss(project: Project):
+    def backends(instance: dg.DagsterInstance) -> set[int]:
+        instance.get_runs(limit=1)
+        instance.event_log_storage.get_pool_limits()
+        instance.all_instigator_state()
+        with instance.event_log_storage.index_connection() as conn:
+            return {conn.scalar(sa.text("SELECT pg_backend_pid()"))}
+
+    with dg.DagsterInstance.get() as instance:
+        first = backends(instance)
+        assert backends(instance) == first
+        with psycopg.connect(project.environment.dagster_url, autocommit=True) as conn:
+            conn.execute("SELECT pg_terminate_backend(%s)", (first.pop(),))
+        assert backends(instance)  # as after a restart of the server: nobody notices
+        # what is asked in a quicker way than Dagster's own is answered alike
+        assert instance.event_log_storage.has_asset_key_col("cached_status_data")
+        assert not instance.event_log_storage.has_asset_key_col("nonsense")
 
 
 def test_preparing_twice_is_the_same(project: Project):

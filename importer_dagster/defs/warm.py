@@ -1,24 +1,35 @@
 """What a step would do for the first time in its life, done once before it is born.
 
-Step processes are forked from a process that has imported this module. Pandera
-fills its registries at the first validation: 0.4 s that each step would spend.
-Nothing here may start a thread or open a connection: neither survives a fork.
+Step processes are forked from a process that has imported this module, so each
+first time here saves every step its cost: loading psycopg2's libraries and
+Pandera's registries alone are half a second. Nothing here may start a thread or
+open a connection: neither survives a fork.
 
 What does not belong here: anything with an effect that can be seen.
 """
 
 import fsspec
 import pandas as pd
+import psycopg2  # noqa: F401 - SQLAlchemy imports it at the first connection
 import pyarrow as pa
+import upath  # noqa: F401 - Dagster imports it late
 
 import importer_dagster.pipeline  # noqa: F401 - with all that it imports
+from importer_dagster.definitions import defs
 from importer_dagster.fields import FieldSpec
 from importer_dagster.schema import pandera_schema
-from importer_dagster.spec import TableSchema, TableSpec
+from importer_dagster.settings import Settings
+from importer_dagster.source import pattern_of
+from importer_dagster.spec import TableSchema, TableSpec, load_specs
 
 
 def warm_up() -> None:
-    """Validate one row of a table that does not exist."""
+    """Resolve the jobs, compile the path patterns, validate an empty table that does not exist."""
+    settings = Settings.from_env()
+    for spec in load_specs(settings.specs).values():
+        pattern_of(spec, settings.default_path)
+    for job in defs.jobs or ():
+        defs.get_repository_def().get_job(job.name)
     fields = (FieldSpec(name="a", type="integer"), FieldSpec(name="b", type="string"))
     schema = pandera_schema(TableSpec(name="warm", tableschema=TableSchema(fields=fields)))
     columns = {"a": pd.ArrowDtype(pa.int64()), "b": pd.ArrowDtype(pa.string())}
