@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from importer_dagster import fields, policy, spec
+from importer_dagster import fields, policy, spec, versions
 from importer_dagster.policy import SchemaContract
 from importer_dagster.spec import TableSpec
 
@@ -29,6 +29,7 @@ _KINDS: Mapping[str, str] = {
     "Dialect": "dialect",
     "TableSchema": "schema",
     "FieldSpec": "field",
+    "FieldChange": "field",
 }
 _HEADINGS: Mapping[str, str] = {
     "TableSpec": "A spec",
@@ -40,6 +41,8 @@ _HEADINGS: Mapping[str, str] = {
     "Reference": "schema.foreignKeys.reference",
     "SchemaContract": "schema_contract",
     "RejectLimit": "reject_limit",
+    "Version": "versions",
+    "FieldChange": "versions.fields",
 }
 _WORDS: Mapping[str, str] = {
     "string": "text",
@@ -107,7 +110,9 @@ def spec_reference() -> str:
 
 def _described(name: str) -> type[BaseModel]:
     """The model called ``name``, wherever it stands."""
-    found: type[BaseModel] = next(getattr(m, name) for m in (spec, fields, policy) if hasattr(m, name))
+    found: type[BaseModel] = next(
+        getattr(m, name) for m in (spec, fields, policy, versions) if hasattr(m, name)
+    )
     return found
 
 
@@ -178,3 +183,8 @@ def _anchor(heading: str) -> str:
     """The anchor that GitHub and MkDocs give to a heading."""
     kept = [c for c in heading.lower() if c.isalnum() or c in "-_ "]
     return "".join(kept).replace(" ", "-")
+
+
+if __name__ == "__main__":
+    print("# Specs: every option\n\nMade from the definitions in `importer_dagster/spec.py`; do not edit.\n")
+    print(spec_reference(), end="")

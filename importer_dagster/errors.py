@@ -19,6 +19,11 @@ What does *not* belong here: rejected records. They are data (rows of
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from importer_dagster.model import DriftEvent
+
 
 class ImporterError(Exception):
     """Base of all; ``str()`` is one paragraph naming what, where and the remedy."""
@@ -59,16 +64,23 @@ class RefusedError(PermanentError):
     """A delivery is refused whole; nothing of it is loaded.
 
     Attributes: ``rule`` (short machine word such as ``header.missing``),
-    ``line`` (1-based physical line, or None), ``column`` (or None).
+    ``line`` (1-based physical line, or None), ``column`` (or None), ``events``
+    (drift found until then).
     """
 
     exit_code = 3
 
     def __init__(
-        self, message: str, *, rule: str, line: int | None = None, column: str | None = None
+        self,
+        message: str,
+        *,
+        rule: str,
+        line: int | None = None,
+        column: str | None = None,
+        events: tuple[DriftEvent, ...] = (),
     ) -> None:
         super().__init__(message)
-        self.rule, self.line, self.column = rule, line, column
+        self.rule, self.line, self.column, self.events = rule, line, column, events
 
 
 class WarehouseError(PermanentError):

@@ -239,6 +239,7 @@ def _json(data: Any) -> str:
 
 def frictionless(spec: TableSpec) -> dict[str, Any]:
     """A Frictionless Resource; what the standard has no word for stands under the spec's own."""
+    spec = spec.newest
     dumped = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     schema = dumped.pop("schema")
     schema["fields"] = [_typed_field(f, d) for f, d in zip(spec.fields, schema["fields"], strict=True)]

@@ -154,6 +154,9 @@ class FieldSpec(Model):
     timezone: str | None = Field(
         None, description="datetime: the zone of times that name none; makes a time with time zone."
     )
+    header: str | None = Field(
+        None, description="The name in the file's header, where it is another than the column's."
+    )
     aliases: Names = Field((), description="Other header names that the column may come under.")
     checks: Names = Field((), description="Named Pandera checks (see importer_dagster.checks).")
 
@@ -193,6 +196,11 @@ class FieldSpec(Model):
     def required(self) -> bool:
         """Whether a missing value is rejected."""
         return self.constraints.required
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that a header may have for it, the usual one first."""
+        return (self.name if self.header is None else self.header, *self.aliases)
 
     @cached_property
     def column(self) -> str:

@@ -8,6 +8,7 @@ What does not belong here: data tables (``writer.py``).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -15,12 +16,13 @@ from typing import Any
 import psycopg
 import pyarrow as pa
 from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
 
 from importer_dagster.errors import WarehouseError
 from importer_dagster.model import Delivery, DriftEvent
 from importer_dagster.warehouse import SETUP_LOCK, Warehouse
 
-LATEST_REVISION = "0001"
+LATEST_REVISION = "0002"
 
 _COUNTS = ("rows_read", "rows_loaded", "rows_rejected", "rows_skipped", "rows_unchanged")
 
@@ -170,13 +172,84 @@ def finish_load(
     )
 
 
-def write_drift(conn: psycopg.Connection, load_id: int, events: tuple[DriftEvent, ...]) -> None:
+def write_drift(conn: psycopg.Connection, load_id: int, events: Sequence[DriftEvent]) -> None:
     """Record drift events of a load."""
     if events:
         conn.cursor().executemany(
-            "INSERT INTO importer.drift (load_id, kind, column_name, detail) VALUES (%s, %s, %s, %s)",
-            [(load_id, e.kind, e.column_name, e.detail) for e in events],
+            """
+            INSERT INTO importer.drift (load_id, kind, column_name, detail, declared, profile)
+            VALUES (%s, %s, %s, %s, %s, %s)
+            """,
+            [
+                (
+                    load_id,
+                    e.kind,
+                    e.column_name,
+                    e.detail,
+                    e.declared,
+                    Jsonb(e.profile) if e.profile else None,
+                )
+                for e in events
+            ],
         )
+
+
+def settle_versions(
+    conn: psycopg.Connection,
+    type_name: str,
+    tenant: str,
+    versions: Sequence[tuple[date, Sequence[DriftEvent]]],
+) -> None:
+    """Let what each version declares stand with the first delivery of its days, whatever came in first.
+
+    ``versions`` are (first day, what it declares) in order of date.
+    """
+    ends = [*(since for since, _ in versions[1:]), date.max]
+    for (since, events), end in zip(versions, ends, strict=True):
+        rows = conn.execute(
+            """
+            SELECT load_id FROM importer.loads
+            WHERE type = %s AND tenant = %s AND status = 'loaded' AND superseded_by IS NULL
+              AND business_date >= %s AND business_date < %s
+            ORDER BY business_date, path COLLATE "C" LIMIT 1
+            """,
+            (type_name, tenant, since, end),
+        ).fetchall()
+        _settle_version(conn, type_name, tenant, since, events, rows[0][0] if rows else None)
+
+
+def _settle_version(
+    conn: psycopg.Connection,
+    type_name: str,
+    tenant: str,
+    since: date,
+    events: Sequence[DriftEvent],
+    first: int | None,
+) -> None:
+    conn.execute(
+        """
+        DELETE FROM importer.drift d USING importer.loads l
+        WHERE d.load_id = l.load_id AND d.version = %s AND l.type = %s AND l.tenant = %s
+        """,
+        (since, type_name, tenant),
+    )
+    if first is not None:
+        conn.cursor().executemany(
+            """
+            INSERT INTO importer.drift (load_id, kind, column_name, detail, declared, version)
+            VALUES (%s, %s, %s, %s, true, %s)
+            """,
+            [(first, e.kind, e.column_name, e.detail, since) for e in events],
+        )
+
+
+def version_events(conn: psycopg.Connection, load_id: int) -> tuple[DriftEvent, ...]:
+    """What a load's version declares, if the load is the version's first."""
+    rows = conn.execute(
+        "SELECT kind, column_name, detail FROM importer.drift WHERE load_id = %s AND version IS NOT NULL",
+        (load_id,),
+    )
+    return tuple(DriftEvent(kind, column, detail, declared=True) for kind, column, detail in rows)
 
 
 def write_rejects(conn: psycopg.Connection, load_id: int, rejects: pa.Table) -> None:

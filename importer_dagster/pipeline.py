@@ -32,6 +32,7 @@ from importer_dagster.model import (
     REJECT_SCHEMA,
     ColumnMapping,
     Delivery,
+    DriftEvent,
     LoadResult,
     Status,
     TextBatch,
@@ -42,6 +43,7 @@ from importer_dagster.spec import TableSpec
 from importer_dagster.stages import ahead
 from importer_dagster.tables import Target, create_tables, ensure_tables
 from importer_dagster.validate import Validator
+from importer_dagster.versions import declarations
 from importer_dagster.warehouse import Warehouse
 from importer_dagster.writer import Counts, Publisher, RowStream
 
@@ -116,10 +118,12 @@ class _Import:
     ) -> None:
         self.delivery, self.spec, self.warehouse = delivery, spec, warehouse
         self.run_id, self.force, self.dry_run, self.progress = run_id, force, dry_run, progress
+        self.layout = spec.layout(delivery.business_date)
         self.target = Target(spec, delivery.has_tenant, warehouse.schema)
         self.started = time.monotonic()
         self.rejects = Rejects()
         self.mapping = ColumnMapping({})
+        self.events: tuple[DriftEvent, ...] = ()
         self.read = self.skipped = 0
         self.size: int | None = delivery.size
         self.has_ledger = True
@@ -228,11 +232,12 @@ class _Import:
         return keys + [("unique", (f.column,)) for f in self.spec.fields if f.constraints.unique]
 
     def _copy_rows(self, conn: psycopg.Connection, load_id: int, table: Any) -> RowStream:
-        with open_delivery(self.delivery, self.spec) as reader:
-            self.mapping = map_header(reader.header, self.spec)
+        with open_delivery(self.delivery, self.layout.spec) as reader:
+            self.mapping = map_header(reader.header, self.layout.spec, self.layout)
+            self.events = self.mapping.events
             reader.select(sorted({*self.mapping.sources.values(), *self.mapping.extras}))
             sources = {name: str(position) for name, position in self.mapping.sources.items()}
-            validator = Validator(self.spec, {f.name: sources.get(f.name) for f in self.spec.fields})
+            validator = Validator(self.layout.whole, {f.name: sources.get(f.name) for f in self.spec.fields})
             extras = {str(i): reader.header[i] for i in self.mapping.extras}
             trace = _Trace(self.delivery, load_id)
             stream = RowStream(conn, table, self.spec, trace.schema(self.spec, bool(extras)))
@@ -287,7 +292,7 @@ class _Import:
         for rule, columns in self._unique_columns():
             if not publisher.take_duplicates(columns):
                 continue
-            with open_delivery(self.delivery, self.spec) as reader:
+            with open_delivery(self.delivery, self.layout.spec) as reader:
                 reader.select([0])
                 for batch in reader.batches():
                     self._reject_duplicates_in(batch, publisher, load_id, rule, ", ".join(columns))
@@ -365,16 +370,23 @@ class _Import:
         if self.dry_run:
             conn.rollback()
             return replace(result, load_id=None, rejects=self._kept_rejects())
-        ledger.write_drift(conn, load_id, self.mapping.events)
+        ledger.write_drift(conn, load_id, self.events)
         ledger.finish_load(conn, load_id, status="loaded", counts=figures, size=self.size, sha256=self.sha256)
+        if self.spec.versions:
+            result = self._settle_versions(conn, load_id, result)
         conn.commit()
         return result
+
+    def _settle_versions(self, conn: psycopg.Connection, load_id: int, result: LoadResult) -> LoadResult:
+        ledger.settle_versions(conn, self.spec.name, self.delivery.tenant, declarations(self.spec))
+        return replace(result, drift=(*result.drift, *ledger.version_events(conn, load_id)))
 
     def _kept_rejects(self) -> pa.Table:
         return pa.concat_tables(self.rejects.first) if self.rejects.first else REJECT_SCHEMA.empty_table()
 
     def _refused(self, conn: psycopg.Connection, error: RefusedError) -> LoadResult:
         """Put the refusal on record: the ledger row, the first rejects, the drift seen so far."""
+        self.events = self.events or error.events
         figures = {
             "rows_read": self.read,
             "rows_rejected": self.rejects.records,
@@ -385,7 +397,7 @@ class _Import:
             return replace(refused, rejects=self._kept_rejects())
         load_id = ledger.begin_load(conn, self.delivery, self.spec.hash, self.run_id)
         ledger.write_rejects(conn, load_id, first_reasons(self.rejects, error))
-        ledger.write_drift(conn, load_id, self.mapping.events)
+        ledger.write_drift(conn, load_id, self.events)
         ledger.finish_load(
             conn,
             load_id,
@@ -406,7 +418,7 @@ class _Import:
             status=status,
             load_id=load_id,
             reason=reason,
-            drift=self.mapping.events,
+            drift=self.events,
             bytes=self.size,
             sha256=self.sha256,
             seconds=time.monotonic() - self.started,

@@ -26,6 +26,11 @@ class SchemaContract(Model):
         description="A column that is missing: evolve loads NULL for an optional one and refuses the "
         "file for a required one, freeze always refuses.",
     )
+    renamed: Literal["evolve", "freeze"] = Field(
+        "evolve",
+        description="A column under another name that is known to be its own (case, spacing, another "
+        "version): evolve maps it, freeze refuses. A declared alias is no reason to refuse.",
+    )
     reordered: Literal["evolve", "freeze"] = Field(
         "evolve", description="The same columns in another order: evolve maps by name, freeze refuses."
     )

@@ -115,7 +115,7 @@ class Reader:
         dialect = self._spec.dialect
         if not dialect.header:
             self._skip_preamble(max(dialect.headerRows, default=0) if dialect.headerRows else 0)
-            return tuple(f.name for f in self._spec.fields)
+            return tuple(f.names[0] for f in self._spec.fields)
         if dialect.headerRows:
             return self._header_from_lines(dialect.headerRows)
         while True:
@@ -245,7 +245,7 @@ class Reader:
                     line=self._line - 1,
                     column=name,
                 )
-        known = {alias for f in self._spec.fields for alias in (f.name, *f.aliases)}
+        known = {alias for f in self._spec.fields for alias in f.names}
         if "" in names[:-1] and "" not in known and names.index("") < len(names) - 1:
             raise RefusedError(
                 f"Column {names.index('') + 1} of the header has no name. Ask the supplier for one, or declare "

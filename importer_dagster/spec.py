@@ -17,7 +17,9 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +38,7 @@ from importer_dagster.fields import (
     without_ignored,
 )
 from importer_dagster.policy import DEFAULT_REJECT_LIMIT, RejectLimit, SchemaContract
+from importer_dagster.versions import FieldChange, Layout, Version, layouts
 
 Disposition = Literal["append", "replace", "merge"]
 
@@ -95,7 +98,7 @@ class TableSchema(Model):
         names = [f.name for f in self.fields]
         for twice in sorted({n for n in names if names.count(n) > 1}):
             raise ValueError(f"two fields are named {twice!r}")
-        headers = [h for f in self.fields for h in (f.name, *f.aliases)]
+        headers = [h for f in self.fields for h in f.names]
         for twice in sorted({h for h in headers if headers.count(h) > 1}):
             raise ValueError(f"the header name {twice!r} would mean two fields")
         used = [("primaryKey", self.primaryKey)] + [("foreignKeys", k.fields) for k in self.foreignKeys]
@@ -140,6 +143,9 @@ class TableSpec(Model):
         description="Time of day (HH:MM, the project's time zone) by which the day's files should be there.",
     )
     checks: Names = Field((), description="Named Pandera checks over whole rows.")
+    versions: tuple[Version, ...] = Field(
+        (), description="How files changed, from which day on; older files keep loading as they are."
+    )
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -164,7 +170,8 @@ class TableSpec(Model):
     def _one_word_for_all(cls, value: Any) -> Any:
         """dlt allows one word for every kind of drift."""
         if isinstance(value, str):
-            return {"added": value, "removed": "freeze" if value == "freeze" else "evolve"}
+            others = "freeze" if value == "freeze" else "evolve"
+            return {"added": value, "removed": others, "renamed": others}
         return value
 
     @field_validator("encoding")
@@ -180,12 +187,33 @@ class TableSpec(Model):
     def _consistent(self) -> TableSpec:
         if self.write_disposition == "merge" and not self.tableschema.primaryKey:
             raise ValueError("write_disposition merge needs a primaryKey in the schema")
+        days = [v.since for v in self.versions]
+        if any(a >= b for a, b in pairwise(days)):
+            raise ValueError("versions: each must begin after the one before it")
+        if self.versions:
+            _ = self.layouts  # raises ValueError where they make no sense
         return self
 
     @property
     def fields(self) -> tuple[FieldSpec, ...]:
-        """The fields of the schema, in the table's order."""
-        return self.tableschema.fields
+        """The fields of all versions, in the table's order."""
+        return self.newest.tableschema.fields
+
+    @cached_property
+    def layouts(self) -> tuple[Layout, ...]:
+        """The type's layouts by date, the oldest first."""
+        return layouts(self) if self.versions else (Layout(self, self),)
+
+    def layout(self, day: date) -> Layout:
+        """How files of a business date are written."""
+        if not self.versions:
+            return Layout(self, self)
+        return next(x for x in reversed(self.layouts) if x.since is None or x.since <= day)
+
+    @property
+    def newest(self) -> TableSpec:
+        """The type with all columns of its table and no versions, the newest layout's way of writing."""
+        return self.layouts[-1].whole if self.versions else self
 
     @cached_property
     def primary_key(self) -> tuple[str, ...]:
@@ -317,9 +345,12 @@ def _known_keys(path: Sequence[str | int]) -> list[str]:
         "reference": Reference,
         "schema_contract": SchemaContract,
         "reject_limit": RejectLimit,
+        "versions": Version,
     }
     names = [p for p in path if isinstance(p, str)]
     model = models.get(names[-1], TableSpec) if names else TableSpec
+    if names[:1] == ["versions"] and model is FieldSpec:
+        model = FieldChange
     return [f.alias or n for n, f in model.model_fields.items()]
 
 

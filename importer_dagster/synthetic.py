@@ -671,7 +671,7 @@ def _encode(spec: TableSpec, rows: Sequence[Row], renamed: Mapping[str, str] | N
         quoting=csv.QUOTE_NONE if dialect.quoteChar is None else csv.QUOTE_MINIMAL,
         lineterminator="\n",
     )
-    names = [(renamed or {}).get(f.name, f.name) for f in spec.fields]
+    names = [(renamed or {}).get(f.name, f.names[0]) for f in spec.fields]
     lines = sorted(dialect.headerRows or (1,))
     for line in range(1, lines[-1] + 1):
         if dialect.header and line == lines[0]:

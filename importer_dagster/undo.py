@@ -17,6 +17,7 @@ from importer_dagster import ledger
 from importer_dagster.errors import WarehouseError
 from importer_dagster.spec import TableSpec
 from importer_dagster.tables import Target, ensure_tables
+from importer_dagster.versions import declarations
 from importer_dagster.warehouse import Warehouse
 from importer_dagster.writer import Publisher
 
@@ -66,6 +67,8 @@ def unload(
         ensure_tables(warehouse, target)
         with warehouse.writing(conn, row["type"], row["tenant"]):
             result = _unload(conn, target, row)
+            if spec.versions:
+                ledger.settle_versions(conn, row["type"], row["tenant"], declarations(spec))
             if dry_run:
                 conn.rollback()
             else:

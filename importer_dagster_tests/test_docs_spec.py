@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from importer_dagster import fields, policy
+from importer_dagster import fields, policy, versions
 from importer_dagster import spec as spec_module
 from importer_dagster.docs_spec import json_schema, spec_reference
 from importer_dagster.errors import SpecError
@@ -25,7 +25,7 @@ SCHEMA = json_schema()
 SHIPPED = spec_files(SHIPPED_SPECS)
 MODELS = {
     name: model
-    for module in (fields, policy, spec_module)
+    for module in (fields, policy, spec_module, versions)
     for name, model in vars(module).items()
     if isinstance(model, type) and issubclass(model, BaseModel) and model.model_fields
 }
