@@ -101,8 +101,9 @@ class TypedBatch:
 class DriftEvent:
     """One difference between a header and its spec.
 
-    ``kind`` is added, removed, renamed, reordered, type (values that do not
-    parse as declared) or version (another way of writing, as declared).
+    ``kind`` is added, removed, renamed, reordered, type (values of another
+    type), evolved (the table gained the column) or version (another way of
+    writing, as declared).
     ``declared`` says that the spec foresees it: an alias, or a version that
     begins with this delivery. ``profile`` sums up the values of a column that
     the spec does not know, as JSON.

@@ -11,11 +11,10 @@ What does not belong here: how any of the stages does its work.
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
 from functools import partial
@@ -25,9 +24,10 @@ import numpy as np
 import psycopg
 import pyarrow as pa
 
-from importer_dagster import ledger, schema
+from importer_dagster import evolve, ledger, schema
 from importer_dagster.drift import map_header
 from importer_dagster.errors import RefusedError, TransientError
+from importer_dagster.extras import Extras
 from importer_dagster.model import (
     REJECT_SCHEMA,
     ColumnMapping,
@@ -37,7 +37,7 @@ from importer_dagster.model import (
     Status,
     TextBatch,
 )
-from importer_dagster.reader import fingerprint, open_delivery
+from importer_dagster.reader import Reader, fingerprint, open_delivery
 from importer_dagster.rejects import Rejects, distinct, first_reasons, located
 from importer_dagster.spec import TableSpec
 from importer_dagster.stages import ahead
@@ -124,6 +124,7 @@ class _Import:
         self.rejects = Rejects()
         self.mapping = ColumnMapping({})
         self.events: tuple[DriftEvent, ...] = ()
+        self.extras = Extras()
         self.read = self.skipped = 0
         self.size: int | None = delivery.size
         self.has_ledger = True
@@ -194,7 +195,52 @@ class _Import:
         if prior is not None:
             # before publishing: from here on the prior load's rows are not in force
             ledger.supersede(conn, prior.load_id, load_id)
-        publisher = Publisher(
+        with open_delivery(self.delivery, self.layout.spec) as reader:
+            self._map(conn, reader.header)
+            publisher = self._publisher(conn, load_id, prior)
+            staged = self._needs_stage()
+            table = publisher.create_stage() if staged else self.target.live
+            if self.extras.grows:
+                evolve.prepare_stage(conn, list(self.extras.grows.values()), self.target.gained)
+            stream = self._copy_rows(conn, load_id, table, reader)
+        self._reject_duplicates(publisher, load_id)
+        self._check_limit()
+        self._grow(conn, publisher)
+        if staged:
+            newest = self._newest(conn, prior)
+            counts = publisher.publish(newest)
+        else:
+            publisher.retire_prior()
+            counts = Counts(loaded=stream.rows)
+        return self._commit(conn, load_id, counts)
+
+    def _map(self, conn: psycopg.Connection, header: Sequence[str]) -> None:
+        """Decide what becomes of each column of the header."""
+        self.target = evolve.with_gained(conn, self.target)
+        self.mapping = map_header(header, self.layout.spec, self.layout)
+        self.events = self.mapping.events
+        extras = self.mapping.extras
+        grows = evolve.growing(conn, self.target, header, extras) if self._evolves() else {}
+        self.extras = Extras(
+            grows={str(i): column for i, column in grows.items()},
+            kept={str(i): header[i] for i in extras if i not in grows},
+        )
+
+    def _evolves(self) -> bool:
+        return self.spec.schema_contract.added == "evolve"
+
+    def _grow(self, conn: psycopg.Connection, publisher: Publisher) -> None:
+        """Let the table gain the columns that this delivery brings; a rehearsal leaves the table alone."""
+        if not self.extras.grows or self.dry_run:
+            return
+        kinds = {column: evidence.kind for column, evidence in self.extras.evidence.items()}
+        grown = evolve.grow(conn, self.target, kinds, f"{self.delivery.path} ({self.delivery.business_date})")
+        evolve.cast_stage(conn, grown)
+        self.target = publisher.target = evolve.with_gained(conn, self.target)
+        self.events = (*self.events, *evolve.events(grown))
+
+    def _publisher(self, conn: psycopg.Connection, load_id: int, prior: ledger.LoadRow | None) -> Publisher:
+        return Publisher(
             conn,
             self.target,
             load_id=load_id,
@@ -203,18 +249,6 @@ class _Import:
             path=self.delivery.path,
             prior=prior.load_id if prior else None,
         )
-        staged = self._needs_stage()
-        table = publisher.create_stage() if staged else self.target.live
-        stream = self._copy_rows(conn, load_id, table)
-        self._reject_duplicates(publisher, load_id)
-        self._check_limit()
-        if staged:
-            newest = self._newest(conn, prior)
-            counts = publisher.publish(newest)
-        else:
-            publisher.retire_prior()
-            counts = Counts(loaded=stream.rows)
-        return self._commit(conn, load_id, counts)
 
     def _newest(self, conn: psycopg.Connection, prior: ledger.LoadRow | None) -> tuple[date, str] | None:
         if not self.has_ledger:
@@ -224,35 +258,33 @@ class _Import:
 
     def _needs_stage(self) -> bool:
         """Whether rows must be looked at as a whole before they may stand in the table."""
-        return self.spec.write_disposition != "append" or bool(self._unique_columns()) or self.dry_run
+        if self.spec.write_disposition != "append" or self.dry_run:
+            return True
+        return bool(self._unique_columns()) or bool(self.extras.grows)
 
     def _unique_columns(self) -> list[tuple[str, tuple[str, ...]]]:
         """(rule, columns) of everything that must be unique within a file."""
         keys = [("primaryKey", self.spec.primary_key)] if self.spec.primary_key else []
         return keys + [("unique", (f.column,)) for f in self.spec.fields if f.constraints.unique]
 
-    def _copy_rows(self, conn: psycopg.Connection, load_id: int, table: Any) -> RowStream:
-        with open_delivery(self.delivery, self.layout.spec) as reader:
-            self.mapping = map_header(reader.header, self.layout.spec, self.layout)
-            self.events = self.mapping.events
-            reader.select(sorted({*self.mapping.sources.values(), *self.mapping.extras}))
-            sources = {name: str(position) for name, position in self.mapping.sources.items()}
-            validator = Validator(self.layout.whole, {f.name: sources.get(f.name) for f in self.spec.fields})
-            extras = {str(i): reader.header[i] for i in self.mapping.extras}
-            trace = _Trace(self.delivery, load_id)
-            stream = RowStream(conn, table, self.spec, trace.schema(self.spec, bool(extras)))
-            try:
-                with (
-                    ahead(reader.batches(), "reader") as texts,
-                    ahead(map(partial(_judge, validator), texts), "validator") as batches,
-                ):
-                    for batch in batches:
-                        self._one_batch(conn, load_id, batch, extras, trace, stream)
-                self._write_rejects(conn, load_id, stream)
-            except BaseException as error:
-                stream.abort(error)
-                raise
-            self.sha256, self.size = reader.sha256, reader.size
+    def _copy_rows(self, conn: psycopg.Connection, load_id: int, table: Any, reader: Reader) -> RowStream:
+        reader.select(sorted({*self.mapping.sources.values(), *self.mapping.extras}))
+        sources = {name: str(position) for name, position in self.mapping.sources.items()}
+        validator = Validator(self.layout.whole, {f.name: sources.get(f.name) for f in self.spec.fields})
+        trace = _Trace(self.delivery, load_id)
+        stream = RowStream(conn, table, self.spec, trace.schema(self.spec, self.extras.names))
+        try:
+            with (
+                ahead(reader.batches(), "reader") as texts,
+                ahead(map(partial(_judge, validator), texts), "validator") as batches,
+            ):
+                for batch in batches:
+                    self._one_batch(conn, load_id, batch, trace, stream)
+            self._write_rejects(conn, load_id, stream)
+        except BaseException as error:
+            stream.abort(error)
+            raise
+        self.sha256, self.size = reader.sha256, reader.size
         return stream
 
     def _one_batch(
@@ -260,7 +292,6 @@ class _Import:
         conn: psycopg.Connection,
         load_id: int,
         judged: _Judged,
-        extras: dict[str, str],
         trace: _Trace,
         stream: RowStream,
     ) -> None:
@@ -273,8 +304,8 @@ class _Import:
         self.skipped += batch.skipped
         if len(good):
             rows = batch.rows if len(good) == len(batch.rows) else batch.rows.take(pa.array(good))
-            extra = _extra_json(batch.columns, extras, good) if extras else None
-            stream.write(trace.add(typed, rows, extra))
+            more = self.extras.arrays(batch.columns, good)
+            stream.write(trace.add(typed, rows, more, stream.arrow_schema))
         self._check_count()
         if self.rejects.pending_rows >= REJECTS_IN_MEMORY:
             self._write_rejects(conn, load_id, stream)
@@ -426,20 +457,6 @@ class _Import:
         )
 
 
-def _extra_json(columns: pa.RecordBatch, extras: dict[str, str], good: np.ndarray) -> pa.Array:
-    """What the spec does not know, as one JSON object a row. Runs only where a file has such columns."""
-    taken = columns.select(list(extras)).take(pa.array(good))
-    names = list(extras.values())
-    values = [c.to_pylist() for c in taken.columns]
-    return pa.array(
-        [
-            json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False)
-            for row in zip(*values, strict=True)
-        ],
-        pa.string(),
-    )
-
-
 class _Trace:
     """Adds the columns that trace a row to its delivery."""
 
@@ -450,24 +467,17 @@ class _Trace:
         self.fields.append((pa.field("_business_date", pa.date32()), delivery.business_date))
         self.fields.append((pa.field("_load_id", pa.int64()), load_id))
 
-    def schema(self, spec: TableSpec, extra: bool) -> pa.Schema:
-        """The Arrow schema of what ``add`` returns."""
-        fields = [*schema.arrow_schema(spec)]
-        if extra:
-            fields.append(pa.field("_extra", pa.string()))
+    def schema(self, spec: TableSpec, more: Sequence[str]) -> pa.Schema:
+        """The Arrow schema of what ``add`` returns; ``more`` names columns of text."""
+        fields = [*schema.arrow_schema(spec), *(pa.field(name, pa.string()) for name in more)]
         return pa.schema([*fields, *(f for f, _ in self.fields), pa.field("_row", pa.int64())])
 
-    def add(self, typed: pa.RecordBatch, rows: pa.Array, extra: pa.Array | None) -> pa.RecordBatch:
-        """``typed`` with _extra (if any) and the trace columns behind it."""
+    def add(
+        self, typed: pa.RecordBatch, rows: pa.Array, more: Sequence[pa.Array], whole: pa.Schema
+    ) -> pa.RecordBatch:
+        """``typed`` with ``more`` and the trace columns behind it."""
         constants = [pa.repeat(pa.scalar(v, f.type), len(rows)) for f, v in self.fields]
-        arrays = [*typed.columns, *([extra] if extra is not None else []), *constants, rows]
-        names = [
-            *typed.schema.names,
-            *(["_extra"] if extra is not None else []),
-            *(f.name for f, _ in self.fields),
-            "_row",
-        ]
-        return pa.RecordBatch.from_arrays(arrays, names=names)
+        return pa.RecordBatch.from_arrays([*typed.columns, *more, *constants, rows], names=whole.names)
 
 
 # What was read, its good rows as typed columns, their positions, the failing cells.

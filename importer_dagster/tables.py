@@ -39,6 +39,7 @@ class Target:
     spec: TableSpec
     has_tenant: bool
     schema: str = "public"
+    gained: tuple[str, ...] = ()  # columns that the spec does not know (evolve.py)
 
     @cached_property
     def key(self) -> tuple[str, ...]:
@@ -48,7 +49,7 @@ class Target:
     @cached_property
     def data(self) -> tuple[str, ...]:
         """Columns that a delivery supplies."""
-        return (*(f.column for f in self.spec.fields), "_extra")
+        return (*(f.column for f in self.spec.fields), *self.gained, "_extra")
 
     @cached_property
     def trace(self) -> tuple[str, ...]:

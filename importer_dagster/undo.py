@@ -15,6 +15,7 @@ from psycopg import sql
 
 from importer_dagster import ledger
 from importer_dagster.errors import WarehouseError
+from importer_dagster.evolve import with_gained
 from importer_dagster.spec import TableSpec
 from importer_dagster.tables import Target, ensure_tables
 from importer_dagster.versions import declarations
@@ -78,6 +79,7 @@ def unload(
 
 def _unload(conn: psycopg.Connection, target: Target, row: dict[str, Any]) -> Unloaded:
     load_id, tenant = row["load_id"], row["tenant"]
+    target = with_gained(conn, target)
     before = _count(conn, target, tenant)
     replaced = _replaced_by(conn, load_id)
     in_force = row["superseded_by"] is None
