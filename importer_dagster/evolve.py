@@ -156,7 +156,7 @@ class Grown:
 def events(plan: Sequence[Grown]) -> list[DriftEvent]:
     """What is to be recorded: columns that are new or became wider."""
     changed = [g for g in plan if g.before != g.type]
-    return [DriftEvent("type" if g.before else "evolved", g.column, g.words) for g in changed]
+    return [DriftEvent("retyped" if g.before else "evolved", g.column, g.words) for g in changed]
 
 
 def grow(

@@ -6,15 +6,29 @@ What does not belong here: deciding it (``drift.py``), changing tables (``evolve
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
 from importer_dagster.evolve import Evidence
+from importer_dagster.fields import FieldSpec
 
 EXTRA = "_extra"
+
+# (field, its text, its typed values) → the texts that could not be read, NULL elsewhere
+Judge: TypeAlias = Callable[["Rescued", pa.Array, pa.Array], pa.Array]
+
+
+@dataclass(frozen=True)
+class Rescued:
+    """A field whose unreadable values are kept: where its text is, and under which key it goes."""
+
+    field: FieldSpec
+    source: str
+    key: str
 
 
 @dataclass
@@ -22,12 +36,14 @@ class Extras:
     """The cells of one delivery that no field takes.
 
     ``grows`` maps a text column of the batches to the column of the table that
-    it becomes, ``kept`` to its key in ``_extra``. ``evidence`` sums up the
-    values of those that grow.
+    it becomes, ``kept`` to its key in ``_extra``; of the fields in ``rescued``
+    what cannot be read is kept there, too. ``evidence`` sums up the values of
+    those that grow.
     """
 
     grows: Mapping[str, str] = field(default_factory=dict)
     kept: Mapping[str, str] = field(default_factory=dict)
+    rescued: Sequence[Rescued] = ()
     evidence: dict[str, Evidence] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -36,25 +52,39 @@ class Extras:
     @property
     def names(self) -> list[str]:
         """Columns of the table, all text, that ``arrays`` fills."""
-        return [*self.grows.values(), *([EXTRA] if self.kept else [])]
+        return [*self.grows.values(), *([EXTRA] if self.kept or self.rescued else [])]
 
-    def arrays(self, columns: pa.RecordBatch, good: np.ndarray) -> list[pa.Array]:
-        """The cells of the rows at ``good``, one array for each of ``names``."""
+    def arrays(
+        self, columns: pa.RecordBatch, typed: pa.RecordBatch, good: np.ndarray, judge: Judge
+    ) -> list[pa.Array]:
+        """The cells of the rows at ``good``, one array for each of ``names``.
+
+        ``typed`` are those rows as read; ``judge`` tells what of a rescued field could not be.
+        """
         if not self.names:
             return []
         taken = columns.take(pa.array(good))
         arrays = [taken.column(source) for source in self.grows]
         for column, cells in zip(self.grows.values(), arrays, strict=True):
             self.evidence[column].add(cells)
-        return [*arrays, _as_json(taken, self.kept)] if self.kept else arrays
+        if not (self.kept or self.rescued):
+            return arrays
+        whole = {key: taken.column(source) for source, key in self.kept.items()}
+        parts = {r.key: judge(r, taken.column(r.source), typed.column(r.field.column)) for r in self.rescued}
+        return [*arrays, _as_json(whole, parts)]
 
 
-def _as_json(columns: pa.RecordBatch, kept: Mapping[str, str]) -> pa.Array:
-    """One JSON object a row. Row by row, since it runs only where a file has such columns."""
-    values = [columns.column(source).to_pylist() for source in kept]
-    rows = zip(*values, strict=True)
-    return pa.array([_object(list(kept.values()), row) for row in rows], pa.string())
+def _as_json(whole: Mapping[str, pa.Array], parts: Mapping[str, pa.Array]) -> pa.Array:
+    """One JSON object a row, NULL if it would be empty; of ``parts``, only what is there.
+
+    Row by row, since it runs only where a file has such cells.
+    """
+    names = [*whole, *parts]
+    columns = [c.to_pylist() for c in (*whole.values(), *parts.values())]
+    rows = zip(*columns, strict=True)
+    return pa.array([_object(names, row, parts) for row in rows], pa.string())
 
 
-def _object(names: Sequence[str], values: Sequence[str | None]) -> str:
-    return json.dumps(dict(zip(names, values, strict=True)), ensure_ascii=False)
+def _object(names: Sequence[str], values: Sequence[str | None], parts: Collection[str]) -> str | None:
+    found = {n: v for n, v in zip(names, values, strict=True) if v is not None or n not in parts}
+    return json.dumps(found, ensure_ascii=False) if found else None

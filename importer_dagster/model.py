@@ -101,7 +101,7 @@ class TypedBatch:
 class DriftEvent:
     """One difference between a header and its spec.
 
-    ``kind`` is added, removed, renamed, reordered, type (values of another
+    ``kind`` is added, removed, renamed, reordered, retyped (values of another
     type), evolved (the table gained the column) or version (another way of
     writing, as declared).
     ``declared`` says that the spec foresees it: an alias, or a version that

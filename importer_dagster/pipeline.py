@@ -27,7 +27,7 @@ import pyarrow as pa
 from importer_dagster import evolve, ledger, schema
 from importer_dagster.drift import map_header
 from importer_dagster.errors import RefusedError, TransientError
-from importer_dagster.extras import Extras
+from importer_dagster.extras import Extras, Rescued
 from importer_dagster.model import (
     REJECT_SCHEMA,
     ColumnMapping,
@@ -39,6 +39,7 @@ from importer_dagster.model import (
 )
 from importer_dagster.reader import Reader, fingerprint, open_delivery
 from importer_dagster.rejects import Rejects, distinct, first_reasons, located
+from importer_dagster.retype import TypeWatch
 from importer_dagster.spec import TableSpec
 from importer_dagster.stages import ahead
 from importer_dagster.tables import Target, create_tables, ensure_tables
@@ -119,16 +120,22 @@ class _Import:
         self.delivery, self.spec, self.warehouse = delivery, spec, warehouse
         self.run_id, self.force, self.dry_run, self.progress = run_id, force, dry_run, progress
         self.layout = spec.layout(delivery.business_date)
-        self.target = Target(spec, delivery.has_tenant, warehouse.schema)
         self.started = time.monotonic()
+        self.rescued: dict[str, bool] = {}  # fields of another type: whether they are rescued
+        self._begin()
+        self.size: int | None = delivery.size
+        self.has_ledger = True
+        self.sha256: str | None = None
+
+    def _begin(self) -> None:
+        """Nothing is read yet."""
+        self.target = Target(self.spec, self.delivery.has_tenant, self.warehouse.schema)
         self.rejects = Rejects()
         self.mapping = ColumnMapping({})
         self.events: tuple[DriftEvent, ...] = ()
         self.extras = Extras()
+        self.types = TypeWatch()
         self.read = self.skipped = 0
-        self.size: int | None = delivery.size
-        self.has_ledger = True
-        self.sha256: str | None = None
 
     def run(self) -> LoadResult:
         if self.dry_run:
@@ -142,7 +149,7 @@ class _Import:
                 with self.warehouse.writing(conn, self.delivery.type, self.delivery.tenant, self._waiting):
                     if not self.force and (same := self._already_loaded(conn)):
                         return same  # someone else was quicker
-                    return self._load(conn)
+                    return self._load_settled(conn)
             except RefusedError as error:
                 conn.rollback()
                 return self._refused(conn, error)
@@ -155,8 +162,7 @@ class _Import:
                 return same
             try:
                 with self.warehouse.writing(conn, self.delivery.type, self.delivery.tenant, self._waiting):
-                    create_tables(conn, self.target)
-                    return self._load(conn)
+                    return self._load_settled(conn)
             except RefusedError as error:
                 return self._refused(conn, error)
 
@@ -187,6 +193,17 @@ class _Import:
 
     # --- the load itself ---
 
+    def _load_settled(self, conn: psycopg.Connection) -> LoadResult:
+        """Load; once more from the start where the whole file shows that a column has another type."""
+        while True:
+            try:
+                if self.dry_run:
+                    create_tables(conn, self.target)
+                return self._load(conn)
+            except _Again:
+                conn.rollback()
+                self._begin()
+
     def _load(self, conn: psycopg.Connection) -> LoadResult:
         prior = ledger.in_force(conn, self.delivery) if self.has_ledger else None
         load_id = 0
@@ -203,6 +220,7 @@ class _Import:
             if self.extras.grows:
                 evolve.prepare_stage(conn, list(self.extras.grows.values()), self.target.gained)
             stream = self._copy_rows(conn, load_id, table, reader)
+        self._judge_types()
         self._reject_duplicates(publisher, load_id)
         self._check_limit()
         self._grow(conn, publisher)
@@ -224,7 +242,16 @@ class _Import:
         self.extras = Extras(
             grows={str(i): column for i, column in grows.items()},
             kept={str(i): header[i] for i in extras if i not in grows},
+            rescued=[
+                Rescued(
+                    self.spec.field(name), str(self.mapping.sources[name]), header[self.mapping.sources[name]]
+                )
+                for name, wanted in self.rescued.items()
+                if wanted
+            ],
         )
+        fed = self.mapping.sources.items()
+        self.types = TypeWatch({self.spec.field(name).column: str(i) for name, i in fed})
 
     def _evolves(self) -> bool:
         return self.spec.schema_contract.added == "evolve"
@@ -270,7 +297,8 @@ class _Import:
     def _copy_rows(self, conn: psycopg.Connection, load_id: int, table: Any, reader: Reader) -> RowStream:
         reader.select(sorted({*self.mapping.sources.values(), *self.mapping.extras}))
         sources = {name: str(position) for name, position in self.mapping.sources.items()}
-        validator = Validator(self.layout.whole, {f.name: sources.get(f.name) for f in self.spec.fields})
+        fed = {f.name: sources.get(f.name) for f in self.spec.fields}
+        validator = Validator(self.layout.whole, fed, [r.field.name for r in self.extras.rescued])
         trace = _Trace(self.delivery, load_id)
         stream = RowStream(conn, table, self.spec, trace.schema(self.spec, self.extras.names))
         try:
@@ -279,7 +307,7 @@ class _Import:
                 ahead(map(partial(_judge, validator), texts), "validator") as batches,
             ):
                 for batch in batches:
-                    self._one_batch(conn, load_id, batch, trace, stream)
+                    self._one_batch(conn, load_id, batch, trace, stream, validator)
             self._write_rejects(conn, load_id, stream)
         except BaseException as error:
             stream.abort(error)
@@ -294,8 +322,10 @@ class _Import:
         judged: _Judged,
         trace: _Trace,
         stream: RowStream,
+        validator: Validator,
     ) -> None:
         batch, typed, good, failures = judged
+        self.types.add(batch.columns, failures)
         self.rejects.add(batch.rejects, distinct(batch.rejects["row"]))
         if len(failures):
             self.rejects.add(located(failures, batch), len(batch.rows) - len(good))
@@ -304,7 +334,7 @@ class _Import:
         self.skipped += batch.skipped
         if len(good):
             rows = batch.rows if len(good) == len(batch.rows) else batch.rows.take(pa.array(good))
-            more = self.extras.arrays(batch.columns, good)
+            more = self.extras.arrays(batch.columns, typed, good, partial(self._unread, validator))
             stream.write(trace.add(typed, rows, more, stream.arrow_schema))
         self._check_count()
         if self.rejects.pending_rows >= REJECTS_IN_MEMORY:
@@ -360,19 +390,64 @@ class _Import:
         if not self.dry_run:
             ledger.write_rejects(publisher.conn, load_id, pending)
 
+    # --- a column of another type? ---
+
+    def _unread(self, validator: Validator, rescued: Rescued, cells: pa.Array, typed: pa.Array) -> pa.Array:
+        """What could not be read of a rescued field, counted."""
+        lost = validator.unread(rescued.field.name, cells, typed)
+        self.types.add_rescued(rescued.field.column, lost)
+        return lost
+
+    def _judge_types(self) -> None:
+        """At the end of the file: what the contract says of columns that have another type."""
+        contract = self.spec.schema_contract.retyped
+        changed = self.types.changed()
+        mistaken = [r for r in self.extras.rescued if r.field.column not in changed]
+        if mistaken:  # so few of its values are left in good records that it is not worth it
+            self.rescued |= {r.field.name: False for r in mistaken}
+            raise _Again
+        self._rescue_types()
+        done = {"reject": "its records are rejected", "freeze": "the file is refused"}.get(
+            contract, "kept as text in _extra where the column is not required"
+        )
+        self.events = (*self.events, *self.types.events(done))
+        if changed and contract == "freeze":
+            raise RefusedError(
+                f"Column {changed[0]!r} of type {self.spec.name} has another type: {self.types.words(changed[0])}. "
+                "schema_contract.retyped is freeze. Ask the supplier, or declare the new type in the spec.",
+                rule="drift.retyped",
+                column=changed[0],
+            )
+
+    def _rescue_types(self) -> None:
+        """Begin again where columns that are to be rescued were found."""
+        if self.spec.schema_contract.retyped != "rescue":
+            return
+        by_column = {f.column: f for f in self.layout.whole.fields}
+        found = [by_column[c] for c in self.types.changed()]
+        new = {f.name: True for f in found if not f.required and f.name not in self.rescued}
+        if new:
+            self.rescued |= new
+            raise _Again
+
     # --- too many rejects? ---
 
     def _check_count(self) -> None:
         """Stop early where no later record can make the file acceptable."""
         count = self.spec.reject_limit.count
+        if self.spec.schema_contract.retyped == "rescue":
+            return  # the end of the file may show that they are no rejects
         if count is not None and self.rejects.records > count:
             self._check_limit()
 
     def _check_limit(self) -> None:
         reason = self.spec.reject_limit.exceeded(self.rejects.records, self.read - self.skipped)
         if reason:
+            retyped = [
+                f" Column {c!r} has another type: {self.types.words(c)}." for c in self.types.changed()
+            ]
             raise RefusedError(
-                f"{reason}; first: {self._first_reason()}. `importer rejects` shows more.",
+                f"{reason}; first: {self._first_reason()}.{''.join(retyped)} `importer rejects` shows more.",
                 rule="reject_limit",
             )
 
@@ -418,6 +493,8 @@ class _Import:
     def _refused(self, conn: psycopg.Connection, error: RefusedError) -> LoadResult:
         """Put the refusal on record: the ledger row, the first rejects, the drift seen so far."""
         self.events = self.events or error.events
+        if not any(e.kind == "retyped" for e in self.events):
+            self.events = (*self.events, *self.types.events("the file is refused"))
         figures = {
             "rows_read": self.read,
             "rows_rejected": self.rejects.records,
@@ -455,6 +532,10 @@ class _Import:
             seconds=time.monotonic() - self.started,
             **figures,
         )
+
+
+class _Again(Exception):
+    """The load must begin anew, with what is known by now."""
 
 
 class _Trace:

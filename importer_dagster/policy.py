@@ -34,6 +34,12 @@ class SchemaContract(Model):
     reordered: Literal["evolve", "freeze"] = Field(
         "evolve", description="The same columns in another order: evolve maps by name, freeze refuses."
     )
+    retyped: Literal["reject", "freeze", "rescue"] = Field(
+        "reject",
+        description="A column of which nine in ten values (and at least 20) are of another type: reject "
+        "treats them as bad records, freeze refuses the file, rescue keeps the text of what cannot be read "
+        "in _extra and loads NULL, unless the column is required.",
+    )
 
 
 class RejectLimit(Model):

@@ -171,7 +171,8 @@ class TableSpec(Model):
         """dlt allows one word for every kind of drift."""
         if isinstance(value, str):
             others = "freeze" if value == "freeze" else "evolve"
-            return {"added": value, "removed": others, "renamed": others}
+            retyped = value if value in ("freeze", "rescue") else "reject"
+            return {"added": value, "removed": others, "renamed": others, "retyped": retyped}
         return value
 
     @field_validator("encoding")

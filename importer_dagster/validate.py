@@ -6,7 +6,7 @@ exist (``schema.py``), uniqueness (``writer.py``: it needs the whole file).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pandas as pd
@@ -31,8 +31,10 @@ class Validator:
     where the delivery lacks the (optional) column, which makes it NULL.
     """
 
-    def __init__(self, spec: TableSpec, sources: Mapping[str, str | None]) -> None:
-        self.spec = spec
+    def __init__(
+        self, spec: TableSpec, sources: Mapping[str, str | None], rescued: Collection[str] = ()
+    ) -> None:
+        self.spec, self.rescued = spec, rescued
         self.sources = dict(sources)
         self.schema = schema.arrow_schema(spec)
         self.pandera = schema.pandera_schema(spec)
@@ -53,10 +55,17 @@ class Validator:
             arrays.append(typed)
             if bad is not None:
                 unread[field.column] = bad.indexes
+            if bad is not None and field.name not in self.rescued:
                 failures.append(self._unreadable(batch, field, bad))
         typed_batch = pa.RecordBatch.from_arrays(arrays, schema=self.schema)
         failures += self._constraints(batch, typed_batch, unread)
         return _split(typed_batch, failures)
+
+    def unread(self, name: str, cells: pa.Array, typed: pa.Array) -> pa.Array:
+        """Of a rescued field: the texts that could not be read, NULL elsewhere."""
+        missing = pc.is_in(cells, value_set=pa.array(self._missing[name], pa.string()))
+        lost = pc.and_(pc.and_(typed.is_null(), cells.is_valid()), pc.invert(missing))
+        return pc.if_else(lost, cells, pa.scalar(None, pa.string()))
 
     def _parse(self, batch: pa.RecordBatch, field: FieldSpec) -> tuple[pa.Array, BadCells | None]:
         source = self.sources.get(field.name)

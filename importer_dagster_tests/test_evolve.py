@@ -92,7 +92,7 @@ def test_a_value_of_another_type_widens_the_column_and_changes_nothing(inbox: In
     last = inbox.load(spec(), "id,n\n4,007\n", path="c", day=day(2))
     assert types(query) == {"n": "text"}
     assert query("SELECT n FROM things ORDER BY id") == [("12",), (None,), ("1.50",), ("007",)]
-    assert [e.detail for e in last.drift if e.kind == "type"] == [
+    assert [e.detail for e in last.drift if e.kind == "retyped"] == [
         "a column of the table; was numeric, is text from this delivery on"
     ]
 
