@@ -81,14 +81,17 @@ class _Comparison:
     def _nothing_to_say(self, field: FieldSpec, name: str) -> None:
         pass
 
-    def _say(self, kind: str, column: str | None, detail: str, *, declared: bool = False) -> None:
-        self.events.append(DriftEvent(kind, column, detail, declared=declared))
+    def _say(
+        self, kind: str, column: str | None, detail: str, *, declared: bool = False, header: str | None = None
+    ) -> None:
+        profile = None if header is None else {"header": header}
+        self.events.append(DriftEvent(kind, column, detail, declared=declared, profile=profile))
 
     def _alias(self, field: FieldSpec, name: str) -> None:
         self._say("renamed", field.name, f"comes under the alias {name!r}", declared=True)
 
     def _former(self, field: FieldSpec, name: str) -> None:
-        self._say("renamed", field.name, f"comes as {name!r}, its name in another version")
+        self._say("renamed", field.name, f"comes as {name!r}, its name in another version", header=name)
 
     def _back(self, field: FieldSpec, name: str) -> None:
         self._say("added", field.name, f"{name!r} belongs to another version; loaded as that says")
@@ -108,7 +111,8 @@ class _Comparison:
             if candidates and candidates[0] not in self.sources.values():
                 self.sources[field.name] = candidates[0]
                 found = self.header[candidates[0]]
-                self._say("renamed", field.name, f"comes as {found!r}: same but for case or spacing")
+                words = f"comes as {found!r}: same but for case or spacing"
+                self._say("renamed", field.name, words, header=found)
 
     def _refuse_ambiguous(self, field: FieldSpec, candidates: Sequence[int]) -> None:
         names = ", ".join(repr(self.header[i]) for i in candidates)

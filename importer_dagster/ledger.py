@@ -252,6 +252,31 @@ def version_events(conn: psycopg.Connection, load_id: int) -> tuple[DriftEvent, 
     return tuple(DriftEvent(kind, column, detail, declared=True) for kind, column, detail in rows)
 
 
+def deliveries_with_drift(conn: psycopg.Connection, type_name: str) -> list[dict[str, Any]]:
+    """Deliveries of a type that are in force, or refused and not imported since; each with its drift events.
+
+    Keys: load_id, tenant, day, path, status, drift (a list of mappings).
+    """
+    return (
+        conn.cursor(row_factory=dict_row)
+        .execute(
+            """
+            SELECT l.load_id, l.tenant, l.business_date AS day, l.path, l.status,
+                   coalesce(jsonb_agg(to_jsonb(d) - 'load_id') FILTER (WHERE d.load_id IS NOT NULL), '[]') AS drift
+            FROM importer.loads l LEFT JOIN importer.drift d USING (load_id)
+            WHERE l.type = %s AND l.superseded_by IS NULL
+              AND (l.status = 'loaded' OR (l.status = 'refused' AND NOT EXISTS (
+                  SELECT FROM importer.loads n
+                  WHERE (n.type, n.tenant, n.business_date, n.path) = (l.type, l.tenant, l.business_date, l.path)
+                    AND n.load_id > l.load_id)))
+            GROUP BY l.load_id ORDER BY l.business_date, l.path COLLATE "C"
+            """,
+            (type_name,),
+        )
+        .fetchall()
+    )
+
+
 def write_rejects(conn: psycopg.Connection, load_id: int, rejects: pa.Table) -> None:
     """COPY rejects (model.REJECT_SCHEMA) into quarantine."""
     import pgpq

@@ -37,6 +37,7 @@ from importer_dagster.model import (
     Status,
     TextBatch,
 )
+from importer_dagster.profiles import with_profiles
 from importer_dagster.reader import Reader, fingerprint, open_delivery
 from importer_dagster.rejects import Rejects, distinct, first_reasons, located
 from importer_dagster.retype import TypeWatch
@@ -133,6 +134,7 @@ class _Import:
         self.rejects = Rejects()
         self.mapping = ColumnMapping({})
         self.events: tuple[DriftEvent, ...] = ()
+        self.headers: dict[str, str] = {}  # column → its name in this header
         self.extras = Extras()
         self.types = TypeWatch()
         self.read = self.skipped = 0
@@ -251,6 +253,7 @@ class _Import:
             ],
         )
         fed = self.mapping.sources.items()
+        self.headers = {self.spec.field(name).column: header[i] for name, i in fed}
         self.types = TypeWatch({self.spec.field(name).column: str(i) for name, i in fed})
 
     def _evolves(self) -> bool:
@@ -476,7 +479,7 @@ class _Import:
         if self.dry_run:
             conn.rollback()
             return replace(result, load_id=None, rejects=self._kept_rejects())
-        ledger.write_drift(conn, load_id, self.events)
+        ledger.write_drift(conn, load_id, self._profiled_events())
         ledger.finish_load(conn, load_id, status="loaded", counts=figures, size=self.size, sha256=self.sha256)
         if self.spec.versions:
             result = self._settle_versions(conn, load_id, result)
@@ -486,6 +489,9 @@ class _Import:
     def _settle_versions(self, conn: psycopg.Connection, load_id: int, result: LoadResult) -> LoadResult:
         ledger.settle_versions(conn, self.spec.name, self.delivery.tenant, declarations(self.spec))
         return replace(result, drift=(*result.drift, *ledger.version_events(conn, load_id)))
+
+    def _profiled_events(self) -> tuple[DriftEvent, ...]:
+        return with_profiles(self.events, self.delivery, self.layout.spec, self.headers)
 
     def _kept_rejects(self) -> pa.Table:
         return pa.concat_tables(self.rejects.first) if self.rejects.first else REJECT_SCHEMA.empty_table()
@@ -505,7 +511,7 @@ class _Import:
             return replace(refused, rejects=self._kept_rejects())
         load_id = ledger.begin_load(conn, self.delivery, self.spec.hash, self.run_id)
         ledger.write_rejects(conn, load_id, first_reasons(self.rejects, error))
-        ledger.write_drift(conn, load_id, self.events)
+        ledger.write_drift(conn, load_id, self._profiled_events())
         ledger.finish_load(
             conn,
             load_id,

@@ -179,6 +179,24 @@ def _ensure_table(conn: psycopg.Connection, target: Target, schema_name: str, ro
             )
 
 
+def recent_values(
+    conn: psycopg.Connection, target: Target, column: str, loads: Sequence[int], limit: int
+) -> list[Any]:
+    """Different values of a column, of some loads first; looks at ``limit`` rows at most."""
+    exists = conn.execute("SELECT to_regclass(%s)", (target.live.as_string(conn),)).fetchone()
+    if exists == (None,) or column not in _columns(conn, target.schema, target.spec.name):
+        return []
+    query = sql.SQL(
+        "SELECT DISTINCT v FROM (SELECT {c} AS v FROM {t} WHERE {c} IS NOT NULL{only} LIMIT %(limit)s) AS looked_at"
+    )
+    for only in (" AND _load_id = ANY(%(loads)s)", ""):
+        statement = query.format(c=Name(column), t=target.live, only=sql.SQL(only))
+        rows = conn.execute(statement, {"limit": limit, "loads": list(loads)}).fetchall()
+        if rows:
+            return [row[0] for row in rows]
+    return []
+
+
 def _ensure_schema(conn: psycopg.Connection, name: str) -> None:
     # asked first: CREATE … IF NOT EXISTS needs the privilege even where there is nothing to create
     if conn.execute("SELECT to_regnamespace(%s)", (name,)).fetchone() == (None,):

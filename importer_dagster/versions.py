@@ -104,6 +104,7 @@ class _State:
     encoding: str
     dialect: Dialect
     missing: tuple[str, ...]
+    gone: Mapping[str, FieldSpec] = field(default_factory=dict)  # removed ones, should they come back
 
 
 def layouts(spec: TableSpec) -> tuple[Layout, ...]:
@@ -136,15 +137,15 @@ def _former(state: _State, states: list[_State]) -> dict[str, tuple[str, ...]]:
 
 def _after(before: _State, version: Version, spec: TableSpec) -> _State:
     where = f"versions, from {version.since}"
-    fields = dict(before.fields)
+    fields, gone = dict(before.fields), dict(before.gone)
     for name in version.removed:
         if name not in fields:
             raise ValueError(f"{where}: removed names {name!r}, which is no field by then")
         if name in spec.tableschema.primaryKey:
             raise ValueError(f"{where}: {name!r} belongs to the primaryKey, so it cannot be removed")
-        del fields[name]
+        gone[name] = fields.pop(name)
     for change in version.fields:
-        old = before.fields.get(change.name)
+        old = before.fields.get(change.name) or gone.get(change.name)
         try:
             fields[change.name] = changed(old or FieldSpec(name=change.name), change)
         except ValueError as error:
@@ -154,7 +155,7 @@ def _after(before: _State, version: Version, spec: TableSpec) -> _State:
         fields = {name: fields[name] for name in listed}
     dialect = changed(before.dialect, version.dialect) if version.dialect else before.dialect
     missing = before.missing if version.missingValues is None else version.missingValues
-    return _State(fields, version.encoding or before.encoding, dialect, missing)
+    return _State(fields, version.encoding or before.encoding, dialect, missing, gone)
 
 
 def _first_line(error: ValueError) -> str:
@@ -168,16 +169,16 @@ def _columns(states: list[_State]) -> dict[str, FieldSpec]:
     for state in states:
         for name, own in state.fields.items():
             known = columns.get(name)
-            if known is not None and _stored(known) != _stored(own):
+            if known is not None and stored(known) != stored(own):
                 raise ValueError(
-                    f"versions: {name!r} would be {_stored(known)} in one layout and {_stored(own)} in another; "
+                    f"versions: {name!r} would be {stored(known)} in one layout and {stored(own)} in another; "
                     "all feed one column, so declare the type that holds both, or give the new one another name"
                 )
             columns[name] = own
     return columns
 
 
-def _stored(field: FieldSpec) -> str:
+def stored(field: FieldSpec) -> str:
     """What decides the type of a field's column, in words."""
     if field.type == "number":
         return "a double" if field.format == "double" else f"number({field.precision},{field.scale})"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import click
 
 from importer_dagster import __version__
-from importer_dagster.cli import ledger, load, operate, specs
+from importer_dagster.cli import drift, ledger, load, operate, specs
 from importer_dagster.cli.common import Group
 
 
@@ -37,6 +37,7 @@ for _command in (
     ledger.status,
     ledger.rejects,
     ledger.unload,
+    drift.drift,
     specs.infer,
     operate.backfill,
     operate.demo,

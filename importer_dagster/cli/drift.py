@@ -1,0 +1,218 @@
+"""What changed in the supplier's files, and what to write into the specs: ``importer drift``.
+
+What does not belong here: finding it out (``proposals.py``), writing YAML (``yaml_edit.py``).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import click
+from rich.syntax import Syntax
+from rich.table import Table
+
+from importer_dagster.cli.common import console, plain, specs_of, warehouse_of
+from importer_dagster.errors import SpecError, UsageError
+from importer_dagster.settings import Settings
+from importer_dagster.spec import Specs, TableSpec, parse_spec, spec_files
+
+_LOOKED_AT = 50_000  # rows of a field that an unknown column is compared with
+_LOADS = 20
+
+
+class _Drift(click.Group):
+    """``importer drift TYPE`` lists, without a word for it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ("-h", "--help")):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_Drift)
+def drift() -> None:
+    """Show what changed in the files, and take over proposed changes of specs.
+
+    \b
+    Examples:
+      importer drift                                  all types
+      importer drift orders                           one type, with the proposed edit as a diff
+      importer drift accept orders --dry-run          the diff alone
+      importer drift accept orders --column price     write one of the proposals
+    """
+
+
+@drift.command("list")
+@click.argument("type_name", required=False, metavar="[TYPE]")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array, one object per change.")
+def list_(type_name: str | None, as_json: bool) -> None:
+    """List what changed since when, with the proposed edit of each spec as a diff. Writes nothing."""
+    settings = Settings.from_env()
+    specs = specs_of(settings)
+    chosen = [specs[type_name]] if type_name else list(specs.values())
+    found = _changes_of(settings, chosen)
+    if as_json:
+        rows = [_as_json(name, c) for name, changes in found.items() for c in changes]
+        click.echo(json.dumps(rows, default=str, ensure_ascii=False))
+        return
+    if not any(found.values()):
+        console.print("No delivery differs from its spec.")
+    for name, changes in found.items():
+        if changes:
+            _print_changes(name, changes)
+            _print_diff(settings, specs, name, changes)
+
+
+@drift.command()
+@click.argument("type_name", metavar="TYPE")
+@click.option(
+    "--column", "columns", multiple=True, metavar="NAME", help="Only what is proposed for this column."
+)
+@click.option("--dry-run", is_flag=True, help="Show the diff; write nothing.")
+def accept(type_name: str, columns: tuple[str, ...], dry_run: bool) -> None:
+    """Write what `importer drift TYPE` proposes into the spec of TYPE; comments and layout stay."""
+    settings = Settings.from_env()
+    specs = specs_of(settings)
+    changes = _changes_of(settings, [specs[type_name]])[type_name]
+    chosen = _chosen(type_name, changes, columns)
+    file = _file_of(specs, type_name)
+    old = file.read_text(encoding="utf-8")
+    new = _edited(old, chosen, file)
+    _show(old, new, file)
+    if dry_run:
+        return
+    _write(file, new)
+    console.print(f"[green]✓[/green] wrote {plain(file)}", soft_wrap=True)
+    if any(c.refused for c in chosen):
+        days = sorted(c.since for c in chosen if c.refused)
+        console.print(
+            f"Refused deliveries can be loaded now: importer backfill --from {days[0]} --to … {type_name}"
+        )
+
+
+# --- finding out ----------------------------------------------------------------------------
+
+
+def _changes_of(settings: Settings, specs: Sequence[TableSpec]) -> dict[str, list[Any]]:
+    from importer_dagster import ledger
+    from importer_dagster.proposals import Seen, changes
+
+    found: dict[str, list[Any]] = {}
+    with warehouse_of(settings) as warehouse:
+        ledger.migrate(warehouse)
+        with warehouse.connect() as conn:
+            for spec in specs:
+                rows = ledger.deliveries_with_drift(conn, spec.name)
+                seen = [Seen(r["tenant"], r["day"], r["path"], r["status"], tuple(r["drift"])) for r in rows]
+                loads = [r["load_id"] for r in rows if r["status"] == "loaded"][-_LOADS:]
+                found[spec.name] = changes(spec, seen, _known(conn, warehouse.schema, spec, loads))
+    return found
+
+
+def _known(conn: Any, schema: str, spec: TableSpec, loads: Sequence[int]) -> Any:
+    from importer_dagster.tables import Target, recent_values
+
+    target = Target(spec, False, schema)
+
+    def known(field: Any) -> list[Any]:
+        if field.type == "object":
+            return []
+        values = recent_values(conn, target, field.column, loads, _LOOKED_AT)
+        return [v.bytes if isinstance(v, UUID) else v for v in values]
+
+    return known
+
+
+def _chosen(name: str, changes: Sequence[Any], columns: Sequence[str]) -> list[Any]:
+    offered = [c for c in changes if c.edit is not None]
+    for column in columns:
+        if not any(c.column == column for c in offered):
+            known = ", ".join(repr(c.column) for c in offered) or "none"
+            raise UsageError(
+                f"Nothing is proposed for {column!r} of {name}; there are proposals for: {known}."
+            )
+    chosen = [c for c in offered if not columns or c.column in columns]
+    if not chosen:
+        raise UsageError(
+            f"There is nothing to accept for {name}: `importer drift {name}` shows what is known."
+        )
+    return chosen
+
+
+# --- the edit ---------------------------------------------------------------------------------
+
+
+def _file_of(specs: Specs, name: str) -> Path:
+    assert specs.folder is not None
+    return next(f for f in spec_files(specs.folder) if f.stem == name)
+
+
+def _edited(text: str, changes: Sequence[Any], file: Path) -> str:
+    """The spec's text with all proposals; raises SpecError if the result would be no spec."""
+    try:
+        for change in changes:
+            if change.edit is not None:
+                text = change.edit(text)
+        parse_spec(text, str(file))
+    except (ValueError, SpecError) as error:
+        raise SpecError(
+            f"The proposals cannot be written as they are: {error}. Choose one with --column, or edit by hand.",
+            file=str(file),
+        ) from None
+    return text
+
+
+def _write(file: Path, text: str) -> None:
+    """All of it or nothing."""
+    part = file.with_name(f".{file.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.chmod(file.stat().st_mode)
+    part.replace(file)
+
+
+# --- showing ----------------------------------------------------------------------------------
+
+
+def _print_changes(name: str, changes: Sequence[Any]) -> None:
+    table = Table("change", "column", "since", "deliveries", "refused", "what", "proposal", title=name)
+    for c in changes:
+        since = f"{c.since} – {c.until}" if c.until else str(c.since)
+        proposal = "" if c.until else c.advice
+        cells = (c.kind, c.column or "", since, c.deliveries, c.refused or "", c.detail, proposal)
+        table.add_row(*(plain(cell) for cell in cells))
+    console.print(table)
+
+
+def _print_diff(settings: Settings, specs: Specs, name: str, changes: Sequence[Any]) -> None:
+    if not any(c.edit for c in changes):
+        return
+    file = _file_of(specs, name)
+    old = file.read_text(encoding="utf-8")
+    try:
+        new = _edited(old, changes, file)
+    except SpecError as error:
+        console.print(plain(error), soft_wrap=True)
+        return
+    _show(old, new, file)
+    console.print(f"To write it: importer drift accept {name}\n")
+
+
+def _show(old: str, new: str, file: Path) -> None:
+    lines = difflib.unified_diff(
+        old.splitlines(), new.splitlines(), f"{file}", f"{file} (proposed)", lineterm=""
+    )
+    text = "\n".join(lines)
+    if console.is_terminal:
+        console.print(Syntax(text, "diff", word_wrap=True))
+    else:
+        click.echo(text)
+
+
+def _as_json(name: str, change: Any) -> dict[str, Any]:
+    keys = ("kind", "column", "detail", "since", "until", "first", "deliveries", "refused", "advice")
+    return {"type": name, **{k: getattr(change, k) for k in keys}, "proposed": change.edit is not None}
