@@ -14,6 +14,7 @@ What does not belong here: columns that the spec declares (``tables.py``).
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,7 +34,8 @@ from importer_dagster.warehouse import SETUP_LOCK
 TEXT = "text"
 _BIGINT, _NUMERIC, _TIMESTAMP = "bigint", "numeric", "timestamp without time zone"
 _MOST_COLUMNS = 1_590
-_LOCK_TRIES, _LOCK_WAIT_S = 60, 2
+# shorter than PostgreSQL's deadlock_timeout, so that who waits steps back before anyone is killed
+_LOCK_WAIT_MS, _LOCK_TRIES = 500, 240
 
 # PostgreSQL type → what its values look like when PostgreSQL writes them
 _WRITTEN = {
@@ -110,6 +112,12 @@ def with_gained(conn: psycopg.Connection, target: Target) -> Target:
     return replace(target, gained=found) if found else target
 
 
+def without_changes(target: Target, planned: Sequence[Grown]) -> Target:
+    """``target`` without the columns that would change, for a rehearsal."""
+    changed = {g.column for g in planned if g.type != g.before}
+    return replace(target, gained=tuple(c for c in target.gained if c not in changed))
+
+
 def growing(
     conn: psycopg.Connection, target: Target, header: Sequence[str], extras: Sequence[int]
 ) -> dict[int, str]:
@@ -153,42 +161,45 @@ class Grown:
         return f"a column of the table, as {self.type}"
 
 
-def events(plan: Sequence[Grown]) -> list[DriftEvent]:
+def events(planned: Sequence[Grown]) -> list[DriftEvent]:
     """What is to be recorded: columns that are new or became wider."""
-    changed = [g for g in plan if g.before != g.type]
+    changed = [g for g in planned if g.before != g.type]
     return [DriftEvent("retyped" if g.before else "evolved", g.column, g.words) for g in changed]
 
 
-def grow(
-    conn: psycopg.Connection, target: Target, kinds: Mapping[str, str | None], origin: str
-) -> list[Grown]:
-    """Add or widen columns in the type's tables, in the caller's transaction.
+def reserve(conn: psycopg.Connection, target: Target) -> None:
+    """Be the only one to change the type's tables, until the transaction ends.
 
-    ``kinds`` are the types that the delivery's own values have. The tables are
-    locked for as long as the transaction lasts, and only if something changes.
+    To be called before the transaction has touched the tables: two that have
+    both read them, and both want to change them, would wait for each other.
     """
-    plan = _plan(conn, target, kinds)
-    if all(g.type == g.before for g in plan):
-        return plan
-    conn.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (SETUP_LOCK, target.spec.name))
-    _lock(conn, target)
-    plan = _plan(conn, target, kinds)  # someone may have been quicker
-    for g in plan:
-        for table in (target.live, target.superseded):
-            _change(conn, table, g, origin)
-    return plan
+    conn.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (SETUP_LOCK, f"{target.spec.name}\ngrow"))
 
 
-def _plan(conn: psycopg.Connection, target: Target, kinds: Mapping[str, str | None]) -> list[Grown]:
+def plan(conn: psycopg.Connection, target: Target, kinds: Mapping[str, str | None]) -> list[Grown]:
+    """What the columns become. ``kinds`` are the types that the delivery's own values have."""
     have = gained(conn, target)
-    plan = []
+    found = []
     for column, kind in kinds.items():
         before = have.get(column)
         known = (
             None if before == TEXT and kind not in (None, TEXT) and _empty(conn, target, column) else before
         )
-        plan.append(Grown(column, join(known, kind) or TEXT, before))
-    return plan
+        found.append(Grown(column, join(known, kind) or TEXT, before))
+    return found
+
+
+def grow(conn: psycopg.Connection, target: Target, planned: Sequence[Grown], origin: str) -> None:
+    """Add or widen columns in the type's tables, in the caller's transaction, which has reserved that.
+
+    The tables are locked for as long as the transaction lasts, and only if something changes.
+    """
+    if all(g.type == g.before for g in planned):
+        return
+    _lock(conn, target)
+    for g in planned:
+        for table in (target.live, target.superseded):
+            _change(conn, table, g, origin)
 
 
 def _empty(conn: psycopg.Connection, target: Target, column: str) -> bool:
@@ -199,19 +210,19 @@ def _empty(conn: psycopg.Connection, target: Target, column: str) -> bool:
 
 
 def _lock(conn: psycopg.Connection, target: Target) -> None:
-    """Lock the tables without making readers queue behind us for long."""
+    """Lock the tables without making readers queue behind us for long: wait a little, step back, again."""
     statement = sql.SQL("LOCK TABLE {}, {} IN ACCESS EXCLUSIVE MODE").format(target.live, target.superseded)
     for attempt in range(_LOCK_TRIES):
         try:
             with conn.transaction():
-                conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(f"{_LOCK_WAIT_S}s"))
+                conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(_LOCK_WAIT_MS))
                 conn.execute(statement)
                 conn.execute("SET LOCAL lock_timeout TO DEFAULT")
             return
         except pg.LockNotAvailable:
             if attempt == _LOCK_TRIES - 1:
                 raise
-            time.sleep(_LOCK_WAIT_S)
+            time.sleep(random.uniform(0.2, 0.8))  # noqa: S311 - no secret depends on it
 
 
 def _change(conn: psycopg.Connection, table: sql.Composable, grown: Grown, origin: str) -> None:
@@ -241,9 +252,9 @@ def prepare_stage(conn: psycopg.Connection, columns: Sequence[str], have: Sequen
         conn.execute(sql.SQL("ALTER TABLE {} " + change).format(_STAGE, sql.Identifier(column)))
 
 
-def cast_stage(conn: psycopg.Connection, plan: Sequence[Grown]) -> None:
+def cast_stage(conn: psycopg.Connection, planned: Sequence[Grown]) -> None:
     """Cast the stage's columns to the types of the table."""
-    for g in plan:
+    for g in planned:
         if g.type != TEXT:
             conn.execute(
                 sql.SQL("ALTER TABLE {} ALTER COLUMN {} TYPE {} USING {}::{}").format(

@@ -122,6 +122,7 @@ class _Import:
         self.run_id, self.force, self.dry_run, self.progress = run_id, force, dry_run, progress
         self.layout = spec.layout(delivery.business_date)
         self.started = time.monotonic()
+        self.reserved = False  # whether the type's tables may be changed
         self.rescued: dict[str, bool] = {}  # fields of another type: whether they are rescued
         self._begin()
         self.size: int | None = delivery.size
@@ -196,7 +197,7 @@ class _Import:
     # --- the load itself ---
 
     def _load_settled(self, conn: psycopg.Connection) -> LoadResult:
-        """Load; once more from the start where the whole file shows that a column has another type."""
+        """Load; once more from the start where that turns out to be needed (:class:`_Again`)."""
         while True:
             try:
                 if self.dry_run:
@@ -207,6 +208,8 @@ class _Import:
                 self._begin()
 
     def _load(self, conn: psycopg.Connection) -> LoadResult:
+        if self.reserved:
+            evolve.reserve(conn, self.target)
         prior = ledger.in_force(conn, self.delivery) if self.has_ledger else None
         load_id = 0
         if self.has_ledger:
@@ -241,6 +244,8 @@ class _Import:
         self.events = self.mapping.events
         extras = self.mapping.extras
         grows = evolve.growing(conn, self.target, header, extras) if self._evolves() else {}
+        if any(column not in self.target.gained for column in grows.values()):
+            self._reserve()
         self.extras = Extras(
             grows={str(i): column for i, column in grows.items()},
             kept={str(i): header[i] for i in extras if i not in grows},
@@ -261,13 +266,26 @@ class _Import:
 
     def _grow(self, conn: psycopg.Connection, publisher: Publisher) -> None:
         """Let the table gain the columns that this delivery brings; a rehearsal leaves the table alone."""
-        if not self.extras.grows or self.dry_run:
+        if not self.extras.grows:
             return
         kinds = {column: evidence.kind for column, evidence in self.extras.evidence.items()}
-        grown = evolve.grow(conn, self.target, kinds, f"{self.delivery.path} ({self.delivery.business_date})")
-        evolve.cast_stage(conn, grown)
+        planned = evolve.plan(conn, self.target, kinds)
+        if self.dry_run:
+            publisher.target = evolve.without_changes(self.target, planned)
+            evolve.cast_stage(conn, [g for g in planned if g.type == g.before])
+            return
+        if any(g.type != g.before for g in planned):
+            self._reserve()
+        evolve.grow(conn, self.target, planned, f"{self.delivery.path} ({self.delivery.business_date})")
+        evolve.cast_stage(conn, planned)
         self.target = publisher.target = evolve.with_gained(conn, self.target)
-        self.events = (*self.events, *evolve.events(grown))
+        self.events = (*self.events, *evolve.events(planned))
+
+    def _reserve(self) -> None:
+        """Begin again as the only one that changes the type's tables, unless we are that already."""
+        if not self.reserved and not self.dry_run:
+            self.reserved = True
+            raise _Again
 
     def _publisher(self, conn: psycopg.Connection, load_id: int, prior: ledger.LoadRow | None) -> Publisher:
         return Publisher(

@@ -157,6 +157,10 @@ def test_a_rehearsal_adds_no_column(inbox: Inbox, query: Query) -> None:
     result = inbox.load(spec(), "id,n\n2,5\n", path="b", dry_run=True)
     assert (result.status, result.rows_loaded) == ("loaded", 1)
     assert types(query) == {}
+    inbox.load(spec(), "id,n\n2,5\n", path="b")
+    for content in ("id,n,m\n3,6,7\n", "id,n\n3,x\n"):
+        assert inbox.load(spec(), content, path="c", dry_run=True).status == "loaded"
+    assert types(query) == {"n": "bigint"}
 
 
 def test_tenants_that_grow_the_table_at_once(inbox: Inbox, query: Query) -> None:
