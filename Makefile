@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo dev test lint fix bench clean help
+.PHONY: demo dev test lint fix bench fuzz clean help
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,10 @@ fix: $(VENV)/.ready  ## let the tools mend what they can
 
 bench: $(VENV)/.ready  ## measure against psql \copy; takes several minutes
 	$(BIN)/python -m benchmarks
+
+MINUTES ?= 5
+fuzz: $(VENV)/.ready  ## feed hostile files to the reader; MINUTES=60 for an hour
+	$(BIN)/python -m fuzz --minutes $(MINUTES)
 
 clean:  ## remove the virtual environment and the local state
 	rm -rf $(VENV) .importer

@@ -211,3 +211,8 @@ def _is_common(char: str, encoding: str) -> bool:
         encoding, (0, 0)
     )
     return first <= lead <= last
+
+
+def suggest(sample: bytes) -> str:
+    """The encoding in which bytes that are not UTF-8 look most like words; only ever shown to a person."""
+    return _by_looks(sample[:_SAMPLE]).encoding

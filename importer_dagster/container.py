@@ -1,18 +1,19 @@
-"""From a URL to UTF-8 bytes: opening, hashing, unpacking, telling what is no CSV, decoding.
+"""From a URL to the bytes of the file in it: opening, hashing, unpacking.
 
-Containers are recognised by their first bytes, whatever the file is called.
+Containers are recognised by their first bytes, whatever the file is called. A
+container that is damaged, cut off, hostile or of doubtful content is refused;
+bytes behind its end are not passed over.
 
-What does not belong here: records and fields (``records.py``, ``reader.py``).
+What does not belong here: text encodings (``textsource.py``), telling what is
+no CSV (``notcsv.py``), records and fields (``records.py``, ``reader.py``).
 """
 
 from __future__ import annotations
 
 import bz2
-import codecs
-import gzip
 import hashlib
-import json
 import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -26,7 +27,9 @@ from importer_dagster.errors import ImporterError, RefusedError, SourceUnavailab
 
 CHUNK = 1 << 20
 # A container that unpacks to more than this, and by more than this factor, is taken for a bomb.
-BOMB_BYTES, BOMB_FACTOR = 1 << 30, 2_000
+# The same line over and over shrinks by a factor of 1,000 in gzip; tables of numbers by 3 to 50.
+BOMB_BYTES, BOMB_FACTOR = 256 << 20, 400
+_JUNK = ("__MACOSX/", ".DS_Store", "Thumbs.db", "desktop.ini")  # what archivers add on their own
 
 _SUFFIXES = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd", ".zip": "zip"}
 _MAGIC = {
@@ -37,46 +40,45 @@ _MAGIC = {
     b"PK\x03\x04": "zip",
     b"PK\x05\x06": "zip",
 }
-_NOT_CSV = {
-    b"PAR1": "a Parquet file",
-    b"\xd0\xcf\x11\xe0": "an old Excel or other Microsoft Office file",
-    b"%PDF": "a PDF document",
-    b"ARROW1": "an Arrow file",
-    b"Obj\x01": "an Avro file",
-    b"ORC": "an ORC file",
-    b"SQLite format 3": "a SQLite database",
-    b"version https://git-lfs": "a Git LFS pointer, not the file itself",
-}
-_BOMS = {
-    codecs.BOM_UTF8: "utf-8",
-    codecs.BOM_UTF32_LE: "utf-32-le",  # before UTF-16: it starts with the same two bytes
-    codecs.BOM_UTF32_BE: "utf-32-be",
-    codecs.BOM_UTF16_LE: "utf-16-le",
-    codecs.BOM_UTF16_BE: "utf-16-be",
-}
 
 
 class _Hashed:
-    """A readable file that hashes and counts what passes through."""
+    """A readable file that hashes and counts what passes through; ``head`` is given out once more."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        self._ahead = b""
         self.sha = hashlib.sha256()
         self.bytes = 0
         self.closed = False
+        self._complete = False
+
+    def peek(self, size: int) -> bytes:
+        """The first bytes, which ``read`` then gives again."""
+        self._ahead = self.read(size)
+        return self._ahead
 
     def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
+        if self._ahead:
+            data, self._ahead = self._ahead, b""
+            if 0 <= size < len(data):
+                data, self._ahead = data[:size], data[size:]
+            return data
+        try:
+            data = self._file.read(size)
+        except OSError as error:  # told apart here from errors of what unpacks
+            raise SourceUnavailable(f"The file could not be read to its end: {error}") from error
         self.sha.update(data)
         self.bytes += len(data)
         return data
 
     def drain(self) -> None:
         """Read what is left, so that hash and size are of the whole file."""
-        while self.read(CHUNK):
+        while not self._complete and self.read(CHUNK):
             pass
+        self._complete = True  # whoever goes on reading the file, as zipfile does, is not heard
 
-    # what the decompressors ask of a file
+    # what Arrow asks of a file
     def readable(self) -> bool:
         return True
 
@@ -93,36 +95,44 @@ class _Hashed:
         pass
 
 
-class _Ahead:
-    """A file with some bytes put back in front of it."""
+class _Inflated:
+    """The content of a gzip, bzip2 or xz file: all its members, and no bytes behind them passed over."""
 
-    def __init__(self, head: bytes, file: _Hashed) -> None:
-        self._head, self._file = head, file
-        self.closed = False
+    def __init__(self, file: _Hashed, new_member: Callable[[], Any]) -> None:
+        self._file, self._new_member = file, new_member
+        self._member = new_member()
+        self._input = b""  # what the member has not taken yet
+        self._ended = False
 
-    def read(self, size: int = -1) -> bytes:
-        if not self._head:
-            return self._file.read(size)
-        if size is None or size < 0:
-            data, self._head = self._head + self._file.read(), b""
-            return data
-        data, self._head = self._head[:size], self._head[size:]
+    def read(self, size: int) -> bytes:
+        while not self._ended:
+            data = self._some(size)
+            if data:
+                return data
+            if self._member.eof:
+                self._begin_next()
+        return b""
+
+    def _some(self, size: int) -> bytes:
+        if self._member.eof:
+            return b""
+        hungry = not self._input and getattr(self._member, "needs_input", True)
+        given = self._file.read(CHUNK) if hungry else self._input
+        data = bytes(self._member.decompress(given, size))
+        self._input = getattr(self._member, "unconsumed_tail", b"")
+        if hungry and not given and not data and not self._member.eof:
+            raise EOFError("it ends in the middle")
         return data
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return False
-
-    def writable(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        self.closed = True
-
-    def flush(self) -> None:
-        pass
+    def _begin_next(self) -> None:
+        """Zeros behind a member are padding, as tapes have it; anything else must be one more member."""
+        rest = self._member.unused_data
+        while not rest.strip(b"\0"):
+            rest = self._file.read(CHUNK)
+            if not rest:
+                self._ended = True
+                return
+        self._member, self._input = self._new_member(), rest.lstrip(b"\0")
 
 
 @contextmanager
@@ -138,7 +148,7 @@ def source_errors(url: str) -> Iterator[None]:
         raise RefusedError(f"{url} is a folder; name a file.", rule="missing") from None
     except PermissionError as error:
         raise RefusedError(f"{url} may not be read: {error}. Grant read access.", rule="unreadable") from None
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile) as error:
+    except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
         raise RefusedError(
             f"{url} is a damaged or truncated archive: {error}. Ask the supplier to send it again.",
             rule="container",
@@ -186,7 +196,7 @@ class Unpacked:
         self._out = 0
 
     def _unpack(self) -> Any:
-        head = self._hashed.read(CHUNK)
+        head = self._hashed.peek(CHUNK)
         kind = next((k for magic, k in _MAGIC.items() if head.startswith(magic)), None)
         named = next((k for suffix, k in _SUFFIXES.items() if self.url.lower().endswith(suffix)), None)
         if kind is None and named is not None and head:
@@ -194,48 +204,61 @@ class Unpacked:
                 f"{self.url} is called {named}, but its content is not. Rename it, or have it sent again.",
                 rule="container",
             )
-        stream = _Ahead(head, self._hashed)
         if kind == "zip":
             return self._unzip()
-        openers: dict[str | None, Callable[[Any], Any]] = {
-            "gzip": lambda s: gzip.GzipFile(fileobj=s, mode="rb"),
-            "bzip2": bz2.BZ2File,
-            "xz": lzma.LZMAFile,
-            "zstd": lambda s: pa.CompressedInputStream(pa.PythonFile(s, "r"), "zstd"),
+        openers: dict[str | None, Callable[[], Any]] = {
+            "gzip": lambda: zlib.decompressobj(wbits=31),
+            "bzip2": bz2.BZ2Decompressor,
+            "xz": lzma.LZMADecompressor,
         }
-        return openers[kind](stream) if kind else stream
+        if kind == "zstd":
+            return pa.CompressedInputStream(pa.PythonFile(self._hashed, "r"), "zstd")
+        return _Inflated(self._hashed, openers[kind]) if kind else self._hashed
 
     def _unzip(self) -> Any:
         self._hashed.drain()
         self._file.seek(0)
-        archive = zipfile.ZipFile(self._file)
-        members = [m for m in archive.infolist() if not m.is_dir()]
-        names = [m.filename for m in members]
-        if any(n == "[Content_Types].xml" for n in names):
-            raise RefusedError(f"{self.url} is an Excel or other Office file, not CSV.", rule="not.csv")
-        if len(members) != 1:
-            found = ", ".join(names[:5]) or "nothing"
-            raise RefusedError(
-                f"{self.url} is a zip archive that must hold one file, but holds {len(members)} ({found}).",
-                rule="container",
-            )
-        if names[0].startswith(("/", "\\")) or ".." in names[0].replace("\\", "/").split("/"):
-            raise RefusedError(
-                f"{self.url} holds a file with a hostile path, {names[0]!r}.", rule="container"
-            )
-        if members[0].flag_bits & 1:
-            raise RefusedError(f"{self.url} is an encrypted zip archive.", rule="container")
         try:
-            return archive.open(members[0])
+            return self._member(zipfile.ZipFile(self._file))
         except NotImplementedError as error:
             raise RefusedError(f"{self.url} cannot be unpacked: {error}.", rule="container") from None
+        except (OSError, ValueError, RuntimeError, struct.error) as error:  # what zipfile makes of damage
+            raise zipfile.BadZipFile(str(error)) from None
+
+    def _member(self, archive: zipfile.ZipFile) -> Any:
+        """The one file in a zip archive."""
+        files = [m for m in archive.infolist() if not m.is_dir()]
+        members = [m for m in files if not m.filename.startswith(_JUNK[0]) and _base(m) not in _JUNK]
+        names = [m.filename for m in members]
+        if {"[Content_Types].xml", "mimetype"} & set(names):
+            raise RefusedError(f"{self.url} is an Excel or other Office file, not CSV.", rule="not.csv")
+        for name in (m.filename for m in archive.infolist()):
+            if _is_hostile(name):
+                raise RefusedError(
+                    f"{self.url} holds a file with a hostile path, {name[:200]!r}. Ask the supplier about it.",
+                    rule="container",
+                )
+        if len(members) != 1:
+            found = ", ".join(n[:80] for n in names[:5]) or "nothing"
+            raise RefusedError(
+                f"{self.url} is a zip archive that must hold one file, but holds {len(members)} ({found}). "
+                "Ask the supplier for one file in each.",
+                rule="container",
+            )
+        if members[0].flag_bits & 1:
+            raise RefusedError(
+                f"{self.url} is an encrypted zip archive. Ask the supplier for one without a password.",
+                rule="container",
+            )
+        return archive.open(members[0])
 
     def read(self, size: int) -> bytes:
         """Up to ``size`` bytes, less only at the end; b"" at the end."""
-        parts, wanted = [], size
+        parts: list[bytes] = []
+        wanted = size
         with source_errors(self.url):
             while wanted:
-                part = self._stream.read(wanted)
+                part = self._read_some(wanted)
                 if not part:
                     break
                 parts.append(part)
@@ -244,10 +267,20 @@ class Unpacked:
         self._out += len(data)
         if self._out > BOMB_BYTES and self._out > BOMB_FACTOR * max(self._hashed.bytes, 1):
             raise RefusedError(
-                f"{self.url} unpacks to more than {BOMB_FACTOR} times its size; taken for a bomb.",
+                f"{self.url} unpacks to more than {BOMB_FACTOR} times its size; taken for a bomb. Send it unpacked "
+                "if it is sound.",
                 rule="container",
             )
         return data
+
+    def _read_some(self, size: int) -> bytes:
+        try:
+            data: bytes = self._stream.read(size)
+            return data
+        except OSError as error:  # of what unpacks; those of the file itself are SourceUnavailable by now
+            raise EOFError(str(error)) from None
+        except RuntimeError as error:  # zipfile, of what is encrypted
+            raise zipfile.BadZipFile(str(error)) from None
 
     def finish(self) -> None:
         """Read the stored file to its end, so that hash and size are complete."""
@@ -269,98 +302,11 @@ class Unpacked:
         self._file.close()
 
 
-class TextSource:
-    """The delivery as UTF-8 bytes without a BOM, in pieces.
-
-    A file declared (or by default) UTF-8 passes through unchecked: bad bytes
-    are found where records are made. ``warnings`` tells what was odd.
-    """
-
-    def __init__(self, unpacked: Unpacked, encoding: str) -> None:
-        self.unpacked = unpacked
-        self.warnings: list[str] = []
-        self._offset = 0
-        self._head = unpacked.read(CHUNK)
-        self._check_empty()
-        self.encoding = self._resolve(codecs.lookup(encoding).name)
-        _check_is_csv(self._decoded_head(), unpacked.url)
-        self._decoder = None
-        if self.encoding not in ("utf-8", "ascii"):
-            self._decoder = codecs.getincrementaldecoder(self.encoding)()
-
-    def _check_empty(self) -> None:
-        if not self._head:
-            raise RefusedError(f"{self.unpacked.url} is empty.", rule="empty")
-
-    def _resolve(self, declared: str) -> str:
-        for bom, name in _BOMS.items():
-            if self._head.startswith(bom):
-                self._head = self._head[len(bom) :]
-                self._offset = len(bom)
-                if not self._head:
-                    raise RefusedError(
-                        f"{self.unpacked.url} is empty but for a byte order mark.", rule="empty"
-                    )
-                return name
-        return "utf-8" if declared == "utf-8-sig" else declared
-
-    def _decoded_head(self) -> bytes:
-        head = self._head[:4096]
-        if self.encoding in ("utf-8", "ascii"):
-            return head
-        return head.decode(self.encoding, "replace").encode()
-
-    def read(self, size: int) -> bytes:
-        """About ``size`` bytes of UTF-8; b"" at the end."""
-        while True:
-            raw = self._take(size)
-            if self._decoder is None:
-                return raw
-            try:
-                text = self._decoder.decode(raw, final=not raw)
-            except UnicodeDecodeError as error:
-                raise RefusedError(
-                    f"{self.unpacked.url} is not {self.encoding}: {error.reason} near byte "
-                    f"{self._offset - len(raw) + error.start}. Declare the right encoding.",
-                    rule="encoding",
-                ) from None
-            if text or not raw:
-                return text.encode("utf-8", "surrogatepass")
-
-    def _take(self, size: int) -> bytes:
-        if self._head:
-            raw, self._head = self._head[:size], self._head[size:]
-            if len(raw) < size:
-                raw += self.unpacked.read(size - len(raw))
-        else:
-            raw = self.unpacked.read(size)
-        self._offset += len(raw)
-        return raw
+def _base(member: zipfile.ZipInfo) -> str:
+    return member.filename.rsplit("/", 1)[-1]
 
 
-def _check_is_csv(head: bytes, url: str) -> None:
-    """Refuse what is plainly something else under the name of a CSV file."""
-    kind = next((k for magic, k in _NOT_CSV.items() if head.startswith(magic)), None)
-    start = head.lstrip()[:512].lower()
-    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
-        kind = "an HTML page (perhaps an error message of the supplier's server)"
-    elif start.startswith(b"<?xml"):
-        kind = "an XML file"
-    elif start[:1] in (b"{", b"[") and _is_json(head):
-        kind = "JSON"
-    if kind:
-        raise RefusedError(
-            f"{url} looks like {kind}, not CSV. Ask the supplier for the CSV file.", rule="not.csv"
-        )
-
-
-def _is_json(head: bytes) -> bool:
-    text = head.decode("utf-8", "replace").strip()
-    for candidate in (text, text.splitlines()[0]):
-        try:
-            if isinstance(json.loads(candidate), dict | list):
-                return True
-        except ValueError:
-            continue
-    # cut off in the middle of a large document: braces, a quoted name and a colon tell
-    return text.startswith(("{\n", "[\n", "[{", "{\r\n", "[\r\n")) and '":' in text
+def _is_hostile(name: str) -> bool:
+    """Whether a path would lead out of the folder it is unpacked in; nothing is ever unpacked to a folder."""
+    parts = name.replace("\\", "/").split("/")
+    return name.startswith(("/", "\\")) or ".." in parts or parts[0].endswith(":")

@@ -55,6 +55,13 @@ def as_text(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) else value
 
 
+def delimiter(value: str) -> str:
+    """``value`` if it can stand between two values; raises ValueError."""
+    if not value or set(value) & set("\r\n\0"):
+        raise ValueError("must be one character or more, and no line end")
+    return value
+
+
 def single_character(value: str) -> str:
     """``value`` if it can be a delimiter or a quote; raises ValueError."""
     if len(value) != 1 or value in "\r\n\0":
@@ -65,12 +72,13 @@ def single_character(value: str) -> str:
 Token = Annotated[str, BeforeValidator(as_text)]
 Names = Annotated[tuple[str, ...], BeforeValidator(one_or_many)]
 Character = Annotated[str, AfterValidator(single_character)]
+Delimiter = Annotated[str, AfterValidator(delimiter)]
 
 
 class Dialect(Model):
     """How the file is written down, in the words of the Frictionless CSV Dialect."""
 
-    delimiter: Character = Field(",", description="The character between two values.")
+    delimiter: Delimiter = Field(",", description="The character, or characters, between two values.")
     quoteChar: Character | None = Field(
         '"', description="The character around a quoted value; null where quotes mean nothing."
     )
@@ -83,9 +91,18 @@ class Dialect(Model):
         None, description="Numbers (from 1) of the lines that hold the header; what is above is preamble."
     )
     commentChar: str | None = Field(None, min_length=1, description="Lines that start with this are skipped.")
-    skipInitialSpace: bool = Field(False, description="Blanks behind a delimiter do not belong to the value.")
+    skipInitialSpace: bool = Field(
+        False,
+        description="Blanks behind a delimiter, and between a closing quote and the next one, do not belong "
+        "to the value.",
+    )
     nullSequence: str | None = Field(None, description="One more text that stands for a missing value.")
     footerRows: int = Field(0, ge=0, description="How many records at the end are no data.")
+    totals: Literal["reject", "keep"] = Field(
+        "reject",
+        description="What to do with a last record whose first value is a word such as Total: it repeats the "
+        "others as a sum. keep: load it like any other.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -94,8 +111,10 @@ class Dialect(Model):
 
     @model_validator(mode="after")
     def _distinct(self) -> Dialect:
-        if self.delimiter == self.quoteChar:
+        if self.quoteChar and self.quoteChar in self.delimiter:
             raise ValueError("delimiter and quoteChar must differ")
+        if self.escapeChar and self.escapeChar in self.delimiter:
+            raise ValueError("delimiter and escapeChar must differ")
         return self
 
 

@@ -99,11 +99,12 @@ class TypedBatch:
 
 @dataclass(frozen=True)
 class DriftEvent:
-    """One difference between a header and its spec.
+    """One difference between a delivery and its spec.
 
     ``kind`` is added, removed, renamed, reordered, retyped (values of another
-    type), evolved (the table gained the column) or version (another way of
-    writing, as declared).
+    type), evolved (the table gained the column) version (another way of
+    writing, as declared), of the header; or warning, of anything else that was
+    odd but did not stop the load.
     ``declared`` says that the spec foresees it: an alias, or a version that
     begins with this delivery. ``profile`` sums up the values of a column that
     the spec does not know, as JSON.

@@ -135,6 +135,7 @@ class _Import:
         self.rejects = Rejects()
         self.mapping = ColumnMapping({})
         self.events: tuple[DriftEvent, ...] = ()
+        self.warnings: list[str] = []
         self.headers: dict[str, str] = {}  # column → its name in this header
         self.extras = Extras()
         self.types = TypeWatch()
@@ -218,6 +219,7 @@ class _Import:
             # before publishing: from here on the prior load's rows are not in force
             ledger.supersede(conn, prior.load_id, load_id)
         with open_delivery(self.delivery, self.layout.spec) as reader:
+            self.warnings = reader.warnings
             self._map(conn, reader.header)
             publisher = self._publisher(conn, load_id, prior)
             staged = self._needs_stage()
@@ -509,7 +511,7 @@ class _Import:
         return replace(result, drift=(*result.drift, *ledger.version_events(conn, load_id)))
 
     def _profiled_events(self) -> tuple[DriftEvent, ...]:
-        return with_profiles(self.events, self.delivery, self.layout.spec, self.headers)
+        return with_profiles(self._all_events(), self.delivery, self.layout.spec, self.headers)
 
     def _kept_rejects(self) -> pa.Table:
         return pa.concat_tables(self.rejects.first) if self.rejects.first else REJECT_SCHEMA.empty_table()
@@ -542,6 +544,10 @@ class _Import:
         conn.commit()
         return self._result("refused", load_id, figures, reason=str(error))
 
+    def _all_events(self) -> tuple[DriftEvent, ...]:
+        """How the header differs from the spec, and what else was odd."""
+        return (*self.events, *(DriftEvent("warning", None, w) for w in self.warnings))
+
     def _result(
         self, status: Status, load_id: int | None, figures: dict[str, int], reason: str | None = None
     ) -> LoadResult:
@@ -550,7 +556,7 @@ class _Import:
             status=status,
             load_id=load_id,
             reason=reason,
-            drift=self.events,
+            drift=self._all_events(),
             bytes=self.size,
             sha256=self.sha256,
             seconds=time.monotonic() - self.started,

@@ -5,18 +5,19 @@ Arrow's CSV parser, so that a batch still has the bytes it was made of and a
 reject can be traced to its line and raw text.
 
 What is a record: blank lines and comment lines are not; damaged, short and long
-records are, and count. Record numbers start at 1 behind the header.
+records are, and count. Record numbers start at 1 behind the header. Neither they
+nor what becomes of a record depend on the size of the blocks.
 
-What does not belong here: opening and unpacking (``container.py``), the grammar
-(``records.py``), what a header means (``drift.py``), what a value means
-(``parse.py``).
+What does not belong here: opening and unpacking (``container.py``), decoding
+(``textsource.py``), the grammar (``grammar.py``, ``records.py``), the header
+(``header.py``), what it means (``drift.py``), what a value means (``parse.py``).
 """
 
 from __future__ import annotations
 
-from collections import deque
+import codecs
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,27 +25,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from importer_dagster.container import TextSource, Unpacked, fingerprint_url
+from importer_dagster.blocks import DAMAGED_CHARACTER, Block, column_name
+from importer_dagster.cells import as_mask
+from importer_dagster.container import Unpacked, fingerprint_url
+from importer_dagster.ending import without_ending
 from importer_dagster.errors import RefusedError
-from importer_dagster.model import REJECT_SCHEMA, Delivery, Locate, TextBatch
-from importer_dagster.records import (
-    MAX_RECORD,
-    Damage,
-    Grammar,
-    Scan,
-    count_lines,
-    cut,
-    line_ends,
-    record_ends,
-    regular,
-    scan,
-)
+from importer_dagster.grammar import Grammar
+from importer_dagster.header import MAX_COLUMNS, read_header
+from importer_dagster.model import REJECT_SCHEMA, Delivery, TextBatch
+from importer_dagster.records import MAX_RECORD, cut, regular, scan
 from importer_dagster.spec import TableSpec
+from importer_dagster.textsource import TextSource, Window, is_utf8
+
+__all__ = ["BLOCK", "MAX_COLUMNS", "Reader", "fingerprint", "open_delivery"]
 
 BLOCK = 8 << 20
-MAX_COLUMNS = 1_590  # PostgreSQL's 1,600 less the columns that trace a row
-BAD_ENCODING_SHARE = 0.05  # of a block's records; above it the file is in another encoding
-_RAW_SHOWN = 65_536  # characters of a raw record that a reject keeps
 
 
 def fingerprint(delivery: Delivery) -> tuple[str, int]:
@@ -66,28 +61,35 @@ def open_delivery(delivery: Delivery, spec: TableSpec, *, block_size: int = BLOC
         raise
 
 
+@dataclass(frozen=True)
+class _Wrong:
+    """A record of another width than the header's: its position, and how many fields it has."""
+
+    position: int
+    fields: int
+
+
 class Reader:
     """One delivery being read. ``header`` is known at once; ``batches`` runs once.
 
-    ``sha256`` and ``size`` are of the file as stored, complete after the last batch.
+    ``sha256`` and ``size`` are of the file as stored, ``warnings`` tell what was
+    odd; all three are complete after the last batch.
     """
 
     def __init__(self, unpacked: Unpacked, spec: TableSpec, block_size: int) -> None:
-        self._unpacked, self._spec, self._block_size = unpacked, spec, block_size
+        self._unpacked, self._spec = unpacked, spec
         self._source = TextSource(unpacked, spec.encoding)
+        self._window = Window(self._source, block_size)
         self._grammar = Grammar(spec.dialect)
-        self._line = 1  # physical line at which what is not yet used up starts
+        self._quote = self._grammar.quote[0] if self._grammar.quote else None
+        self._head = read_header(self._window, spec, self._grammar)
+        self.header = self._head.names
+        self.warnings: list[str] = [*self._source.warnings, *self._head.warnings]
         self._record = 1  # number of the next record
-        self._buffer = b""
-        self._ended = False
-        self.warnings: list[str] = []
-        self._header_line = b""
-        self.header = self._read_header()
-        self._width = len(self.header)  # fields of a record
-        self._optional_last = False  # records may lack, or have, an empty last field
-        self._judge_trailing_delimiter()
         self._selected: tuple[int, ...] = tuple(range(len(self.header)))
         self._first = True
+        self._cut_line = False  # the rest of a line that is too long is still to come
+        self._damaged_text: tuple[int, int] | None = None  # (line, how many records so far)
 
     def __enter__(self) -> Reader:
         return self
@@ -109,265 +111,148 @@ class Reader:
         """Deliver only these columns of the header, named by their position as text."""
         self._selected = tuple(positions)
 
-    # --- the header ---
-
-    def _read_header(self) -> tuple[str, ...]:
-        dialect = self._spec.dialect
-        if not dialect.header:
-            self._skip_preamble(max(dialect.headerRows, default=0) if dialect.headerRows else 0)
-            return tuple(f.names[0] for f in self._spec.fields)
-        if dialect.headerRows:
-            return self._header_from_lines(dialect.headerRows)
-        while True:
-            body = self._next_line_as_record()
-            if body is None:
-                raise RefusedError("The file is empty: it holds no line but blank ones.", rule="empty")
-            if body and not (self._grammar.comment and body.startswith(self._grammar.comment)):
-                self._header_line = body
-                return self._names(self._grammar.fields(body))
-
-    def _skip_preamble(self, lines: int) -> None:
-        while self._line <= lines:
-            if self._next_line() is None:
-                return
-
-    def _header_from_lines(self, rows: Sequence[int]) -> tuple[str, ...]:
-        """A header on declared lines; several are joined with a blank, as the Table Dialect standard says."""
-        parts: list[list[str]] = []
-        for row in sorted(rows):
-            self._skip_preamble(row - 1)
-            body = self._next_line_as_record()
-            if body is None:
-                raise RefusedError(
-                    f"The file ends before line {row}, where the header should be.", rule="empty"
-                )
-            self._header_line = body
-            parts.append([self._text(v) for v, _ in self._grammar.fields(body)])
-        width = max(map(len, parts))
-        joined = [" ".join(p[i].strip() for p in parts if i < len(p) and p[i].strip()) for i in range(width)]
-        return self._names([(name.encode(), False) for name in joined])
-
-    def _next_line_as_record(self) -> bytes | None:
-        """The next record as bytes without its line end; b"" for a blank line, None at the end."""
-        while True:
-            found = self._grammar.record.match(self._buffer)
-            whole = found is not None and (self._ended or found.end() < len(self._buffer))
-            if whole or self._ended or len(self._buffer) > MAX_RECORD:
-                break
-            self._fill()
-        if not self._buffer:
-            return None
-        if found is None:
-            raise RefusedError(
-                f"The header in line {self._line} has a quote where none may stand. "
-                "Check quoteChar and delimiter of the dialect.",
-                rule="header.damaged",
-                line=self._line,
-            )
-        body = found.group("body")
-        self._use(found.end())
-        return body
-
-    def _next_line(self) -> bytes | None:
-        """The next physical line, whatever it holds; None at the end."""
-        while not self._ended and len(line_ends(np.frombuffer(self._buffer, np.uint8))) < 2:
-            self._fill()
-        if not self._buffer:
-            return None
-        ends = line_ends(np.frombuffer(self._buffer, np.uint8))
-        end = int(ends[0]) + 1 if len(ends) else len(self._buffer)
-        line = self._buffer[:end]
-        self._use(end)
-        return line
-
-    def _fill(self) -> None:
-        data = self._source.read(self._block_size)
-        if data:
-            self._buffer += data
-        else:
-            self._ended = True
-            self._buffer = _without_dos_end(self._buffer)
-
-    def _use(self, length: int) -> None:
-        """Drop the first bytes of the buffer, counting the lines in them."""
-        self._line += count_lines(self._buffer[:length])
-        self._buffer = self._buffer[length:]
-
-    def _text(self, value: bytes) -> str:
-        try:
-            return value.decode()
-        except UnicodeDecodeError as error:
-            raise RefusedError(
-                f"The header is not UTF-8: byte {value[error.start]:#04x} in line {self._line}. "
-                f"{_suggest_encoding(value)}",
-                rule="encoding",
-                line=self._line,
-            ) from None
-
-    def _names(self, fields: Sequence[tuple[bytes, bool]]) -> tuple[str, ...]:
-        names = [self._text(value) for value, _ in fields]
-        names = [
-            name.strip() if not quoted else name for name, (_, quoted) in zip(names, fields, strict=True)
-        ]
-        if not any(names):
-            raise RefusedError("The header holds no name at all.", rule="empty", line=self._line)
-        if len(names) > MAX_COLUMNS:
-            raise RefusedError(
-                f"The header has {len(names)} columns; a PostgreSQL table can have 1,600, trace columns "
-                f"included. Split the file, or ask for fewer columns.",
-                rule="header.wide",
-                line=self._line - 1,
-            )
-        self._check_delimiter(names)
-        self._check_names(names)
-        return tuple(names)
-
-    def _check_delimiter(self, names: Sequence[str]) -> None:
-        if len(names) > 1 or len(self._spec.fields) < 2:
-            return
-        words = {";": "semicolon", "\t": "tab", "|": "vertical bar", ",": "comma"}
-        for mark, word in words.items():
-            if mark in names[0] and mark != self._spec.dialect.delimiter:
-                raise RefusedError(
-                    f"The header is one single name, {names[0][:80]!r}: it looks like {word}-separated, but the "
-                    f"spec's delimiter is {self._spec.dialect.delimiter!r}. Declare the delimiter in the dialect.",
-                    rule="delimiter",
-                    line=self._line - 1,
-                )
-
-    def _check_names(self, names: Sequence[str]) -> None:
-        for i, name in enumerate(names):
-            if name and name in names[:i]:
-                raise RefusedError(
-                    f"The header has the name {name!r} twice, as columns {names.index(name) + 1} and {i + 1}. "
-                    "Ask the supplier for distinct names.",
-                    rule="header.duplicate",
-                    line=self._line - 1,
-                    column=name,
-                )
-        known = {alias for f in self._spec.fields for alias in f.names}
-        if "" in names[:-1] and "" not in known and names.index("") < len(names) - 1:
-            raise RefusedError(
-                f"Column {names.index('') + 1} of the header has no name. Ask the supplier for one, or declare "
-                "header: false and name the fields by position.",
-                rule="header.empty",
-                line=self._line - 1,
-            )
-
-    def _judge_trailing_delimiter(self) -> None:
-        """An empty last name, or an empty last field beyond the header, is a delimiter too many."""
-        named_last = self.header[-1] != ""
-        if not named_last:
-            self.header = self.header[:-1]
-            self.warnings.append("the header ends with an empty name; it is taken as absent")
-        first = self._peek_record()
-        n = len(self.header)
-        if first is not None and len(first) == n + 1 and first[-1][0] == b"":
-            self._width, self._optional_last = n + 1, True
-        else:
-            self._width, self._optional_last = n, not named_last
-
-    def _peek_record(self) -> list[tuple[bytes, bool]] | None:
-        """The fields of the first record, left in place; None if there is none or it is damaged."""
-        if not self._buffer and not self._ended:
-            self._fill()
-        at = 0
-        while at < len(self._buffer):
-            found = self._grammar.record.match(self._buffer, at)
-            if found is None:
-                return None
-            body = found.group("body")
-            if body and not (self._grammar.comment and body.startswith(self._grammar.comment)):
-                return self._grammar.fields(body)
-            at = max(found.end(), at + 1)
-        return None
-
-    # --- the records ---
-
     def batches(self) -> Iterator[TextBatch]:
         """The records, in order; each is in ``columns`` of just one batch, or among its rejects."""
-        blocks = (self._batch(block) for block in self._blocks())
-        yield from _hold_back(blocks, self._spec.dialect.footerRows)
+        yield from without_ending(self._all_batches(), self._spec.dialect, self.header, self.warnings)
+        self._warn_of_damaged_text()
         self._unpacked.finish()
 
-    def _blocks(self) -> Iterator[_Block]:
-        while True:
-            if not self._ended:
-                self._fill()
-            block = self._next_block()
-            if block is not None:
-                yield block
-            elif self._ended:
-                return
+    # --- blocks ---
 
-    def _next_block(self) -> _Block | None:
-        """Take whole records off the buffer; None if more bytes are needed or none are left."""
-        if not self._buffer:
+    def _all_batches(self) -> Iterator[TextBatch]:
+        window = self._window
+        while True:
+            if not window.ended and len(window.data) < window.block_size:
+                window.fill()
+            if self._cut_line:
+                self._skip_rest_of_line()
+            batch = self._next_batch()
+            if batch is not None:
+                yield batch
+            elif window.ended:
+                return
+            else:
+                window.fill()
+
+    def _next_batch(self) -> TextBatch | None:
+        """Take whole records off the text; None if more bytes are needed or none are left."""
+        window = self._window
+        if not window.data:
             return None
         if not self._grammar.always_scan:
-            quote = self._grammar.quote[0] if self._grammar.quote else None
-            length = cut(self._buffer, quote, self._ended)
+            length = cut(window.data, self._quote, window.ended)
             if length:
-                data = np.frombuffer(self._buffer, np.uint8, length)
-                if (
-                    regular(data, self._grammar.delimiter[0], quote)
-                    and self._buffer.find(b"\0", 0, length) < 0
-                ):
-                    return self._regular_block(length, quote)
-            elif not self._ended and len(self._buffer) <= MAX_RECORD:
+                batch = self._regular_batch(length)
+                if batch is not None:
+                    return batch
+            elif not window.ended and len(window.data) <= MAX_RECORD:
                 return None
-        return self._scanned_block()
+        return self._scanned_batch()
 
-    def _regular_block(self, length: int, quote: int | None) -> _Block:
-        data = self._buffer if length == len(self._buffer) else self._buffer[:length]
-        block = _Block(data, self._line, self._record, quote)
-        self._line += count_lines(data)
-        self._buffer = self._buffer[length:]
-        return _without_comments(block, self._grammar.comment) if self._grammar.comment else block
+    def _regular_batch(self, length: int) -> TextBatch | None:
+        """A batch of the first bytes; None where something is wrong, so that records must be looked at one by one."""
+        window = self._window
+        data = window.data if length == len(window.data) else window.data[:length]
+        if not regular(np.frombuffer(data, np.uint8), self._grammar.delimiter[0], self._quote):
+            return None
+        if self._has_comments(data):
+            return None
+        block = Block(data, window.line, window.offset, self._record, self._quote, None)
+        if not self._bytes_are_sound(data):
+            return self._batch_with_bad_bytes(block)
+        try:
+            table, wrong = self._parse(block)
+        except pa.ArrowInvalid:
+            return None
+        if any(self._is_multiline(block, w) for w in wrong):
+            return None  # quotes are to blame
+        return self._finished(block, table, wrong)
 
-    def _scanned_block(self) -> _Block | None:
-        found = scan(self._buffer, self._grammar, at_end=self._ended, expected=self._width)
+    def _has_comments(self, data: bytes) -> bool:
+        mark = self._grammar.comment
+        if not mark or mark not in data:
+            return False
+        return data.startswith(mark) or b"\n" + mark in data or b"\r" + mark in data
+
+    def _bytes_are_sound(self, data: bytes) -> bool:
+        """Whether there is no NUL and all is UTF-8: Arrow looks at some columns only, and loses records over it."""
+        if b"\0" in data:
+            return False
+        return data.isascii() or is_utf8(data)
+
+    def _batch_with_bad_bytes(self, block: Block) -> TextBatch | None:
+        block.scan = block.split()
+        block.judge_bytes(self._grammar, self._source.encoding, self._source.refuse)
+        if any(_has_line_end(block.data[d.start : d.end]) for d in block.scan.damaged):
+            return None  # whether quotes or bytes are to blame is for the scan to say
+        try:
+            table, wrong = self._parse(block)
+        except pa.ArrowInvalid:
+            return None
+        if any(self._is_multiline(block, w) for w in wrong):
+            return None
+        return self._finished(block, table, wrong)
+
+    def _is_multiline(self, block: Block, wrong: _Wrong) -> bool:
+        if wrong.fields in self._head.widths:
+            return False
+        return _has_line_end(block.record(wrong.position))
+
+    def _scanned_batch(self) -> TextBatch | None:
+        window = self._window
+        found = scan(window.data, self._grammar, at_end=window.ended, expected=self._head.widths)
         if not found.used:
             return None
-        block = _Block(self._buffer[: found.used], self._line, self._record, None, scan=found)
-        self._use(found.used)
-        return block
-
-    def _batch(self, block: _Block) -> TextBatch:
-        if block.scan is not None:
-            block.judge_bytes(self._grammar)
+        data = window.data[: found.used]
+        block = Block(data, window.line, window.offset, self._record, self._quote, found)
+        self._cut_line = found.cut_line
+        block.judge_bytes(self._grammar, self._source.encoding, self._source.refuse)
         try:
-            table, invalid = self._parse(block)
-        except pa.ArrowInvalid:
-            return self._batch(self._rescanned(block))
-        if block.scan is None and any("\n" in text or "\r" in text for _, _, text in invalid):
-            # a record of several lines with the wrong number of fields: quotes are to blame
-            return self._batch(self._rescanned(block))
-        batch = self._assemble(block, table, invalid)
+            table, wrong = self._parse(block)
+        except pa.ArrowInvalid as error:
+            raise RefusedError(
+                f"The lines from {block.line} on cannot be read as CSV: {error}. Check the dialect.",
+                rule="damaged",
+                line=block.line,
+            ) from None
+        return self._finished(block, table, wrong)
+
+    def _skip_rest_of_line(self) -> None:
+        window = self._window
+        ends = [p for p in (window.data.find(b"\n"), window.data.find(b"\r")) if p >= 0]
+        self._cut_line = not ends and not window.ended
+        window.use(min(ends) + 1 if ends else len(window.data))
+
+    def _finished(self, block: Block, table: pa.Table, wrong: list[_Wrong]) -> TextBatch:
+        batch = self._assemble(block, table, wrong)
+        self._window.use(len(block.data))
         self._record += block.count
+        if not block.data.isascii() and DAMAGED_CHARACTER in block.data:
+            self._note_damaged_text(block)
         return batch
 
-    def _rescanned(self, block: _Block) -> _Block:
-        if block.scan is not None:
-            raise RefusedError(
-                f"The lines from {block.line} on cannot be read as CSV. Check the dialect.", rule="damaged"
-            )
-        found = scan(block.data, self._grammar, at_end=True, expected=self._width)
-        return _Block(block.data, block.line, block.first_record, None, scan=found)
+    # --- one block ---
 
-    def _parse(self, block: _Block) -> tuple[pa.Table, list[tuple[int, int, str]]]:
-        """Arrow's table of a block, and the records of another width: (position, fields, text)."""
-        invalid: list[tuple[int, int, str]] = []
+    def _parse(self, block: Block) -> tuple[pa.Table, list[_Wrong]]:
+        """Arrow's table of a block, and the records of another width."""
+        wrong: list[_Wrong] = []
 
         def on_invalid(row: Any) -> str:
-            invalid.append((row.number - 1, row.actual_columns, row.text))
+            wrong.append(_Wrong(row.number - 1, row.actual_columns))
             return "skip"
 
-        names = [str(i) for i in range(self._width)]
-        data = block.for_arrow(self._grammar)
-        if not data.strip(b"\r\n"):
-            return pa.table({str(i): pa.array([], pa.string()) for i in self._selected}), invalid
         plain = self._grammar.always_scan
+        names = [str(i) for i in range(self._head.width)]
+        wanted = [str(i) for i in self._wanted()]
+        data = block.for_arrow(self._grammar)
+        if not data or (not plain and not data.strip(b"\r\n")):
+            return pa.table({name: pa.array([], pa.string()) for name in wanted}), wrong
+        if not data.endswith((b"\n", b"\r")):
+            data += b"\n"  # at the very end, Arrow takes an empty value for a quoted one if the last one was
+        if data.startswith(codecs.BOM_UTF8):
+            data = (
+                codecs.BOM_UTF8 + data
+            )  # Arrow takes one off; in the middle of a file it is part of a value
         quote = '"' if plain else (self._spec.dialect.quoteChar or False)
         nulls = list(self._spec.common_missing)
         table = pacsv.read_csv(
@@ -382,41 +267,44 @@ class Reader:
             ),
             convert_options=pacsv.ConvertOptions(
                 column_types={name: pa.string() for name in names},
-                include_columns=[str(i) for i in self._selected],
+                include_columns=wanted,
                 null_values=nulls,
                 strings_can_be_null=bool(nulls),
                 quoted_strings_can_be_null=False,
             ),
         )
-        return table, invalid
+        return table, wrong
 
-    def _assemble(self, block: _Block, table: pa.Table, invalid: list[tuple[int, int, str]]) -> TextBatch:
-        parsed = len(table) + len(invalid)
+    def _wanted(self) -> tuple[int, ...]:
+        """Columns to parse: also the one behind the header's last, where records end with a delimiter."""
+        n = len(self.header)
+        return self._selected if self._head.width == n else (*self._selected, n)
+
+    def _assemble(self, block: Block, table: pa.Table, wrong: list[_Wrong]) -> TextBatch:
+        parsed = len(table) + len(wrong)
         block.settle(parsed)
-        self._refuse_systematic(len(table), invalid, block)
+        self._refuse_systematic(len(table), wrong, block)
         keep = np.ones(parsed, dtype=bool)
-        keep[[position for position, _, _ in invalid]] = False
-        columns = _single_batch(table, self._selected)
+        keep[[w.position for w in wrong]] = False
+        columns = _single_batch(table, self._wanted())
         positions = np.flatnonzero(keep)
-        rejects = [block.damage_rows()]
-        repaired, wrong = self._repair(invalid)
+        rejects = [block.damage_rows(self.header)]
+        columns, positions, wrong = self._without_last(block, columns, positions, wrong)
         rejects.append(self._width_rejects(block, wrong))
-        if repaired:
-            columns, positions = self._insert(columns, positions, repaired)
-        columns, positions, repeated = self._take_header_repeats(columns, positions)
+        columns, positions, repeated = self._without_header_repeats(block, columns, positions)
         rejects.append(self._header_rejects(block, repeated))
-        locate = _locator(block, positions)
         rows = pa.array(block.numbers[positions] if len(positions) else np.zeros(0, np.int64), pa.int64())
         table_of_rejects = pa.concat_tables(rejects).sort_by("row")
-        return TextBatch(columns, rows, table_of_rejects, locate)
+        return TextBatch(columns, rows, table_of_rejects, block.locator(positions))
 
-    def _refuse_systematic(self, good: int, invalid: list[tuple[int, int, str]], block: _Block) -> None:
+    def _refuse_systematic(self, good: int, wrong: list[_Wrong], block: Block) -> None:
         """A file of which every record has the same wrong width is no heap of bad records."""
         if not self._first:
             return
         self._first = False
-        widths = {n for _, n, _ in invalid}
-        if good or len(invalid) < 2 or len(widths) > 1 or block.damaged or self._repair(invalid)[0]:
+        widths = {w.fields for w in wrong}
+        damaged = block.scan is not None and bool(block.scan.damaged)
+        if good or len(wrong) < 2 or len(widths) > 1 or damaged or widths <= self._head.widths:
             return
         raise RefusedError(
             f"Every record has {widths.pop()} fields, but {len(self.header)} are expected. Check the "
@@ -425,232 +313,132 @@ class Reader:
             line=block.line,
         )
 
-    def _repair(
-        self, invalid: list[tuple[int, int, str]]
-    ) -> tuple[list[tuple[int, str]], list[tuple[int, int, str]]]:
-        """Records that differ by an empty last field only, and the truly wrong ones."""
-        if not self._optional_last:
-            return [], invalid
-        n = len(self.header)
-        fine, wrong = [], []
-        for position, count, text in invalid:
-            fields = self._arrow_grammar.fields(text.encode("utf-8", "surrogatepass"))
-            if count == n or (count == n + 1 and fields[-1][0] == b""):
-                fine.append((position, text))
-            else:
-                wrong.append((position, count, text))
-        return fine, wrong
+    # --- a delimiter too many ---
 
-    @property
-    def _arrow_grammar(self) -> Grammar:
-        """The grammar of what Arrow was given."""
-        if not self._grammar.always_scan:
-            return self._grammar
-        plain = {"delimiter": ",", "quoteChar": '"', "doubleQuote": True, "escapeChar": None}
-        return Grammar(self._spec.dialect.model_copy(update={**plain, "skipInitialSpace": False}))
+    def _without_last(
+        self, block: Block, columns: pa.RecordBatch, positions: np.ndarray, wrong: list[_Wrong]
+    ) -> tuple[pa.RecordBatch, np.ndarray, list[_Wrong]]:
+        """Let go of an empty field behind the last named one, and judge who lacks it or has more there."""
+        if len(self._head.widths) == 1:
+            return columns, positions, wrong
+        n = len(self.header)
+        if self._head.width > n:
+            full = columns.column(columns.num_columns - 1)
+            columns = columns.select(range(columns.num_columns - 1))
+            surplus = as_mask(pc.greater(pc.binary_length(full), 0))
+            wrong = [*wrong, *(_Wrong(int(p), n + 1) for p in positions[surplus])]
+            columns, positions = columns.filter(pa.array(~surplus)), positions[~surplus]
+        fine, other = [], []
+        for w in wrong:
+            fields = self._grammar.fields(block.record(w.position)) if w.fields in self._head.widths else []
+            if fields and (len(fields) == n or fields[-1][0] == b""):
+                fine.append((w.position, fields))
+            else:
+                other.append(w)
+        if fine:
+            columns, positions = self._insert(columns, positions, fine)
+        return columns, positions, sorted(other, key=lambda w: w.position)
 
     def _insert(
-        self, columns: pa.RecordBatch, positions: np.ndarray, repaired: list[tuple[int, str]]
+        self, columns: pa.RecordBatch, positions: np.ndarray, more: list[tuple[int, list[tuple[bytes, bool]]]]
     ) -> tuple[pa.RecordBatch, np.ndarray]:
-        """Put repaired records back at their places."""
+        """Put records that Arrow passed over back at their places."""
         nulls = set(self._spec.common_missing)
-        parsed = [self._arrow_grammar.fields(text.encode()) for _, text in repaired]
         extra = []
         for i in self._selected:
-            cells = [f[i] if i < len(f) else (b"", False) for f in parsed]
+            cells = [fields[i] for _, fields in more]
             texts = [None if not quoted and v.decode() in nulls else v.decode() for v, quoted in cells]
             extra.append(pa.array(texts, pa.string()))
-        everything = np.concatenate([positions, [p for p, _ in repaired]]).astype(np.int64)
+        everything = np.concatenate([positions, [p for p, _ in more]]).astype(np.int64)
         order = np.argsort(everything, kind="stable")
         arrays = [
-            pa.concat_arrays([column, more]).take(pa.array(order))
-            for column, more in zip(columns.columns, extra, strict=True)
+            pa.concat_arrays([column, add]).take(pa.array(order))
+            for column, add in zip(columns.columns, extra, strict=True)
         ]
         return pa.RecordBatch.from_arrays(arrays, names=columns.schema.names), everything[order]
 
-    def _take_header_repeats(
-        self, columns: pa.RecordBatch, positions: np.ndarray
+    # --- the header once more ---
+
+    def _without_header_repeats(
+        self, block: Block, columns: pa.RecordBatch, positions: np.ndarray
     ) -> tuple[pa.RecordBatch, np.ndarray, np.ndarray]:
         """Records that are the header once more, taken out."""
         if not self._spec.dialect.header or not len(positions) or not self._selected:
             return columns, positions, positions[:0]
-        same = np.ones(len(positions), dtype=bool)
-        for i, column in zip(self._selected, columns.columns, strict=True):
-            name = self.header[i] if i < len(self.header) else None
-            same &= pc.fill_null(pc.equal(column, name), False).to_numpy(zero_copy_only=False)
-            if not same.any():
-                return columns, positions, positions[:0]
+        # one column tells nearly always; the few candidates are looked at whole
+        at = next((k for k, i in enumerate(self._selected) if self.header[i]), None)
+        if at is None:
+            return columns, positions, positions[:0]
+        column, name = columns.column(at), self.header[self._selected[at]]
+        same = as_mask(pc.or_(pc.equal(column, name), pc.equal(column, "\ufeff" + name)))
+        for row in np.flatnonzero(same):
+            same[row] = self._is_header(block.record(int(positions[row])))
+        if not same.any():
+            return columns, positions, positions[:0]
         return columns.filter(pa.array(~same)), positions[~same], positions[same]
+
+    def _is_header(self, record: bytes) -> bool:
+        names = [v.decode().lstrip("\ufeff").strip() for v, _ in self._grammar.fields(record)]
+        if len(names) > len(self.header) and not names[-1]:
+            names.pop()
+        return names == [n.strip() for n in self.header]
 
     # --- rejects ---
 
-    def _width_rejects(self, block: _Block, wrong: list[tuple[int, int, str]]) -> pa.Table:
+    def _width_rejects(self, block: Block, wrong: list[_Wrong]) -> pa.Table:
+        n = len(self.header)
         if not wrong:
             return REJECT_SCHEMA.empty_table()
-        expected = len(self.header)
-        rules = ["fields.short" if n < expected else "fields.long" for _, n, _ in wrong]
-        messages = [f"expected {expected} fields, got {n}" for _, n, _ in wrong]
-        return _reject_table(block, np.array([p for p, _, _ in wrong]), rules, messages)
+        return block.rejects_at(
+            [w.position for w in wrong],
+            [column_name(self.header, min(w.fields, n)) for w in wrong],
+            [self._surplus(block.record(w.position)) if w.fields > n else b"" for w in wrong],
+            ["fields.short" if w.fields < n else "fields.long" for w in wrong],
+            [f"expected {n} fields, got {w.fields}" for w in wrong],
+        )
 
-    def _header_rejects(self, block: _Block, positions: np.ndarray) -> pa.Table:
+    def _surplus(self, record: bytes) -> bytes:
+        """What stands behind the last named field."""
+        values = [v for v, _ in self._grammar.fields(record)[len(self.header) :]]
+        return self._grammar.delimiter.join(values)
+
+    def _header_rejects(self, block: Block, positions: np.ndarray) -> pa.Table:
         n = len(positions)
-        if not n:
-            return REJECT_SCHEMA.empty_table()
-        return _reject_table(block, positions, ["header.repeated"] * n, ["the header stands here again"] * n)
-
-
-class _Block:
-    """Whole records as bytes, and where each of them is.
-
-    A *position* counts the records that Arrow is given, from 0; a *number* is
-    the record's number in the file.
-    """
-
-    def __init__(
-        self, data: bytes, line: int, first_record: int, quote: int | None, scan: Scan | None = None
-    ) -> None:
-        self.data, self.line, self.first_record, self._quote = data, line, first_record, quote
-        self.scan = scan
-        self.damaged: list[Damage] = list(scan.damaged) if scan else []
-        self.numbers: np.ndarray = np.zeros(0, np.int64)
-        self.count = 0
-        self._spans: tuple[np.ndarray, np.ndarray] | None = None
-
-    def judge_bytes(self, grammar: Grammar) -> None:
-        """Move records with NUL or invalid bytes, and comments, from the sound ones to the damaged."""
-        assert self.scan
-        sound, order, bad = [], [], 0
-        damage = {d.start: d for d in self.damaged}
-        starts = sorted([*self.scan.sound, *((d.start, d.end) for d in self.damaged)])
-        for start, end in starts:
-            if start in damage:
-                order.append(False)
-                continue
-            record = self.data[start:end]
-            if grammar.comment and record.startswith(grammar.comment):
-                continue
-            fault = _byte_fault(record, start)
-            if fault is None:
-                sound.append((start, end))
-                order.append(True)
-                continue
-            bad += fault[0] == "encoding"
-            damage[start] = Damage(start, end, *fault)
-            order.append(False)
-        if bad > BAD_ENCODING_SHARE * len(order) and bad > _valid_non_ascii(self.data, sound):
-            self._refuse_encoding(damage)
-        self.damaged = [damage[k] for k in sorted(damage)]
-        self.scan.sound, self.scan.order = sound, order
-
-    def _refuse_encoding(self, damage: dict[int, Damage]) -> None:
-        first = next(d for _, d in sorted(damage.items()) if d.rule == "encoding")
-        line = self.line + count_lines(self.data[: first.start])
-        raise RefusedError(
-            f"The file is not UTF-8: in line {line}, {first.message}. "
-            f"{_suggest_encoding(self.data[first.start : first.end])}",
-            rule="encoding",
-            line=line,
+        column, words = column_name(self.header, 0), "the header stands here again"
+        values = [self.header[0].encode()] * n
+        return block.rejects_at(
+            positions.tolist(), [column] * n, values, ["header.repeated"] * n, [words] * n
         )
 
-    def for_arrow(self, grammar: Grammar) -> bytes:
-        """The bytes that Arrow is to parse."""
-        if self.scan is None:
-            return self.data
-        records = (self.data[a:b] for a, b in self.scan.sound)
-        if grammar.always_scan:
-            records = (grammar.write(grammar.fields(r)) for r in records)
-        return b"\n".join([*records, b""])
+    # --- warnings ---
 
-    def settle(self, parsed: int) -> None:
-        """Number the records, now that it is known how many Arrow found."""
-        if self.scan is None:
-            self.numbers = np.arange(self.first_record, self.first_record + parsed, dtype=np.int64)
-            self.count = parsed
-            return
-        order = np.array(self.scan.order, dtype=bool)
-        everything = np.arange(self.first_record, self.first_record + len(order), dtype=np.int64)
-        self.numbers, self.count = everything[order], len(order)
-
-    def spans(self) -> tuple[np.ndarray, np.ndarray]:
-        """Start and end (without line end) of every record that Arrow was given."""
-        if self._spans is None:
-            self._spans = self._find_spans()
-        return self._spans
-
-    def _find_spans(self) -> tuple[np.ndarray, np.ndarray]:
-        if self.scan is not None:
-            pairs = np.array(self.scan.sound, dtype=np.int64).reshape(-1, 2)
-            return pairs[:, 0], pairs[:, 1]
-        data = np.frombuffer(self.data, np.uint8)
-        ends = record_ends(data, self._quote)
-        if not len(ends) or ends[-1] != len(data) - 1:
-            ends = np.append(ends, len(data))
-        starts = np.concatenate([[0], ends[:-1] + 1])
-        crlf = (ends > starts) & (ends < len(data)) & (data[np.minimum(ends, len(data)) - 1] == 13)
-        lf = data[np.minimum(ends, len(data) - 1)] == 10
-        stops = ends - (crlf & lf)
-        filled = stops > starts  # blank lines are no records
-        return starts[filled], stops[filled]
-
-    def lines_at(self, offsets: np.ndarray) -> np.ndarray:
-        """Physical line numbers of byte offsets."""
-        ends = line_ends(np.frombuffer(self.data, np.uint8))
-        return self.line + np.searchsorted(ends, offsets)
-
-    def raw(self, start: int, end: int) -> str:
-        """The text of a record."""
-        return self.data[start:end].decode("utf-8", "replace").replace("\0", "\ufffd")[:_RAW_SHOWN]
-
-    def damage_rows(self) -> pa.Table:
-        """The damaged records as rejects."""
-        if self.scan is None or not self.damaged:
-            return REJECT_SCHEMA.empty_table()
-        everything = np.arange(self.first_record, self.first_record + len(self.scan.order))
-        numbers = everything[~np.array(self.scan.order, dtype=bool)]
-        lines = self.lines_at(np.array([d.start for d in self.damaged]))
-        n = len(self.damaged)
-        return pa.table(
-            [
-                pa.array(numbers, pa.int64()),
-                pa.array(lines, pa.int64()),
-                pa.nulls(n, pa.string()),
-                pa.nulls(n, pa.string()),
-                pa.array([d.rule for d in self.damaged], pa.string()),
-                pa.array([d.message for d in self.damaged], pa.string()),
-                pa.array([self.raw(d.start, d.end) for d in self.damaged], pa.string()),
-            ],
-            schema=REJECT_SCHEMA,
-        )
-
-
-def _reject_table(block: _Block, positions: np.ndarray, rules: list[str], messages: list[str]) -> pa.Table:
-    lines, raws = _locator(block, np.arange(len(block.numbers)))(positions)
-    n = len(positions)
-    return pa.table(
-        [
-            pa.array(block.numbers[positions], pa.int64()),
-            lines,
-            pa.nulls(n, pa.string()),
-            pa.nulls(n, pa.string()),
-            pa.array(rules, pa.string()),
-            pa.array(messages, pa.string()),
-            raws,
-        ],
-        schema=REJECT_SCHEMA,
-    )
-
-
-def _locator(block: _Block, positions: np.ndarray) -> Locate:
-    def locate(indexes: np.ndarray) -> tuple[pa.Array, pa.Array]:
+    def _note_damaged_text(self, block: Block) -> None:
+        """Text that a program before us could not decode: kept as it is, but said."""
         starts, ends = block.spans()
-        at = positions[indexes]
-        raws = [block.raw(int(a), int(b)) for a, b in zip(starts[at], ends[at], strict=True)]
-        return pa.array(block.lines_at(starts[at]), pa.int64()), pa.array(raws, pa.string())
+        places = [
+            int(a)
+            for a, b in zip(starts, ends, strict=True)
+            if DAMAGED_CHARACTER in block.data[int(a) : int(b)]
+        ]
+        if not places:
+            return
+        line, count = self._damaged_text or (int(block.lines_at(np.array(places[:1]))[0]), 0)
+        self._damaged_text = line, count + len(places)
 
-    return locate
+    def _warn_of_damaged_text(self) -> None:
+        if self._damaged_text is not None:
+            line, count = self._damaged_text
+            self.warnings.append(
+                f"{count:,} {'record holds' if count == 1 else 'records hold'} U+FFFD, the first in line {line}: text "
+                "that was damaged before the file was written; it is kept as it is"
+            )
 
 
-def _single_batch(table: pa.Table, selected: Sequence[int]) -> pa.RecordBatch:
+def _has_line_end(record: bytes) -> bool:
+    return b"\n" in record or b"\r" in record
+
+
+def _single_batch(table: pa.Table, names: Sequence[int]) -> pa.RecordBatch:
     arrays = [
         c.chunk(0)
         if c.num_chunks == 1
@@ -659,82 +447,4 @@ def _single_batch(table: pa.Table, selected: Sequence[int]) -> pa.RecordBatch:
         else pa.array([], pa.string())
         for c in table.columns
     ]
-    return pa.RecordBatch.from_arrays(arrays, names=[str(i) for i in selected])
-
-
-def _without_comments(block: _Block, comment: bytes) -> _Block:
-    """Comment lines made blank, so that lines keep their numbers."""
-    if comment not in block.data:
-        return block
-    data = bytearray(block.data)
-    starts, ends = block.spans()
-    for a, b in zip(starts.tolist(), ends.tolist(), strict=True):
-        if data.startswith(comment, a):
-            # inside one line only: a quoted value may hold what looks like a comment
-            data[a:b] = b"\n" * (b - a) if b"\n" not in data[a:b] else data[a:b]
-    cleaned = _Block(bytes(data), block.line, block.first_record, block._quote)
-    cleaned.lines_at = block.lines_at  # type: ignore[method-assign]
-    return cleaned
-
-
-def _byte_fault(record: bytes, offset: int) -> tuple[str, str] | None:
-    if b"\0" in record:
-        return "nul", "the record holds a NUL byte, which PostgreSQL cannot store"
-    try:
-        record.decode()
-    except UnicodeDecodeError as error:
-        place = error.start
-        return "encoding", f"byte {record[place]:#04x} at position {place + 1} of the record is not UTF-8"
-    return None
-
-
-def _valid_non_ascii(data: bytes, spans: Sequence[tuple[int, int]]) -> int:
-    return sum(not data[a:b].isascii() for a, b in spans)
-
-
-def _suggest_encoding(sample: bytes) -> str:
-    for name in ("cp1252", "latin-1"):
-        try:
-            shown = sample.decode(name)[:60]
-        except UnicodeDecodeError:
-            continue
-        return f"Declare the right encoding in the spec; as {name} it reads {shown!r}."
-    return "Declare the right encoding in the spec."
-
-
-def _without_dos_end(data: bytes) -> bytes:
-    """Without the Ctrl-Z that DOS programs write at the end."""
-    return data.rstrip(b"\x1a") if data.endswith(b"\x1a") else data
-
-
-def _hold_back(batches: Iterator[TextBatch], footers: int) -> Iterator[TextBatch]:
-    """All batches, the last ``footers`` records taken off and counted as skipped."""
-    if not footers:
-        yield from batches
-        return
-    held: deque[TextBatch] = deque()
-    for batch in batches:
-        held.append(batch)
-        while sum(_size(b) for b in list(held)[1:]) >= footers:
-            yield held.popleft()
-    last = max((_last_number(b) for b in held), default=0)
-    for batch in held:
-        yield _only_until(batch, last - footers)
-
-
-def _size(batch: TextBatch) -> int:
-    return len(batch.rows) + len(batch.rejects["row"].unique())
-
-
-def _last_number(batch: TextBatch) -> int:
-    numbers = [pc.max(batch.rows).as_py(), pc.max(batch.rejects["row"]).as_py()]
-    return max((n for n in numbers if n is not None), default=0)
-
-
-def _only_until(batch: TextBatch, number: int) -> TextBatch:
-    kept = pc.sum(pc.less_equal(batch.rows, number)).as_py() or 0
-    rejects = batch.rejects.filter(pc.less_equal(batch.rejects["row"], number))
-    shorter = replace(
-        batch, columns=batch.columns.slice(0, kept), rows=batch.rows.slice(0, kept), rejects=rejects
-    )
-    return replace(shorter, skipped=_size(batch) - _size(shorter))
+    return pa.RecordBatch.from_arrays(arrays, names=[str(i) for i in names])

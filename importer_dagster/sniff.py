@@ -16,10 +16,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from importer_dagster.container import TextSource, Unpacked
+from importer_dagster.container import Unpacked
 from importer_dagster.errors import RefusedError
 from importer_dagster.fields import TRACE_COLUMNS, Dialect
 from importer_dagster.records import Grammar, count_lines, scan
+from importer_dagster.textsource import TextSource
 
 SAMPLE = 256 << 10  # bytes that dialects are tried on
 _DELIMITERS = (",", ";", "\t", "|", "~", "^", "\x01", "\x1f", " ")

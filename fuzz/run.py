@@ -1,0 +1,192 @@
+"""``python -m fuzz``: feed hostile files to the reader for a while, and report crashes, hangs and memory.
+
+A worker process goes through seeds; this one watches it, ends it when a file
+takes too long or memory grows, and starts another. Every failure is kept with
+its file and its seed. Exit 1 where there was any.
+
+What does not belong here: making files (``files.py``), what must hold (``oracle.py``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import sys
+import time
+import traceback
+from collections import Counter
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from fuzz.big import BIG, check_big
+from fuzz.files import make
+from fuzz.oracle import check
+
+HANG_S = 60  # for a file of a few kB, or one of BIG
+MEMORY = 1_500 << 20  # bytes of the worker; blocks of 8 MB and the longest record need about 400 MB
+FILES_PER_WORKER = 20_000  # then a fresh one: what grows slowly shows in the report, and ends
+
+
+@dataclass
+class Report:
+    """Figures of a run."""
+
+    files: int = 0
+    big: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    records: int = 0
+    rejects: int = 0
+    slowest: tuple[float, str] = (0.0, "")
+    peak: int = 0
+    failures: list[dict[str, Any]] = field(default_factory=list)
+
+
+def main() -> int:
+    """Run for the time asked for, then report."""
+    options = _options()
+    if options.seed is not None:
+        outcome = check(make(options.seed))
+        print(make(options.seed), outcome, sep="\n")
+        return 0
+    report = Report()
+    deadline = time.monotonic() + options.minutes * 60
+    options.out.mkdir(parents=True, exist_ok=True)
+    seed = options.start
+    while time.monotonic() < deadline and len(report.failures) < options.failures:
+        seed = _one_worker(seed, deadline, report, options.out)
+    _print(report, options)
+    return 1 if report.failures else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=5, help="how long (default 5)")
+    parser.add_argument("--start", type=int, default=int(time.time()), help="first seed (default: the clock)")
+    parser.add_argument("--seed", type=int, help="run one seed only, and print what came of it")
+    parser.add_argument("--failures", type=int, default=20, help="stop after so many (default 20)")
+    parser.add_argument(
+        "--out", type=Path, default=Path(".fuzz"), help="folder for failing files (default .fuzz)"
+    )
+    return parser.parse_args()
+
+
+def _one_worker(seed: int, deadline: float, report: Report, out: Path) -> int:
+    """Start a worker at a seed and follow it to its end; returns the seed to go on with."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    worker = context.Process(target=_work, args=(seed, deadline, theirs), daemon=True)
+    worker.start()
+    theirs.close()
+    begun, current = time.monotonic(), f"seed {seed}"
+    watched = psutil.Process(worker.pid)
+    while True:
+        if ours.poll(1.0):
+            try:
+                kind, what, more = ours.recv()
+            except EOFError:
+                if worker.exitcode != 0 and time.monotonic() < deadline:
+                    worker.join(5)
+                    if worker.exitcode != 0:
+                        _fail(report, out, "crash", current, f"exit code {worker.exitcode}")
+                        seed += 1
+                break
+            if kind == "start":
+                begun, current = time.monotonic(), what
+                seed = more if isinstance(more, int) else seed
+            else:
+                _take(report, out, kind, what, more)
+        elif not worker.is_alive():
+            continue
+        _watch(watched, report)
+        verdict = "hang" if time.monotonic() - begun > HANG_S else "memory" if report.peak > MEMORY else None
+        if verdict:
+            _fail(report, out, verdict, current, f"{time.monotonic() - begun:.0f} s, {report.peak >> 20} MB")
+            report.peak = 0
+            worker.kill()
+            seed += 1
+            break
+    worker.join()
+    return seed + 1
+
+
+def _watch(process: psutil.Process, report: Report) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        report.peak = max(report.peak, process.memory_info().rss)
+
+
+def _work(seed: int, deadline: float, pipe: Connection) -> None:
+    """In the worker: one of the big files, then small ones until it is time for a fresh worker."""
+    try:
+        name = BIG[seed % len(BIG)]
+        pipe.send(("start", f"big {name}", None))
+        _tried(pipe, f"big {name}", lambda: check_big(name), "big")
+        for s in range(seed, seed + FILES_PER_WORKER):
+            if time.monotonic() > deadline:
+                return
+            if s % 20 == 0:
+                pipe.send(("start", f"seed {s}", s))
+            _tried(pipe, f"seed {s}", lambda s=s: check(make(s)), "file")  # type: ignore[misc]
+    except KeyboardInterrupt:
+        pass
+    finally:
+        pipe.close()
+
+
+def _tried(pipe: Connection, name: str, run: Any, kind: str) -> None:
+    begun = time.monotonic()
+    try:
+        outcome = run()
+    except Exception:
+        pipe.send(("failure", name, traceback.format_exc()))
+        return
+    figures = {"seconds": time.monotonic() - begun}
+    if outcome is not None:
+        figures |= {"refused": outcome.refused, "rows": len(outcome.rows), "rejects": len(outcome.rejects)}
+    pipe.send((kind, name, figures))
+
+
+def _take(report: Report, out: Path, kind: str, what: str, more: Any) -> None:
+    if kind == "failure":
+        _fail(report, out, "failure", what, more)
+        return
+    report.slowest = max(report.slowest, (more["seconds"], what))
+    if kind == "big":
+        report.big += 1
+        return
+    report.files += 1
+    report.outcomes[f"refused: {more['refused']}" if more["refused"] else "read"] += 1
+    report.records += more["rows"] + more["rejects"]
+    report.rejects += more["rejects"]
+
+
+def _fail(report: Report, out: Path, kind: str, what: str, text: str) -> None:
+    report.failures.append({"kind": kind, "what": what, "text": text})
+    name = f"{kind}-{what.replace(' ', '-')}"
+    (out / f"{name}.txt").write_text(text)
+    if what.startswith("seed "):
+        file = make(int(what.removeprefix("seed ")))
+        (out / f"{name}.csv").write_bytes(file.content)
+        (out / f"{name}.json").write_text(json.dumps(file.spec))
+    print(f"{kind}: {what}\n{text}", file=sys.stderr, flush=True)
+
+
+def _print(report: Report, options: argparse.Namespace) -> None:
+    kinds = Counter(f["kind"] for f in report.failures)
+    print(
+        f"{options.minutes:g} minutes: {report.files:,} files read in up to 4 block sizes, {report.big} big ones"
+    )
+    print(f"records {report.records:,}, rejects {report.rejects:,}")
+    print(f"slowest {report.slowest[0]:.1f} s ({report.slowest[1]}), peak memory {report.peak >> 20} MB")
+    for outcome, n in report.outcomes.most_common():
+        print(f"  {n:>9,}  {outcome}")
+    print(
+        f"failures {len(report.failures)}: {dict(kinds)}"
+        if report.failures
+        else "no crash, hang, or memory: all held"
+    )

@@ -1,0 +1,238 @@
+"""A block: whole records as bytes, where each of them is, and rejects made from them.
+
+A *position* counts the records that Arrow is given, from 0; a *number* is the
+record's number in the file.
+
+What does not belong here: taking blocks off a file and parsing them (``reader.py``),
+where records end (``records.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from importer_dagster.errors import RefusedError
+from importer_dagster.grammar import Grammar
+from importer_dagster.model import REJECT_SCHEMA, Locate
+from importer_dagster.records import Damage, Scan, line_ends, record_spans
+from importer_dagster.textsource import first_bad_byte, shown
+
+BAD_ENCODING_SHARE = 0.05  # of a block's records; above it the file is in another encoding
+RAW_SHOWN = 65_536  # characters of a raw record that a reject keeps
+VALUE_SHOWN = 1_000  # the same of a value of a damaged record
+DAMAGED_CHARACTER = "\ufffd".encode()  # what a program writes in place of what it could not decode
+
+Refuse = Callable[[bytes, str, int, int], RefusedError]
+
+
+class Block:
+    """A stretch of whole records. ``scan`` is None where Arrow is given the bytes as they are."""
+
+    def __init__(
+        self, data: bytes, line: int, offset: int, first_record: int, quote: int | None, scan: Scan | None
+    ) -> None:
+        self.data, self.line, self.offset, self.first_record = data, line, offset, first_record
+        self.scan = scan
+        self._quote = quote
+        self.numbers: np.ndarray = np.zeros(0, np.int64)
+        self.count = 0
+        self._spans: tuple[np.ndarray, np.ndarray] | None = None
+        self._line_ends: np.ndarray | None = None
+
+    def split(self) -> Scan:
+        """The records of a regular block one by one, as a scan would find them."""
+        starts, ends = record_spans(self.data, self._quote)
+        spans = list(zip(starts.tolist(), ends.tolist(), strict=True))
+        return Scan(spans, [], [True] * len(spans), len(self.data))
+
+    def judge_bytes(self, grammar: Grammar, encoding: str, refuse: Refuse) -> None:
+        """Move records with NUL or invalid bytes from the sound ones to the damaged."""
+        assert self.scan
+        if self.data.isascii() and b"\0" not in self.data:
+            return
+        damage = {d.start: d for d in self.scan.damaged}
+        sound, bad = [], 0
+        for start, end in self.scan.sound:
+            fault = _byte_fault(self.data[start:end], start, grammar, encoding)
+            if fault is None:
+                sound.append((start, end))
+            else:
+                damage[start] = fault
+                bad += fault.rule == "encoding"
+        starts = sorted([*(start for start, _ in sound), *damage])
+        self.scan.order = [start not in damage for start in starts]
+        if bad > BAD_ENCODING_SHARE * len(starts) and bad > _valid_non_ascii(self.data, sound):
+            self._refuse_encoding(damage, refuse)
+        self.scan.sound, self.scan.damaged = sound, [damage[k] for k in sorted(damage)]
+
+    def _refuse_encoding(self, damage: dict[int, Damage], refuse: Refuse) -> None:
+        bad = [d for _, d in sorted(damage.items()) if d.rule == "encoding"]
+        first = bad[0]
+        place = first.start + first_bad_byte(self.data[first.start : first.end])
+        sample = b"\n".join(self.data[d.start : d.end] for d in bad[:2_000])
+        line = int(self.lines_at(np.array([place]))[0])
+        records = f"{len(bad)} of the first {len(self.scan.order) if self.scan else 0} records hold bytes that are none"
+        raise refuse(sample, records, line, self.offset + place)
+
+    def for_arrow(self, grammar: Grammar) -> bytes:
+        """The bytes that Arrow is to parse."""
+        if self.scan is None:
+            return self.data
+        records = (self.data[a:b] for a, b in self.scan.sound)
+        if grammar.always_scan:
+            records = (grammar.write(grammar.fields(r)) for r in records)
+        return b"\n".join([*records, b""])
+
+    def settle(self, parsed: int) -> None:
+        """Number the records, now that it is known how many Arrow found."""
+        if self.scan is None:
+            self.numbers = np.arange(self.first_record, self.first_record + parsed, dtype=np.int64)
+            self.count = parsed
+            return
+        order = np.array(self.scan.order, dtype=bool)
+        everything = np.arange(self.first_record, self.first_record + len(order), dtype=np.int64)
+        self.numbers, self.count = everything[order], len(order)
+
+    def spans(self) -> tuple[np.ndarray, np.ndarray]:
+        """Start and end (without line end) of every record that Arrow was given."""
+        if self._spans is None:
+            if self.scan is None:
+                self._spans = record_spans(self.data, self._quote)
+            else:
+                pairs = np.array(self.scan.sound, dtype=np.int64).reshape(-1, 2)
+                self._spans = pairs[:, 0], pairs[:, 1]
+        return self._spans
+
+    def record(self, position: int) -> bytes:
+        """The bytes of a record that Arrow was given."""
+        starts, ends = self.spans()
+        return self.data[int(starts[position]) : int(ends[position])]
+
+    def lines_at(self, offsets: np.ndarray) -> np.ndarray:
+        """Physical line numbers of places in the block."""
+        if self._line_ends is None:
+            self._line_ends = line_ends(np.frombuffer(self.data, np.uint8))
+        return self.line + np.searchsorted(self._line_ends, offsets)
+
+    def locator(self, positions: np.ndarray) -> Locate:
+        """Finds lines and raw text of the rows of a batch, which are at these positions."""
+
+        def locate(indexes: np.ndarray) -> tuple[pa.Array, pa.Array]:
+            starts, ends = self.spans()
+            at = positions[indexes]
+            raws = [
+                raw_text(self.data[a:b]) for a, b in zip(starts[at].tolist(), ends[at].tolist(), strict=True)
+            ]
+            return pa.array(self.lines_at(starts[at]), pa.int64()), pa.array(raws, pa.string())
+
+        return locate
+
+    # --- rejects ---
+
+    def damage_rows(self, header: Sequence[str]) -> pa.Table:
+        """The damaged records as rejects."""
+        if self.scan is None or not self.scan.damaged:
+            return REJECT_SCHEMA.empty_table()
+        damaged = self.scan.damaged
+        everything = np.arange(self.first_record, self.first_record + len(self.scan.order))
+        opened = self.lines_at(np.array([d.at for d in damaged]))
+        return reject_table(
+            everything[~np.array(self.scan.order, dtype=bool)],
+            self.lines_at(np.array([d.start for d in damaged])),
+            [column_name(header, d.field) for d in damaged],
+            [d.value if d.value is not None else self.data[d.at : d.end] for d in damaged],
+            [d.rule for d in damaged],
+            [d.message.replace("{line}", str(n)) for d, n in zip(damaged, opened.tolist(), strict=True)],
+            [self.data[d.start : d.end] for d in damaged],
+        )
+
+    def rejects_at(
+        self,
+        positions: Sequence[int],
+        columns: Sequence[str],
+        values: Sequence[bytes],
+        rules: Sequence[str],
+        messages: Sequence[str],
+    ) -> pa.Table:
+        """Rejects of records that Arrow was given."""
+        at = np.array(positions, dtype=np.int64)
+        if not len(at):
+            return REJECT_SCHEMA.empty_table()
+        starts, ends = self.spans()
+        raws = [self.data[a:b] for a, b in zip(starts[at].tolist(), ends[at].tolist(), strict=True)]
+        return reject_table(
+            self.numbers[at], self.lines_at(starts[at]), columns, values, rules, messages, raws
+        )
+
+
+def reject_table(
+    numbers: np.ndarray,
+    lines: np.ndarray,
+    columns: Sequence[str],
+    values: Sequence[bytes],
+    rules: Sequence[str],
+    messages: Sequence[str],
+    raws: Sequence[bytes],
+) -> pa.Table:
+    """Rejects of whole records (model.REJECT_SCHEMA)."""
+    return pa.table(
+        [
+            pa.array(numbers, pa.int64()),
+            pa.array(lines, pa.int64()),
+            pa.array(columns, pa.string()),
+            pa.array([_cut(shown(v[: 4 * VALUE_SHOWN]), VALUE_SHOWN) for v in values], pa.string()),
+            pa.array(rules, pa.string()),
+            pa.array(messages, pa.string()),
+            pa.array([raw_text(r) for r in raws], pa.string()),
+        ],
+        schema=REJECT_SCHEMA,
+    )
+
+
+def raw_text(record: bytes) -> str:
+    """The text of a record as a reject keeps it."""
+    return _cut(shown(record[: 4 * RAW_SHOWN]), RAW_SHOWN)
+
+
+def column_name(header: Sequence[str], index: int) -> str:
+    """A column's name, or its place where the header has no name for it."""
+    return header[index] if index < len(header) and header[index] else f"column {index + 1}"
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[:most] + "…"
+
+
+def _byte_fault(record: bytes, start: int, grammar: Grammar, encoding: str) -> Damage | None:
+    if b"\0" in record:
+        place = record.find(b"\0")
+        rule, message = (
+            "nul",
+            f"a NUL byte at position {place + 1} of the record, which PostgreSQL cannot store",
+        )
+    else:
+        try:
+            record.decode()
+            return None
+        except UnicodeDecodeError as error:
+            place = error.start
+        byte = shown(record[place : place + 3])[:4] if encoding != "utf-8" else f"\\x{record[place]:02x}"
+        words = f"byte 0x{byte.removeprefix(chr(92) + 'x')} at position {place + 1} of the record is not"
+        rule, message = "encoding", f"{words} {encoding.upper()}"
+    index, value = _field_at_fault(record, grammar)
+    return Damage(start, start + len(record), rule, message, index, start, value)
+
+
+def _field_at_fault(record: bytes, grammar: Grammar) -> tuple[int, bytes]:
+    """The first field with a NUL or a bad byte."""
+    for index, (value, _) in enumerate(grammar.fields(record)):
+        if b"\0" in value or first_bad_byte(value) < len(value):
+            return index, value
+    return 0, record  # in blanks that do not belong to a field
+
+
+def _valid_non_ascii(data: bytes, spans: Sequence[tuple[int, int]]) -> int:
+    return sum(not data[a:b].isascii() for a, b in spans)
