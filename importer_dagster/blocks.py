@@ -138,14 +138,17 @@ class Block:
             return REJECT_SCHEMA.empty_table()
         damaged = self.scan.damaged
         everything = np.arange(self.first_record, self.first_record + len(self.scan.order))
-        opened = self.lines_at(np.array([d.at for d in damaged]))
+        lines = self.lines_at(np.array([d.start for d in damaged]))
         return reject_table(
             everything[~np.array(self.scan.order, dtype=bool)],
-            self.lines_at(np.array([d.start for d in damaged])),
+            lines,
             [column_name(header, d.field) for d in damaged],
-            [d.value if d.value is not None else self.data[d.at : d.end] for d in damaged],
+            [d.value for d in damaged],
             [d.rule for d in damaged],
-            [d.message.replace("{line}", str(n)) for d, n in zip(damaged, opened.tolist(), strict=True)],
+            [
+                d.message.replace("{line}", str(n + d.lines))
+                for d, n in zip(damaged, lines.tolist(), strict=True)
+            ],
             [self.data[d.start : d.end] for d in damaged],
         )
 
@@ -223,7 +226,7 @@ def _byte_fault(record: bytes, start: int, grammar: Grammar, encoding: str) -> D
         words = f"byte 0x{byte.removeprefix(chr(92) + 'x')} at position {place + 1} of the record is not"
         rule, message = "encoding", f"{words} {encoding.upper()}"
     index, value = _field_at_fault(record, grammar)
-    return Damage(start, start + len(record), rule, message, index, start, value)
+    return Damage(start, start + len(record), rule, message, index, start, 0, value)
 
 
 def _field_at_fault(record: bytes, grammar: Grammar) -> tuple[int, bytes]:

@@ -59,6 +59,7 @@ class _Comparison:
         self._note_added()
         self._note_order()
         self._judge()
+        self._check_any()
         kept = tuple(self._extras()) if self.contract.added in ("rescue", "evolve") else ()
         return ColumnMapping(self.sources, kept, tuple(self.events))
 
@@ -131,6 +132,19 @@ class _Comparison:
         return [f for f in self.spec.fields if f.name not in self.sources]
 
     # --- what is to be said of the rest ---
+
+    def _check_any(self) -> None:
+        """A header without a single known name is that of another file, or no header."""
+        if self.sources:
+            return
+        names = ", ".join(repr(n[:40]) for n in self.header[:5]) + (", …" if len(self.header) > 5 else "")
+        raise RefusedError(
+            f"The header holds none of the columns of type {self.spec.name}; it reads {names}. Check that the file is "
+            "of this type, and the dialect: delimiter, headerRows where something stands above the header, "
+            "commentChar, header: false where there is none.",
+            rule="header.unknown",
+            line=1,
+        )
 
     def _note_missing(self) -> None:
         for field in self._missing():

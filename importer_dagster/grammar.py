@@ -163,23 +163,25 @@ class Grammar:
         opened = self._open.match(data, found.end()) if self.quote else None
         return opened is not None and len(data) - opened.end() < reach
 
-    def fault(self, data: bytes, at: int, end: int) -> tuple[int, int, Fault]:
+    def fault(self, data: bytes, at: int, end: int, *, matched: bool) -> tuple[int, int, Fault]:
         """Which field (from 0) of a damaged record is at fault, where it starts, and how.
 
-        ``end`` is the end of the record's first line. A field that goes on behind
-        it is one whose quote was not closed.
+        ``end`` is the end of the record's first line. ``matched`` says that the
+        record is one by the grammar, but too long to be believed: then it is the
+        first quote that was not closed in its line.
         """
         index = 0
         while True:
             found = self.field.match(data, at)
             assert found
             quoted = self.quote is not None and found.group(1) is not None
-            if quoted and found.end() > end:
+            several_lines = quoted and (b"\n" in found.group(1) or b"\r" in found.group(1))
+            if several_lines and matched:
                 return index, at, "open"
-            if data.startswith(self.delimiter, found.end()) and found.end() < end:
+            if data.startswith(self.delimiter, found.end()) and not (matched and found.end() >= end):
                 at, index = found.end() + len(self.delimiter), index + 1
                 continue
             if quoted:
-                return index, at, "behind"
+                return index, at, "open" if several_lines else "behind"
             opened = self._open.match(data, at) if self.quote else None
             return index, at, "open" if opened is not None else "middle"

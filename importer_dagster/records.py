@@ -36,8 +36,8 @@ LF, CR = 10, 13
 class Damage:
     """A record that cannot be read: its bytes' place in the stretch, and why.
 
-    ``field`` (from 0) is the one at fault, ``at`` the place in the stretch where
-    it starts. ``value`` is what stands there, if not all up to ``end``.
+    ``field`` (from 0) is the one at fault, ``at`` the place where it starts,
+    ``lines`` below that of the record, ``value`` what stands there.
     """
 
     start: int
@@ -46,7 +46,8 @@ class Damage:
     message: str
     field: int = 0
     at: int = 0
-    value: bytes | None = None
+    lines: int = 0
+    value: bytes = b""
 
 
 @dataclass
@@ -178,7 +179,13 @@ def scan(data: bytes, grammar: Grammar, *, at_end: bool, expected: Set[int] | No
         end = _line_end(data, at)
         if patient and (_is_last_line(data, end) or (found is None and grammar.undecided(data, at))):
             break
-        at = _give_up(data, at, end, grammar, result, at_end)
+        damage = _damage(data, at, end, grammar, matched=found is not None)
+        if patient and _is_last_line(data, _line_end(data, damage.at)):
+            break
+        result.cut_line = damage.rule == "record.long" and end == size and not at_end
+        result.damaged.append(damage)
+        result.order.append(False)
+        at = _after_line_end(data, end)
     result.used = min(at, size)
     return result
 
@@ -204,18 +211,6 @@ def _keep(found: re.Match[bytes], at: int, grammar: Grammar, result: Scan) -> in
     return max(found.end(), at + 1)
 
 
-def _give_up(data: bytes, at: int, end: int, grammar: Grammar, result: Scan, at_end: bool) -> int:
-    """Call the line a damaged record, and say where to go on."""
-    if end - at > MAX_RECORD:
-        words = f"the line is longer than {MAX_RECORD >> 20} MB, which no record may be"
-        result.damaged.append(Damage(at, end, "record.long", words, 0, at, data[at : at + 80]))
-        result.cut_line = end == len(data) and not at_end
-    else:
-        result.damaged.append(damage_of(data, at, end, grammar))
-    result.order.append(False)
-    return _after_line_end(data, end)
-
-
 def _line_end(data: bytes, at: int) -> int:
     newline = data.find(b"\n", at)
     end = len(data) if newline < 0 else newline
@@ -232,16 +227,19 @@ def _after_line_end(data: bytes, end: int) -> int:
     return end + 2 if data[end : end + 2] == b"\r\n" else end + 1
 
 
-def damage_of(data: bytes, at: int, end: int, grammar: Grammar) -> Damage:
-    """What is wrong with the quotes of the record whose first line is ``data[at:end]``."""
-    index, place, how = grammar.fault(data, at, end)
+def _damage(data: bytes, at: int, end: int, grammar: Grammar, *, matched: bool) -> Damage:
+    """What is wrong with the record whose first line is ``data[at:end]``."""
+    if end - at > MAX_RECORD:
+        words = f"the line is longer than {MAX_RECORD >> 20} MB, which no record may be"
+        return Damage(at, end, "record.long", words, 0, at, value=data[at : at + 80])
+    index, place, how = grammar.fault(data, at, end, matched=matched)
+    lines, value = count_lines(data[at:place]), data[place : _line_end(data, place)]
     if how == "open":
         words = "a quote opens in line {line} and is never closed where a value may end"
-        return Damage(at, end, "quote.unclosed", words, index, place)
+        return Damage(at, end, "quote.unclosed", words, index, place, lines, value)
     if how == "behind":
         words = "text stands behind a closing quote; write a quote inside of a quoted value twice, "
     else:
         words = "a quote stands in the middle of a value without quotes; put the value in quotes and write it twice, "
-    return Damage(
-        at, end, "quote.damaged", f"{words}or declare quoteChar: null if quotes mean nothing", index, place
-    )
+    words += "or declare quoteChar: null if quotes mean nothing"
+    return Damage(at, end, "quote.damaged", words, index, place, lines, value)

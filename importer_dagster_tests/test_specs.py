@@ -352,7 +352,7 @@ def test_unknown_key_names_file_line_and_nearest(old: str, new: str, key: str, l
         ("write_disposition: merge", "write_disposition: upsert", 16, "'append', 'replace' or 'merge'"),
         ("[salestaxrateid]", "[salestaxratid]", 8, "did you mean 'salestaxrateid'?"),
         ("encoding: utf-8", "encoding: utf-9", 6, "not known to Python"),
-        ('delimiter: ","', 'delimiter: ",,"', 7, "one character"),
+        ('delimiter: ","', 'delimiter: ""', 7, "one character"),
         ("name: taxrate", "name: name", 9, "two fields would be the column 'name'"),
         ("aliases: [tax_name]", "aliases: [taxrate]", 8, "'taxrate' would mean two fields"),
         ("name: taxrate", "name: _row", 11, "'_row' is the name of a column that the importer adds"),

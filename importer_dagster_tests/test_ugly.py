@@ -120,12 +120,30 @@ SHOP = [
 ]
 IMDB = ["tconst", "titleType", "primaryTitle", "originalTitle", "isAdult:integer", "startYear:integer", "endYear:integer",
         "runtimeMinutes:integer", "genres"]  # fmt: skip
-MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec J-D D-N DJF MAM JJA SON".split()
+MONTHS = [
+    "Jan",
+    "Feb",
+    "Mar",
+    "Apr",
+    "May",
+    "Jun",
+    "Jul",
+    "Aug",
+    "Sep",
+    "Oct",
+    "Nov",
+    "Dec",
+    "J-D",
+    "D-N",
+    "DJF",
+    "MAM",
+    "JJA",
+    "SON",
+]
 ABC = ["a", "b", "c"]
 PEOPLE = ["name", "age:integer"]
 BUDGET = ["GF_ID", "FN_ID", "SF_ID", "GF", "F", "SF",
           {"name": "Gasto total 2011", "type": "number", "precision": 18, "scale": 2, "groupChar": ","}, "Descripción"]  # fmt: skip
-GERMAN = ["Gebiet", "leer", *(f"j{y}" for y in (1985, 1993, 2000, *range(2005, 2011)))]
 
 
 def cases() -> dict[str, Case]:
@@ -134,13 +152,13 @@ def cases() -> dict[str, Case]:
         "enc_utf16le_bom_large_real.csv": Case(
             "LOAD",
             Expect(header_of("enc_utf16le_bom_large_real.csv", "utf-16"), counts=(327, 0, 0),
-                   cell=("count(*) FILTER (WHERE \"Organisation_name\" ~ 'Hospitals *$')", 1)),
+                   cell=("max(\"Reporting_period\")", "2010-11")),
         ),
         "enc_utf16be_bom.csv": Case("LOAD", Expect(PEOPLE, counts=(12, 0, 0), cell=("min(age) FILTER (WHERE name = 'José Álvarez')", 30))),
         "enc_cp1252_thousands_real.csv": Case(
             "CONFIG",
             Expect(BUDGET, encoding="cp1252", counts=(116, 0, 0), cell=('max("Gasto total 2011") FILTER (WHERE "GF_ID" = \'1\' AND "FN_ID" IS NULL)', Decimal("229932.50"))),
-            refused(BUDGET, "is not UTF-8: the header holds bytes that are none, the first of them at offset 54 in line 1. Perhaps it is cp1252"),
+            refused(BUDGET, "is not UTF-8: the header holds bytes that are none, the first of them at offset 52 in line 1. Perhaps it is cp1252"),
         ),
         "enc_shift_jis.csv": Case(
             "CONFIG",
@@ -159,8 +177,8 @@ def cases() -> dict[str, Case]:
         "dos_eof_1a.csv": Case("LOAD", Expect(CSSE, counts=(67, 0, 0), cell=("count(*) FILTER (WHERE \"Province/State\" LIKE '%\x1a%')", 0))),
         "repeated_header_midfile_real.csv": Case(
             "PARTIAL",
-            Expect(header_of("repeated_header_midfile_real.csv"), key=["ISO3166-1-Alpha-3"], counts=(5, 6, 0),
-                   cell=("count(DISTINCT \"ISO3166-1-Alpha-3\")", 5)),
+            Expect(header_of("repeated_header_midfile_real.csv"), key=["ISO3166-1-Alpha-3"], counts=(7, 4, 0),
+                   cell=("count(DISTINCT \"ISO3166-1-Alpha-3\")", 7)),
         ),
         "truncated_last_row_real.csv": Case(
             "PARTIAL", Expect(header_of("truncated_last_row_real.csv"), counts=(5, 1, 0), rejects=[(7, "fields.short")], warns="perhaps the file was cut off")
@@ -240,7 +258,7 @@ def cases() -> dict[str, Case]:
         ),
         "header_two_rows.csv": Case(
             "CONFIG",
-            Expect(SHOP, dialect={"headerRows": [2]}, counts=(83, 0, 0), cell=("min(\"Price\")", Decimal("12.00")) if False else ("count(*)", 83)),
+            Expect(SHOP, dialect={"headerRows": [2]}, counts=(83, 0, 0), cell=("max(\"Price\") FILTER (WHERE _row = 1)", Decimal("74.69"))),
             Expect(SHOP, counts=(83, 1, 0), rejects=[(2, "header.repeated")]),
         ),
         "header_renamed_reordered_real.csv": Case(
@@ -250,15 +268,15 @@ def cases() -> dict[str, Case]:
         ),
         "preamble_long_german.csv": Case(
             "CONFIG",
-            Expect([{"name": GERMAN[0], "aliases": [""]}, *(str(y) for y in (1985, 1993, 2000, *range(2005, 2011)))],
-                   dialect={"delimiter": ";", "headerRows": [11], "footerRows": 8}, counts=(-1, 0, -1)),
+            Expect([{"name": "Gebiet", "aliases": [""]}, *(str(y) for y in (1985, 1993, 2000, *range(2005, 2011)))],
+                   dialect={"delimiter": ";", "headerRows": [12], "footerRows": 16}, counts=(60, 0, 16)),
             refused(["Gebiet", "1985", "1993"], "none of the columns"),
         ),
         "preamble_cr_only_nasa.csv": Case(
             "CONFIG",
             Expect(["Year:integer", *(f"{m}:integer" for m in MONTHS)], dialect={"headerRows": [4]}, missing=["", "****", "*****"], counts=(133, 0, 0),
                    cell=('min("J-D") FILTER (WHERE "Year" = 2011)', 51)),
-            refused(["Year:integer", *MONTHS], "none of the columns"),
+            refused(["Year:integer", *MONTHS], "Column 2 of the header has no name"),
         ),
         "comments_hash.csv": Case(
             "CONFIG",
@@ -304,7 +322,7 @@ def cases() -> dict[str, Case]:
         "num_thousands_semicolon.csv": Case(
             "CONFIG",
             Expect(["name", {"name": "money", "type": "number", "precision": 14, "scale": 2, "groupChar": ","}, "city"], dialect={"delimiter": ";"},
-                   counts=(5, 0, 0), cell=("sum(money)", Decimal("10300400050.00") + Decimal("-0.20") + Decimal("0.20") if False else Decimal("10300400049.80"))),
+                   counts=(5, 0, 0), cell=("sum(money)", Decimal("10300400049.80"))),
             Expect(["name", {"name": "money", "type": "number", "precision": 14, "scale": 2}, "city"], dialect={"delimiter": ";"}, counts=(2, 3, 0),
                    rejects=[(2, "type"), (3, "type"), (4, "type")]),
         ),
@@ -359,7 +377,7 @@ def cases() -> dict[str, Case]:
             Expect(["date", "another date", "temperature", "place"], counts=(2, 1, 0), rejects=[(4, "quote.damaged")]),
         ),
         "wide_9074_columns.csv": Case("REFUSE", refused(["id"], "9,074 columns; a PostgreSQL table can have 1,600")),
-        "long_field_30k.csv": Case("LOAD", Expect(ABC, dialect={"header": False}, counts=(2, 0, 0), cell=("max(length(b))", None) if False else ("max(length(a || b || c)) > 15000", True))),
+        "long_field_30k.csv": Case("LOAD", Expect(ABC, dialect={"header": False}, counts=(2, 0, 0), cell=("sum(length(b))", 30000))),
         "notcsv_html_error_page.csv": Case("REFUSE", refused(["id"], "looks like an HTML page")),
         "notcsv_json_lines.csv": Case("REFUSE", refused(["col_a"], "looks like JSON")),
         "zip_single.csv.zip": Case("LOAD", Expect(["id:integer", "name"], counts=(2, 0, 0), rows=[(1, "english"), (2, "中国人")])),
@@ -433,7 +451,7 @@ def test_ugly(name: str, one_warehouse: Warehouse, tmp_path: Path) -> None:
         spec = expect.spec(f"u{number}{suffix}")
         result = inbox.load(spec, (UGLY / name).read_bytes(), path=name)
         with one_warehouse.connect() as conn:
-            judge(result, expect, spec, conn)
+            judge(result, expect, spec, conn, case.outcome)
             rehearsed = inbox.load(spec, (UGLY / name).read_bytes(), path=f"again/{name}", dry_run=True)
         assert (rehearsed.status, rehearsed.rows_read, rehearsed.rows_rejected) == (
             result.status,
@@ -445,7 +463,9 @@ def test_ugly(name: str, one_warehouse: Warehouse, tmp_path: Path) -> None:
         assert case.plain.status == "refused" or case.plain.counts[1]
 
 
-def judge(result: LoadResult, expect: Expect, spec: TableSpec, conn: psycopg.Connection) -> None:
+def judge(
+    result: LoadResult, expect: Expect, spec: TableSpec, conn: psycopg.Connection, outcome: str
+) -> None:
     assert result.status == expect.status, result.reason
     assert expect.reason in (result.reason or "")
     rejects = conn.execute(
@@ -473,5 +493,5 @@ def judge(result: LoadResult, expect: Expect, spec: TableSpec, conn: psycopg.Con
     if expect.warns is not None:
         assert any(expect.warns in text for (text,) in events), events
         assert any(expect.warns in f"{e.column_name} {e.detail}" for e in result.drift)
-    elif "LOAD" in spec.name:
-        assert not events
+    elif outcome == "LOAD":
+        assert not [text for (text,) in events if text.startswith("warning")]
