@@ -331,6 +331,13 @@ def test_one_bad_file_then_only_that_file_again(project: Project):
     assert day(1) not in project.materialized("alpha")
     # a fault of the data is not tried again
     assert not project.events(first, dg.DagsterEventType.STEP_UP_FOR_RETRY, "alpha")
+    # the drift that refused it is seen in the check and in the failure, as it is in the ledger
+    [check] = project.events(first, dg.DagsterEventType.ASSET_CHECK_EVALUATION, "alpha")
+    found = check.asset_check_evaluation_data
+    assert (found.check_name, found.passed, found.severity) == ("drift", False, dg.AssetCheckSeverity.WARN)
+    assert "| removed | id |" in found.metadata["first"].value
+    [failure] = project.events(first, dg.DagsterEventType.STEP_FAILURE, "alpha")
+    assert "| added | wrong |" in failure.step_failure_data.user_failure_data.metadata["drift"].value
 
     project.deliver(day(1), "alpha", "id,v\n11,a\n", suffix="_2")
     second = project.run(day(1), types=["alpha"])

@@ -6,7 +6,7 @@ run which finds everything unchanged says the same as the run that loaded it.
 What does not belong here: deciding anything.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,6 +77,37 @@ class Account:
         return metadata
 
 
+# "known": a declared alias that the delivery before had, too. It is on record, and no news.
+_DRIFT = """
+    SELECT l.path, d.kind, d.column_name, d.detail,
+           d.declared AND d.version IS NULL AND EXISTS (
+               SELECT FROM importer.drift e
+               WHERE (e.kind, e.column_name, e.detail) IS NOT DISTINCT FROM (d.kind, d.column_name, d.detail)
+                 AND e.load_id = (
+                   SELECT p.load_id FROM importer.loads p
+                   WHERE p.type = l.type AND p.tenant = l.tenant AND p.status = 'loaded' AND p.superseded_by IS NULL
+                     AND (p.business_date, p.path COLLATE "C") < (l.business_date, l.path COLLATE "C")
+                   ORDER BY p.business_date DESC, p.path COLLATE "C" DESC LIMIT 1)) AS known
+    FROM importer.drift d JOIN importer.loads l USING (load_id)
+    WHERE load_id = ANY(%(ids)s) ORDER BY known, load_id LIMIT %(limit)s
+"""
+
+
+def drift_of(results: Iterable[LoadResult]) -> list[dict[str, Any]]:
+    """The drift of deliveries as their imports found it, for days that are no good and have no account."""
+    return [
+        {
+            "path": r.delivery.path,
+            "kind": e.kind,
+            "column_name": e.column_name,
+            "detail": e.detail,
+            "known": False,
+        }
+        for r in results
+        for e in r.drift
+    ]
+
+
 def read_account(conn: psycopg.Connection, spec: TableSpec, results: Sequence[LoadResult]) -> Account:
     """The account of one day's good ``results``."""
     ids = [r.load_id for r in results if r.load_id is not None]
@@ -89,14 +120,7 @@ def read_account(conn: psycopg.Connection, spec: TableSpec, results: Sequence[Lo
         """,
         (ids,),
     ).fetchall()
-    drift = rows.execute(
-        """
-        SELECT l.path, d.kind, d.column_name, d.detail
-        FROM importer.drift d JOIN importer.loads l USING (load_id)
-        WHERE load_id = ANY(%s) ORDER BY load_id LIMIT %s
-        """,
-        (ids, PREVIEW_REJECTS),
-    ).fetchall()
+    drift = rows.execute(_DRIFT, {"ids": ids, "limit": PREVIEW_REJECTS}).fetchall()
     return Account(results, loads, drift, _first_rejects(conn, loads), _first_rows(conn, spec, ids))
 
 
@@ -167,9 +191,15 @@ def check_specs(spec: TableSpec) -> list[dg.AssetCheckSpec]:
 
 
 def check_results(
-    spec: TableSpec, warehouse: Warehouse, accounts: Collection[Account]
+    spec: TableSpec,
+    warehouse: Warehouse,
+    accounts: Collection[Account],
+    other_drift: Sequence[Mapping[str, Any]] = (),
 ) -> Iterator[dg.AssetCheckResult]:
-    """One result for each check of the type; all warn at most, since the rows stand already."""
+    """One result for each check of the type; all warn at most, since the rows stand already.
+
+    ``other_drift`` is that of deliveries without an account, such as refused ones.
+    """
     rejected = sum(a.total("rows_rejected") for a in accounts)
     yield _result(
         spec,
@@ -178,12 +208,18 @@ def check_results(
         {"rows_rejected": rejected},
         [reject for a in accounts for reject in a.rejects][:PREVIEW_REJECTS],
     )
-    drift = [event for a in accounts for event in a.drift]
-    yield _result(spec, "drift", not drift, {}, drift[:PREVIEW_REJECTS])
+    yield drift_result(spec, [*other_drift, *(event for a in accounts for event in a.drift)])
     if spec.tableschema.foreignKeys:
         load_ids = [load_id for a in accounts for load_id in a.new_loads]
         missing, notes = _check_references(spec, warehouse, load_ids)
         yield _result(spec, "references", not missing, {"notes": "; ".join(notes)} if notes else {}, missing)
+
+
+def drift_result(spec: TableSpec, drift: Sequence[Mapping[str, Any]]) -> dg.AssetCheckResult:
+    """Warns of every difference but a declared alias that goes on being used; says what to do."""
+    news = [event for event in drift if not event["known"]]
+    hint = {"events": len(drift), **({"remedy": f"importer drift {spec.name}"} if news else {})}
+    return _result(spec, "drift", not news, hint, drift[:PREVIEW_REJECTS])
 
 
 def _result(

@@ -15,7 +15,14 @@ from typing import Any
 
 import dagster as dg
 
-from importer_dagster.defs.report import Account, check_results, read_account
+from importer_dagster.defs.report import (
+    Account,
+    check_results,
+    drift_of,
+    drift_result,
+    markdown_table,
+    read_account,
+)
 from importer_dagster.errors import PermanentError, TransientError, WarehouseUnavailable
 from importer_dagster.model import Delivery, LoadResult
 from importer_dagster.settings import Settings
@@ -71,8 +78,11 @@ def run_step(
     _log_days_without(context, spec, days, outcomes)
     accounts = _accounts(spec, warehouse, outcomes, good_days)
     bad = [o for o in outcomes if not o.good]
+    drift = drift_of(o.result for o in outcomes if o.result and o.delivery.business_date not in accounts)
     if accounts or not bad:  # Dagster wants a result of every check of a step that succeeds
-        yield from check_results(spec, warehouse, accounts.values())
+        yield from check_results(spec, warehouse, accounts.values(), drift)
+    elif drift:
+        yield drift_result(spec, drift)
     if set(good_days) == set(days):
         yield _materialize_all(context, accounts)
         return
@@ -82,7 +92,7 @@ def run_step(
         context.log_event(
             dg.AssetMaterialization(spec.name, partition=day.isoformat(), metadata=accounts[day].metadata())
         )
-    _fail_for(spec, bad)
+    _fail_for(spec, bad, drift)
 
 
 def _warehouse(settings: Settings) -> Warehouse:
@@ -191,7 +201,7 @@ def _materialize_all(
     return dg.MaterializeResult()
 
 
-def _fail_for(spec: TableSpec, bad: Sequence[Outcome]) -> None:
+def _fail_for(spec: TableSpec, bad: Sequence[Outcome], drift: Sequence[Mapping[str, Any]]) -> None:
     """Raise a Failure that names the bad deliveries, to be retried if that may help; none, none."""
     if not bad:
         return
@@ -199,8 +209,11 @@ def _fail_for(spec: TableSpec, bad: Sequence[Outcome]) -> None:
     if len(bad) > _NAMED:
         named.append(f"and {len(bad) - _NAMED} more; `importer status` shows all")
     count = "1 delivery was" if len(bad) == 1 else f"{len(bad)} deliveries were"
+    metadata: dict[str, Any] = {"deliveries": dg.MetadataValue.json([o.delivery.path for o in bad])}
+    if drift:
+        metadata["drift"] = dg.MetadataValue.md(markdown_table(drift[:_NAMED]))
     raise dg.Failure(
         f"{spec.name}: {count} not imported; the others stand. " + "\n".join(named),
-        metadata={"deliveries": dg.MetadataValue.json([o.delivery.path for o in bad])},
+        metadata=metadata,
         allow_retries=any(o.transient for o in bad),
     )
