@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 from psycopg import errors as pg
 from psycopg import sql
 
+from importer_dagster.adopt import MARK
 from importer_dagster.cells import try_cast
 from importer_dagster.fields import TRACE_COLUMNS, short_identifier
 from importer_dagster.model import DriftEvent
@@ -229,7 +230,7 @@ def _change(conn: psycopg.Connection, table: sql.Composable, grown: Grown, origi
     column, type_ = sql.Identifier(grown.column), sql.SQL(grown.type)
     if grown.before is None:
         conn.execute(sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(table, column, type_))
-        comment = f"Not in the spec; first met in {origin}."
+        comment = f"{MARK}{origin}."
         conn.execute(sql.SQL("COMMENT ON COLUMN {}.{} IS {}").format(table, column, sql.Literal(comment)))
     elif grown.before != grown.type:
         conn.execute("SET LOCAL DateStyle = 'ISO, YMD'")

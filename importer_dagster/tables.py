@@ -12,7 +12,7 @@ What does not belong here: rows (``writer.py``), the ledger's tables (``migratio
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,6 +24,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable, SetColumnComment, SetTableComment
 
 from importer_dagster import schema
+from importer_dagster.adopt import MARK, convert, fill
 from importer_dagster.errors import WarehouseError
 from importer_dagster.spec import TableSpec
 from importer_dagster.warehouse import SETUP_LOCK, Warehouse
@@ -159,6 +160,8 @@ def _ensure_table(conn: psycopg.Connection, target: Target, schema_name: str, ro
             f"Table {schema_name}.{table.name} exists but was not made by the importer (it has no _load_id). "
             "Move it away or rename the type."
         )
+    if role != "repeats":
+        have |= _adopt(conn, target, schema_name, have, want)
     for name, type_text in want.items():
         if name not in have:
             if name == "_tenant":
@@ -177,6 +180,53 @@ def _ensure_table(conn: psycopg.Connection, target: Target, schema_name: str, ro
                 f"{target.spec.name} says {type_text}. Change the column with ALTER TABLE (in "
                 f"{SUPERSEDED} too), or put the spec back."
             )
+
+
+def _adopt(
+    conn: psycopg.Connection,
+    target: Target,
+    schema_name: str,
+    have: Mapping[str, str],
+    want: Mapping[str, str],
+) -> dict[str, str]:
+    """Make columns that the table once gained the fields that the spec has by now; their types."""
+    table = sql.Identifier(schema_name, target.spec.name)
+    fields = {f.column: f for f in target.spec.newest.fields}
+    adopted = [name for name in _gained_of(conn, schema_name, target.spec.name) if name in fields]
+    for name in adopted:
+        if have[name] != want[name]:
+            convert(conn, table, target.spec, fields[name], want[name])
+        comment = sql.Literal(fields[name].description or fields[name].title)
+        conn.execute(sql.SQL("COMMENT ON COLUMN {}.{} IS {}").format(table, sql.Identifier(name), comment))
+    return {name: want[name] for name in adopted}
+
+
+def _gained_of(conn: psycopg.Connection, schema_name: str, table: str) -> list[str]:
+    rows = conn.execute(
+        """
+        SELECT a.attname FROM pg_attribute a
+        WHERE a.attrelid = to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped
+          AND starts_with(col_description(a.attrelid, a.attnum), %s)
+        """,
+        (sql.Identifier(schema_name, table).as_string(conn), MARK),
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def move_rescued(warehouse: Warehouse, target: Target, names: Sequence[str]) -> tuple[int, list[str]]:
+    """Move what ``_extra`` holds of fields into their columns; (rows, what could not be read and stays)."""
+    ensure_tables(warehouse, target)
+    types = {c.name: _type_text(c.type) for c in _table(target, target.schema, "live").columns}
+    moved = 0
+    stay: list[str] = []
+    with warehouse.connect() as conn:
+        gained = _gained_of(conn, target.schema, target.spec.name)
+        for name in names:
+            type_ = types[target.spec.field(name).column]
+            found = fill(conn, (target.live, target.superseded), target.spec, name, type_, gained)
+            moved, stay = moved + found[0], [*stay, *found[1]]
+        conn.commit()
+    return moved, stay
 
 
 def recent_values(

@@ -12,6 +12,7 @@ from conftest import DAY, Inbox, Query
 
 from importer_dagster.cli import main
 from importer_dagster.drift import likeness
+from importer_dagster.errors import WarehouseError
 from importer_dagster.spec import TableSpec, load_spec
 
 SPEC = """\
@@ -214,6 +215,51 @@ def test_renamed_reordered_split_and_added_on_one_day(shop: Shop) -> None:
     assert shop.load(2, header, rows).status == "loaded"
     assert set(shop.changes()) == {("reordered", None)}
     assert "type: date" in shop.file.read_text().split("versions:")[1]
+
+
+@pytest.mark.parametrize("contract", ["rescue", "evolve"])
+@pytest.mark.parametrize("disposition", ["append", "merge"])
+def test_what_came_in_before_is_as_if_it_came_in_now(
+    shop: Shop, query: Query, contract: str, disposition: str
+) -> None:
+    """After accept, the table is that of a spec which had known the columns from the start."""
+    shop.file.write_text(SPEC + f"schema_contract: {{added: {contract}}}\nwrite_disposition: {disposition}\n")
+    shop.load(0, HEADER)
+    header = ["id", "customer", "price_eur", "ordered", "remark", "weight", "at", "code"]
+    rows = [[*record(n), f"{n}.{n % 3}", "31/01/2024", f"{n:03d}"] for n in range(60)]
+    shop.load(1, header, rows)
+    shop.load(2, header, [[*r[:7], ""] for r in rows[:30]])
+    output = shop.run("accept", "orders").output
+    assert "values of earlier deliveries moved into their columns" in output
+    state = "SELECT _business_date, _row, id, price, weight, at, code, _extra FROM {} ORDER BY 1, 2"
+    tables = ("orders", "importer_superseded.orders")
+    filled = [query(state.format(t)) for t in tables]
+    assert query("SELECT to_jsonb(t) ? 'price_eur' FROM orders t LIMIT 1") == [(False,)]
+    with shop.inbox.warehouse.connect() as conn:
+        conn.execute("DROP TABLE IF EXISTS orders, importer_superseded.orders, importer_repeats.orders")
+        conn.execute("TRUNCATE importer.loads CASCADE")
+        conn.commit()
+    shop.inbox.warehouse.prepared.clear()
+    shop.load(0, HEADER)
+    shop.load(1, header, rows)
+    shop.load(2, header, [[*r[:7], ""] for r in rows[:30]])
+    assert [query(state.format(t)) for t in tables] == filled
+    assert {type(v).__name__ for r in filled[0] if r[0].day == 3 for v in r[4:]} == {
+        "Decimal",
+        "date",
+        "NoneType",
+    }
+
+
+def test_a_gained_column_that_the_spec_reads_otherwise_is_refused_with_a_remedy(shop: Shop) -> None:
+    text = SPEC + "schema_contract: {added: evolve}\n"
+    shop.file.write_text(text)
+    shop.load(0, [*HEADER, "x"], [[*record(n), "a"] for n in range(3)])
+    shop.file.write_text(
+        text.replace("    - {name: remark}", "    - {name: remark}\n    - {name: x, type: integer}")
+    )
+    with pytest.raises(WarehouseError, match="'a' is no integer"):
+        shop.load(1, [*HEADER, "x"], [[*record(n), "1"] for n in range(3)])
 
 
 def test_accept_names_what_it_cannot_find(shop: Shop) -> None:

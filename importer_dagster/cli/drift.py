@@ -75,7 +75,11 @@ def list_(type_name: str | None, as_json: bool) -> None:
 )
 @click.option("--dry-run", is_flag=True, help="Show the diff; write nothing.")
 def accept(type_name: str, columns: tuple[str, ...], dry_run: bool) -> None:
-    """Write what `importer drift TYPE` proposes into the spec of TYPE; comments and layout stay."""
+    """Write what `importer drift TYPE` proposes into the spec of TYPE; comments and layout stay.
+
+    Values of earlier deliveries that were kept under the names accepted (in _extra, or in a column that
+    the table gained) are moved into the fields' columns.
+    """
     settings = Settings.from_env()
     specs = specs_of(settings)
     changes = _changes_of(settings, [specs[type_name]])[type_name]
@@ -88,6 +92,7 @@ def accept(type_name: str, columns: tuple[str, ...], dry_run: bool) -> None:
         return
     _write(file, new)
     console.print(f"[green]✓[/green] wrote {plain(file)}", soft_wrap=True)
+    _move(settings, parse_spec(new, str(file)), sorted({str(c.column) for c in chosen}))
     if any(c.refused for c in chosen):
         days = sorted(c.since for c in chosen if c.refused)
         console.print(
@@ -173,6 +178,23 @@ def _write(file: Path, text: str) -> None:
     part.write_text(text, encoding="utf-8")
     part.chmod(file.stat().st_mode)
     part.replace(file)
+
+
+def _move(settings: Settings, spec: TableSpec, columns: Sequence[str]) -> None:
+    """Bring values that were rescued into the fields that they have by now."""
+    from importer_dagster.source import names_tenants
+    from importer_dagster.tables import Target, move_rescued
+
+    names = [f.name for f in spec.fields if {f.name, f.column} & set(columns)]
+    with warehouse_of(settings) as warehouse:
+        target = Target(spec, names_tenants(spec, settings.default_path), warehouse.schema)
+        moved, stay = move_rescued(warehouse, target, names)
+    if moved:
+        console.print(f"[green]✓[/green] {moved:,} values of earlier deliveries moved into their columns")
+    if stay:
+        console.print(
+            f"{len(stay):,} different values stay where they are, such as: {plain(stay[0])}", soft_wrap=True
+        )
 
 
 # --- showing ----------------------------------------------------------------------------------
