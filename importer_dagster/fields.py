@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 FieldType = Literal["string", "integer", "number", "boolean", "date", "datetime", "time", "object"]
 
+MAX_COLUMNS = 1_590  # PostgreSQL's 1,600 less the columns that trace a row
 MAX_IDENTIFIER_BYTES = 63  # PostgreSQL's NAMEDATALEN - 1; longer names are cut silently
 TRACE_COLUMNS = ("_load_id", "_row", "_business_date", "_tenant", "_extra")
 

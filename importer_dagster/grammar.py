@@ -163,8 +163,8 @@ class Grammar:
         opened = self._open.match(data, found.end()) if self.quote else None
         return opened is not None and len(data) - opened.end() < reach
 
-    def fault(self, data: bytes, at: int, end: int, *, matched: bool) -> tuple[int, int, Fault]:
-        """Which field (from 0) of a damaged record is at fault, where it starts, and how.
+    def fault(self, data: bytes, at: int, end: int, *, matched: bool) -> tuple[int, int, int, Fault]:
+        """Which field (from 0) of a damaged record is at fault, from where to where it can be read, and how.
 
         ``end`` is the end of the record's first line. ``matched`` says that the
         record is one by the grammar, but too long to be believed: then it is the
@@ -177,11 +177,11 @@ class Grammar:
             quoted = self.quote is not None and found.group(1) is not None
             several_lines = quoted and (b"\n" in found.group(1) or b"\r" in found.group(1))
             if several_lines and matched:
-                return index, at, "open"
+                return index, at, found.end(), "open"
             if data.startswith(self.delimiter, found.end()) and not (matched and found.end() >= end):
                 at, index = found.end() + len(self.delimiter), index + 1
                 continue
             if quoted:
-                return index, at, "open" if several_lines else "behind"
+                return index, at, found.end(), "open" if several_lines else "behind"
             opened = self._open.match(data, at) if self.quote else None
-            return index, at, "open" if opened is not None else "middle"
+            return index, at, found.end(), "open" if opened is not None else "middle"

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from importer_dagster.errors import RefusedError
+from importer_dagster.fields import MAX_COLUMNS
 from importer_dagster.grammar import Grammar
 from importer_dagster.records import MAX_RECORD
 from importer_dagster.spec import TableSpec
 from importer_dagster.textsource import Window, first_bad_byte, shown
 
-MAX_COLUMNS = 1_590  # PostgreSQL's 1,600 less the columns that trace a row
 MAX_HEADER = 4 << 20  # bytes
 _SHOWN = 80  # characters of a name that a message shows
 _DELIMITERS = {";": "semicolon", "\t": "tab", "|": "vertical bar", ",": "comma"}

@@ -8,6 +8,7 @@ What does not belong here: data tables (``writer.py``).
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -123,17 +124,33 @@ def exists(conn: psycopg.Connection) -> bool:
     return _revision(conn) is not None
 
 
-def begin_load(conn: psycopg.Connection, delivery: Delivery, spec_hash: str, run_id: str | None) -> int:
-    """Write the load's row; it shows up, complete, when the transaction commits."""
+def begin_load(
+    conn: psycopg.Connection,
+    delivery: Delivery,
+    spec_hash: str,
+    run_id: str | None,
+    *,
+    load_id: int | None = None,
+) -> int:
+    """Write the load's row; it shows up, complete, when the transaction commits.
+
+    ``load_id`` is given where the row will be rolled back: a number taken would stay taken.
+    """
     row = conn.execute(
         """
-        INSERT INTO importer.loads (type, tenant, business_date, path, spec_hash, status, run_id)
-        VALUES (%s, %s, %s, %s, %s, 'loading', %s) RETURNING load_id
+        INSERT INTO importer.loads (load_id, type, tenant, business_date, path, spec_hash, status, run_id)
+        VALUES (coalesce(%s, nextval(pg_get_serial_sequence('importer.loads', 'load_id'))), %s, %s, %s, %s, %s,
+                'loading', %s) RETURNING load_id
         """,
-        (delivery.type, delivery.tenant, delivery.business_date, delivery.path, spec_hash, run_id),
+        (load_id, delivery.type, delivery.tenant, delivery.business_date, delivery.path, spec_hash, run_id),
     ).fetchone()
     assert row
     return int(row[0])
+
+
+def number_of_rehearsal() -> int:
+    """A load_id beyond all real ones, another for each of several rehearsals at a time."""
+    return 2**62 + secrets.randbelow(2**60)
 
 
 def supersede(conn: psycopg.Connection, old: int, new: int) -> None:

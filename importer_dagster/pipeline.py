@@ -46,7 +46,7 @@ from importer_dagster.stages import ahead
 from importer_dagster.tables import Target, create_tables, ensure_tables
 from importer_dagster.validate import Validator
 from importer_dagster.versions import declarations
-from importer_dagster.warehouse import Warehouse
+from importer_dagster.warehouse import Warehouse, refusal_of
 from importer_dagster.writer import Counts, Publisher, RowStream
 
 log = logging.getLogger(__name__)
@@ -214,7 +214,8 @@ class _Import:
         prior = ledger.in_force(conn, self.delivery) if self.has_ledger else None
         load_id = 0
         if self.has_ledger:
-            load_id = ledger.begin_load(conn, self.delivery, self.spec.hash, self.run_id)
+            number = ledger.number_of_rehearsal() if self.dry_run else None
+            load_id = ledger.begin_load(conn, self.delivery, self.spec.hash, self.run_id, load_id=number)
         if prior is not None:
             # before publishing: from here on the prior load's rows are not in force
             ledger.supersede(conn, prior.load_id, load_id)
@@ -332,6 +333,9 @@ class _Import:
                 for batch in batches:
                     self._one_batch(conn, load_id, batch, trace, stream, validator)
             self._write_rejects(conn, load_id, stream)
+        except psycopg.Error as error:
+            stream.abort(error)
+            raise refusal_of(error) or error from error
         except BaseException as error:
             stream.abort(error)
             raise

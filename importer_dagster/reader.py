@@ -30,8 +30,9 @@ from importer_dagster.cells import as_mask
 from importer_dagster.container import Unpacked, fingerprint_url
 from importer_dagster.ending import without_ending
 from importer_dagster.errors import RefusedError
+from importer_dagster.fields import MAX_COLUMNS
 from importer_dagster.grammar import Grammar
-from importer_dagster.header import MAX_COLUMNS, read_header
+from importer_dagster.header import read_header
 from importer_dagster.model import REJECT_SCHEMA, Delivery, TextBatch
 from importer_dagster.records import MAX_RECORD, cut, regular, scan
 from importer_dagster.spec import TableSpec

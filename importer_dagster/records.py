@@ -232,14 +232,16 @@ def _damage(data: bytes, at: int, end: int, grammar: Grammar, *, matched: bool) 
     if end - at > MAX_RECORD:
         words = f"the line is longer than {MAX_RECORD >> 20} MB, which no record may be"
         return Damage(at, end, "record.long", words, 0, at, value=data[at : at + 80])
-    index, place, how = grammar.fault(data, at, end, matched=matched)
-    lines, value = count_lines(data[at:place]), data[place : _line_end(data, place)]
+    index, place, stop, how = grammar.fault(data, at, end, matched=matched)
+    lines, line_end = count_lines(data[at:place]), _line_end(data, place)
     if how == "open":
         words = "a quote opens in line {line} and is never closed where a value may end"
-        return Damage(at, end, "quote.unclosed", words, index, place, lines, value)
+        return Damage(at, end, "quote.unclosed", words, index, place, lines, data[place:line_end])
     if how == "behind":
         words = "text stands behind a closing quote; write a quote inside of a quoted value twice, "
     else:
         words = "a quote stands in the middle of a value without quotes; put the value in quotes and write it twice, "
+    next_field = data.find(grammar.delimiter, stop, line_end)
+    value = data[place : next_field if next_field >= 0 else line_end]
     words += "or declare quoteChar: null if quotes mean nothing"
     return Damage(at, end, "quote.damaged", words, index, place, lines, value)

@@ -30,6 +30,8 @@ from importer_dagster.errors import SpecError
 from importer_dagster.fields import FieldSpec
 from importer_dagster.spec import TableSpec
 
+WIDE = 800  # columns
+
 Judge2: TypeAlias = Callable[[pa.Array, Any], pa.Array]
 
 # --- Arrow ----------------------------------------------------------------------
@@ -115,7 +117,13 @@ def sql_table(
         sa.Column(f.column, sql_type(f), nullable=f.column not in key, comment=_comment(f))
         for f in spec.fields
     ]
-    columns.append(sa.Column("_extra", postgresql.JSONB(), comment="Columns that the spec does not know."))
+    # NULL takes a bit for every column: with a thousand of them, 8 bytes each would not fit a row any more
+    empty = sa.text("'{}'") if len(spec.fields) > WIDE else None
+    columns.append(
+        sa.Column(
+            "_extra", postgresql.JSONB(), server_default=empty, comment="Columns that the spec does not know."
+        )
+    )
     if tenant:
         columns.append(sa.Column("_tenant", sa.Text(), nullable=False, comment="Whose row it is."))
     columns += [

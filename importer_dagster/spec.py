@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from importer_dagster.errors import SpecError, UnknownTypeError
 from importer_dagster.fields import (
+    MAX_COLUMNS,
     Constraints,
     Dialect,
     FieldSpec,
@@ -96,6 +97,8 @@ class TableSchema(Model):
     @model_validator(mode="after")
     def _consistent(self) -> TableSchema:
         names = [f.name for f in self.fields]
+        if len(names) > MAX_COLUMNS:
+            raise ValueError(f"{len(names):,} fields are more than the {MAX_COLUMNS:,} that a table can have")
         for twice in sorted({n for n in names if names.count(n) > 1}):
             raise ValueError(f"two fields are named {twice!r}")
         headers = [h for f in self.fields for h in f.names]

@@ -21,7 +21,13 @@ import psycopg
 from psycopg import errors as pg
 from psycopg.conninfo import conninfo_to_dict
 
-from importer_dagster.errors import ImporterError, UsageError, WarehouseError, WarehouseUnavailable
+from importer_dagster.errors import (
+    ImporterError,
+    RefusedError,
+    UsageError,
+    WarehouseError,
+    WarehouseUnavailable,
+)
 
 # First key of the two-key advisory locks; any fixed number that others hardly use.
 SLOT_LOCKS = 0x1A57E001
@@ -106,6 +112,18 @@ def translate(error: psycopg.Error, url: str) -> ImporterError:
             f"The warehouse {where} does not allow it: {text}. Grant the privilege to the importer's role."
         )
     return WarehouseError(f"The warehouse {where} refused a statement ({state}): {text}.")
+
+
+def refusal_of(error: psycopg.Error) -> RefusedError | None:
+    """The refusal of a delivery that PostgreSQL's own limits forbid; None where the fault is not the file's."""
+    sizes = re.search(r"row is too big: size (\d+)", str(error))
+    if not isinstance(error, pg.ProgramLimitExceeded) or sizes is None:
+        return None
+    return RefusedError(
+        f"A record takes {int(sizes[1]):,} bytes in PostgreSQL, where a row can have 8,160: its columns are too "
+        "many for values of this size. Leave columns out, or split the file.",
+        rule="row.size",
+    )
 
 
 class Warehouse:

@@ -283,7 +283,7 @@ def test_quotes_as_in_rfc_4180(files: Files) -> None:
     [
         ('2,5" pipe', "b", '5" pipe'),
         ('2,"x" y', "b", '"x" y'),
-        ('"2" ,x', "a", '"2" ,x'),
+        ('"2" ,x', "a", '"2" '),
         ('2, "x"', "b", ' "x"'),
     ],
 )

@@ -8,7 +8,7 @@
 --   {mine}        restricts table t to this load's tenant
 
 -- name: create_stage
-CREATE TEMP TABLE importer_stage (LIKE {live}) ON COMMIT DROP;
+CREATE TEMP TABLE importer_stage (LIKE {live} INCLUDING DEFAULTS) ON COMMIT DROP;
 
 -- name: has_duplicates
 SELECT EXISTS (SELECT FROM importer_stage GROUP BY {fields} HAVING count(*) > 1);
