@@ -17,7 +17,7 @@ from importer_dagster.spec_yaml import scalar
 
 
 def add_alias(text: str, field: str, alias: str) -> str:
-    """Give a field of the schema one more header name."""
+    """Give a field one more header name: where its aliases are said last, else where it is first described."""
     node = _field(text, field)
     if node is None:
         raise ValueError(f"the field {field!r} is not where it was expected")
@@ -89,7 +89,13 @@ def _fields(text: str) -> yaml.SequenceNode:
 
 
 def _field(text: str, name: str) -> Any:
-    return next((n for n in _fields(text).value if _named(n) == name), None)
+    lists = [_fields(text)]
+    versions = _value(_root(text), "versions")
+    if isinstance(versions, yaml.SequenceNode):
+        lists += [found for v in versions.value if (found := _value(v, "fields")) is not None]
+    nodes = [n for fields in lists for n in fields.value if _named(n) == name]
+    said = [n for n in nodes if _value(n, "aliases") is not None]
+    return said[-1] if said else next(iter(nodes), None)
 
 
 def _named(node: Any) -> str | None:

@@ -262,6 +262,21 @@ def test_a_gained_column_that_the_spec_reads_otherwise_is_refused_with_a_remedy(
         shop.load(1, [*HEADER, "x"], [[*record(n), "1"] for n in range(3)])
 
 
+def test_a_field_of_a_version_is_renamed_where_it_is_described(shop: Shop) -> None:
+    def rows(n: int) -> list[str]:
+        return [*record(n), f"{n}.125"]
+
+    shop.load(0, HEADER)
+    shop.load(1, [*HEADER, "Latitude"], [rows(n) for n in range(60)])
+    shop.run("accept", "orders")
+    shop.load(2, [*HEADER, "Lat"], [rows(n) for n in range(60)])
+    assert set(shop.changes()) == {("renamed", "Latitude")}
+    shop.run("accept", "orders")
+    assert "{name: Latitude, type: number" in shop.file.read_text()
+    assert "aliases: [Lat]}" in shop.file.read_text().split("versions:")[1]
+    assert shop.load(3, [*HEADER, "Lat"], [rows(n) for n in range(60)]).rows_loaded == 60
+
+
 def test_accept_names_what_it_cannot_find(shop: Shop) -> None:
     shop.load(0, HEADER)
     shop.load(1, renamed(price="price_eur"))
