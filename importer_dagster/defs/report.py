@@ -77,10 +77,10 @@ class Account:
         return metadata
 
 
-# "known": a declared alias that the delivery before had, too. It is on record, and no news.
+# "known": a declared alias or an order of columns that the delivery before had, too; on record, and no news.
 _DRIFT = """
     SELECT l.path, d.kind, d.column_name, d.detail,
-           d.declared AND d.version IS NULL AND EXISTS (
+           (d.declared OR d.kind = 'reordered') AND d.version IS NULL AND EXISTS (
                SELECT FROM importer.drift e
                WHERE (e.kind, e.column_name, e.detail) IS NOT DISTINCT FROM (d.kind, d.column_name, d.detail)
                  AND e.load_id = (
@@ -216,7 +216,7 @@ def check_results(
 
 
 def drift_result(spec: TableSpec, drift: Sequence[Mapping[str, Any]]) -> dg.AssetCheckResult:
-    """Warns of every difference but a declared alias that goes on being used; says what to do."""
+    """Warns of every difference but those that are settled and go on; says what to do."""
     news = [event for event in drift if not event["known"]]
     hint = {"events": len(drift), **({"remedy": f"importer drift {spec.name}"} if news else {})}
     return _result(spec, "drift", not news, hint, drift[:PREVIEW_REJECTS])
