@@ -41,6 +41,7 @@ _HEADINGS: Mapping[str, str] = {
     "Reference": "schema.foreignKeys.reference",
     "SchemaContract": "schema_contract",
     "RejectLimit": "reject_limit",
+    "Scd2": "scd2",
     "Version": "versions",
     "FieldChange": "versions.fields",
 }

@@ -19,11 +19,11 @@ import pyarrow as pa
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from importer_dagster.errors import WarehouseError
+from importer_dagster.errors import UsageError
 from importer_dagster.model import Delivery, DriftEvent
 from importer_dagster.warehouse import SETUP_LOCK, Warehouse
 
-LATEST_REVISION = "0002"
+LATEST_REVISION = "0003"
 
 _COUNTS = ("rows_read", "rows_loaded", "rows_rejected", "rows_skipped", "rows_unchanged")
 
@@ -153,9 +153,30 @@ def number_of_rehearsal() -> int:
     return 2**62 + secrets.randbelow(2**60)
 
 
-def supersede(conn: psycopg.Connection, old: int, new: int) -> None:
-    """Say that load ``new`` stands in place of load ``old``."""
+def supersede(conn: psycopg.Connection, old: int, new: int | None) -> None:
+    """Say that load ``new`` stands in place of load ``old``; None: that nothing does."""
     conn.execute("UPDATE importer.loads SET superseded_by = %s WHERE load_id = %s", (new, old))
+
+
+def replaced_by(conn: psycopg.Connection, load_id: int) -> dict[str, Any] | None:
+    """The load whose content the same path had before ``load_id``, if it could be in force again."""
+    return (
+        conn.cursor(row_factory=dict_row)
+        .execute("SELECT * FROM importer.loads WHERE superseded_by = %s AND status = 'loaded'", (load_id,))
+        .fetchone()
+    )
+
+
+def unloaded(conn: psycopg.Connection, load_id: int, *, by: str | None, why: str | None) -> None:
+    """Say that a load was taken out, when, by whom and why."""
+    conn.execute(
+        """
+        UPDATE importer.loads
+        SET status = 'unloaded', finished_at = clock_timestamp(), decided_by = %s, reason = %s
+        WHERE load_id = %s
+        """,
+        (by, why, load_id),
+    )
 
 
 def finish_load(
@@ -348,14 +369,12 @@ def status_rows(conn: psycopg.Connection) -> list[dict[str, Any]]:
 
 
 def get_load(conn: psycopg.Connection, load_id: int) -> dict[str, Any]:
-    """One row of importer.loads; raises WarehouseError if there is none."""
+    """One row of importer.loads; raises UsageError if there is none."""
     row = (
         conn.cursor(row_factory=dict_row)
         .execute("SELECT * FROM importer.loads WHERE load_id = %s", (load_id,))
         .fetchone()
     )
     if row is None:
-        raise WarehouseError(
-            f"There is no load {load_id} in the ledger; `importer status` shows what there is."
-        )
+        raise UsageError(f"There is no load {load_id} in the ledger; `importer status` shows what there is.")
     return row

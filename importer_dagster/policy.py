@@ -66,6 +66,16 @@ class RejectLimit(Model):
         return None
 
 
+class Scd2(Model):
+    """How write_disposition scd2 keeps history."""
+
+    absent: Literal["keep", "close"] = Field(
+        "keep",
+        description="A key that no delivery of a later day names: keep leaves its last version open (for "
+        "partial deliveries), close ends it on the first day that was delivered without it (for full ones).",
+    )
+
+
 # Generous where nothing is declared: a small file with a few bad records loads
 # its good ones, a large file that is mostly bad is a fault of the file.
 DEFAULT_REJECT_LIMIT = RejectLimit(share=0.5, share_from=1000)

@@ -107,12 +107,13 @@ def sql_table(
 ) -> sa.Table:
     """The table of a type: its columns, then ``_extra`` and the trace columns.
 
-    Only a merge type has a primary key in the database (tenant first). What is
-    required is seen to by validation; columns stay nullable, so that a field
-    can be added or dropped without rewriting the table.
+    Only merge and scd2 types have a primary key in the database (tenant first).
+    What is required is seen to by validation; columns stay nullable, so that a
+    field can be added or dropped without rewriting the table. ``constraints``
+    belong to the table that BI reads, and so do the columns of history.
     """
-    merge = spec.write_disposition == "merge" and constraints
-    key = {*spec.primary_key, "_tenant"} if merge else set()
+    keyed = spec.write_disposition in ("merge", "scd2") and constraints
+    key = {*spec.primary_key, "_tenant"} if keyed else set()
     columns: list[sa.Column[Any]] = [
         sa.Column(f.column, sql_type(f), nullable=f.column not in key, comment=_comment(f))
         for f in spec.fields
@@ -131,12 +132,35 @@ def sql_table(
         sa.Column("_load_id", sa.BigInteger(), nullable=False, comment="The load in importer.loads."),
         sa.Column("_row", sa.BigInteger(), nullable=False, comment="The record's number in its file."),
     ]
+    history = spec.write_disposition == "scd2" and constraints
+    if history:
+        columns += _history_columns()
     table = sa.Table(
         name or spec.name, metadata, *columns, schema=schema, comment=spec.description or spec.title
     )
-    if merge:
-        table.append_constraint(sa.PrimaryKeyConstraint(*(["_tenant"] if tenant else []), *spec.primary_key))
+    if keyed:
+        whole = [*(["_tenant"] if tenant else []), *spec.primary_key]
+        table.append_constraint(sa.PrimaryKeyConstraint(*whole, *(["_business_date"] if history else [])))
     return table
+
+
+def _history_columns() -> list[sa.Column[Any]]:
+    """A version stands from the day of the delivery that began it; ``_valid_to`` is the first day without it."""
+    return [
+        sa.Column(
+            "_valid_from",
+            sa.Date(),
+            sa.Computed("_business_date", persisted=True),
+            comment="First day of this version.",
+        ),
+        sa.Column("_valid_to", sa.Date(), comment="First day that it no longer holds; null while it does."),
+        sa.Column(
+            "_current",
+            sa.Boolean(),
+            sa.Computed("_valid_to IS NULL", persisted=True),
+            comment="Whether it holds still.",
+        ),
+    ]
 
 
 def _comment(field: FieldSpec) -> str | None:

@@ -38,10 +38,10 @@ from importer_dagster.fields import (
     one_or_many,
     without_ignored,
 )
-from importer_dagster.policy import DEFAULT_REJECT_LIMIT, RejectLimit, SchemaContract
+from importer_dagster.policy import DEFAULT_REJECT_LIMIT, RejectLimit, Scd2, SchemaContract
 from importer_dagster.versions import FieldChange, Layout, Version, layouts
 
-Disposition = Literal["append", "replace", "merge"]
+Disposition = Literal["append", "replace", "merge", "scd2"]
 
 
 class Reference(Model):
@@ -136,8 +136,9 @@ class TableSpec(Model):
     write_disposition: Disposition = Field(
         "append",
         description="append: every file's rows stand. replace: the newest business date stands. "
-        "merge: the newest row of each primary key stands.",
+        "merge: the newest row of each primary key stands. scd2: as merge, with the history of each key.",
     )
+    scd2: Scd2 = Field(Scd2(), description="How history is kept (write_disposition scd2).")
     schema_contract: SchemaContract = Field(SchemaContract(), description="What to do about drift.")
     reject_limit: RejectLimit = Field(DEFAULT_REJECT_LIMIT, description="When rejects refuse the file.")
     expected_by: str | None = Field(
@@ -189,8 +190,10 @@ class TableSpec(Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> TableSpec:
-        if self.write_disposition == "merge" and not self.tableschema.primaryKey:
-            raise ValueError("write_disposition merge needs a primaryKey in the schema")
+        if self.write_disposition in ("merge", "scd2") and not self.tableschema.primaryKey:
+            raise ValueError(f"write_disposition {self.write_disposition} needs a primaryKey in the schema")
+        if self.write_disposition != "scd2" and self.scd2 != Scd2():
+            raise ValueError(f"scd2 options mean nothing to write_disposition {self.write_disposition}")
         days = [v.since for v in self.versions]
         if any(a >= b for a, b in pairwise(days)):
             raise ValueError("versions: each must begin after the one before it")

@@ -164,7 +164,8 @@ class _TableMaker:
     def make(self, spec: TableSpec) -> _Table:
         plan = self.plan
         rng = Random(f"{plan.seed}/{spec.name}/{self.tenant}")  # noqa: S311 - no secret
-        step = {"replace": 0, "append": plan.rows, "merge": max(1, int(plan.rows * _NEW_SHARE))}
+        some = max(1, int(plan.rows * _NEW_SHARE))
+        step = {"replace": 0, "append": plan.rows, "merge": some, "scd2": some}
         window, moves = plan.rows, step[spec.write_disposition]
         total = window + moves * (len(plan.days) - 1)
         wanted = total * (_SPARE if spec.checks else 1)  # checks over rows leave only some of them

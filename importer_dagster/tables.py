@@ -3,8 +3,8 @@
 Beside the table that BI reads, a type has
 
 * ``importer_superseded.<type>``: rows that another row stands in place of;
-* ``importer_repeats.<type>`` (merge only): one narrow row wherever a delivery
-  said again what an earlier one had said.
+* ``importer_repeats.<type>`` (merge and scd2 only): one narrow row wherever a
+  delivery said again what an earlier one had said.
 
 What does not belong here: rows (``writer.py``), the ledger's tables (``migrations``).
 """
@@ -14,7 +14,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from importlib.resources import files
 from typing import Any
 
 import psycopg
@@ -33,6 +34,14 @@ SUPERSEDED = "importer_superseded"
 REPEATS = "importer_repeats"
 
 
+@lru_cache
+def statements(file: str) -> dict[str, str]:
+    """The statements of ``sql/<file>.sql`` by their names."""
+    text = files("importer_dagster").joinpath(f"sql/{file}.sql").read_text(encoding="utf-8")
+    parts = re.split(r"^-- name: (\w+)$", text, flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
 @dataclass(frozen=True)
 class Target:
     """Where a type's rows go, and the names that its statements are made of."""
@@ -46,6 +55,16 @@ class Target:
     def key(self) -> tuple[str, ...]:
         """The primary key's columns, the tenant first where there is one."""
         return (*(("_tenant",) if self.has_tenant else ()), *self.spec.primary_key)
+
+    @property
+    def is_keyed(self) -> bool:
+        """Whether rows of several deliveries contend for a key (merge, scd2)."""
+        return self.spec.write_disposition in ("merge", "scd2")
+
+    @property
+    def has_history(self) -> bool:
+        """Whether the live table holds all versions of a key (scd2)."""
+        return self.spec.write_disposition == "scd2"
 
     @cached_property
     def data(self) -> tuple[str, ...]:
@@ -91,6 +110,7 @@ class Target:
             "t_key": column_list(self.key, "t"),
             "g_key": column_list(self.key, "g"),
             "same_key": _equal(self.key),
+            "current": sql.SQL("t._valid_to IS NULL" if self.has_history else "TRUE"),
             "trace_from_claim": sql.SQL(", ").join(sql.SQL(claim.get(c, f"g.{c}")) for c in self.trace),
             "distinct_on": sql.SQL("DISTINCT ON ({})").format(column_list(self.key, "t"))
             if self.spec.primary_key
@@ -143,7 +163,7 @@ def create_tables(conn: psycopg.Connection, target: Target) -> None:
 def _places(target: Target) -> Iterator[tuple[str, str]]:
     yield target.schema, "live"
     yield SUPERSEDED, "superseded"
-    if target.spec.write_disposition == "merge":
+    if target.is_keyed:
         yield REPEATS, "repeats"
 
 
@@ -159,6 +179,12 @@ def _ensure_table(conn: psycopg.Connection, target: Target, schema_name: str, ro
         raise WarehouseError(
             f"Table {schema_name}.{table.name} exists but was not made by the importer (it has no _load_id). "
             "Move it away or rename the type."
+        )
+    if role == "live" and target.has_history != ("_valid_to" in have):
+        raise WarehouseError(
+            f"Table {schema_name}.{table.name} was made {'with' if '_valid_to' in have else 'without'} history, "
+            f"but the spec says write_disposition {target.spec.write_disposition}. Rename the type, or move the "
+            "table away and import its deliveries again."
         )
     if role != "repeats":
         have |= _adopt(conn, target, schema_name, have, want)
@@ -285,10 +311,22 @@ def _create(conn: psycopg.Connection, table: sa.Table, role: str) -> None:
         statements += [SetColumnComment(c) for c in table.columns if c.comment]
     for statement in statements:
         _execute_text(conn, str(statement.compile(dialect=_DIALECT)))
+    if role == "live" and "_valid_to" in table.columns:
+        _index_current(conn, table)
     # finds a load's rows without a scan of the table; costs next to nothing to keep
     conn.execute(
         sql.SQL("CREATE INDEX ON {} USING brin (_load_id) WITH (autosummarize)").format(
             sql.Identifier(str(table.schema), table.name)
+        )
+    )
+
+
+def _index_current(conn: psycopg.Connection, table: sa.Table) -> None:
+    """One current version of a key at most: the database itself sees to it."""
+    key = [c.name for c in table.primary_key.columns if c.name != "_business_date"]
+    conn.execute(
+        sql.SQL("CREATE UNIQUE INDEX ON {} ({}) WHERE _valid_to IS NULL").format(
+            sql.Identifier(str(table.schema), table.name), sql.SQL(", ").join(map(sql.Identifier, key))
         )
     )
 

@@ -5,7 +5,7 @@ What does not belong here: the statements (``writer.py``) and the import (``pipe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -14,7 +14,8 @@ import psycopg
 from psycopg import sql
 
 from importer_dagster import ledger
-from importer_dagster.errors import WarehouseError
+from importer_dagster.changes import Changes, Watch
+from importer_dagster.errors import UsageError
 from importer_dagster.evolve import with_gained
 from importer_dagster.spec import TableSpec
 from importer_dagster.tables import Target, ensure_tables
@@ -22,10 +23,15 @@ from importer_dagster.versions import declarations
 from importer_dagster.warehouse import Warehouse
 from importer_dagster.writer import Publisher
 
+HasTenant = Callable[[TableSpec], bool]
+
 
 @dataclass(frozen=True)
 class Unloaded:
-    """What unloading did: ``before`` and ``after`` count the type's rows of that tenant."""
+    """What unloading did: ``before`` and ``after`` count the type's rows of that tenant.
+
+    ``restored`` is the load that is in force again in its place, if any.
+    """
 
     load_id: int
     type: str
@@ -36,6 +42,7 @@ class Unloaded:
     after: int
     restored: int | None
     note: str
+    changes: Changes
 
 
 def unload(
@@ -43,31 +50,30 @@ def unload(
     specs: Mapping[str, TableSpec],
     *,
     warehouse: Warehouse,
-    has_tenant: Any,
+    has_tenant: HasTenant,
     dry_run: bool = False,
+    by: str | None = None,
+    why: str | None = None,
 ) -> Unloaded:
     """Take load ``load_id`` out again and restore what it stood in place of.
 
-    append and replace restore the earlier content of the same delivery, and
-    replace the earlier business date; merge works the affected keys out anew
-    from the other deliveries. ``has_tenant(spec)`` says whether the type's
-    paths name tenants. With ``dry_run`` everything is done and rolled back.
-    Raises WarehouseError for a load that is unknown or not in the tables.
+    That is the earlier content of the same delivery, if there was one; replace
+    also brings the earlier business date back, merge and scd2 work the keys
+    concerned out anew from the other deliveries. ``has_tenant(spec)`` says
+    whether the type's paths name tenants. With ``dry_run`` everything is done
+    and rolled back. ``by`` and ``why`` go on the ledger.
+    Raises UsageError for a load that is unknown or not in the tables.
     """
     ledger.migrate(warehouse)
     with warehouse.connect() as conn:
-        row = ledger.get_load(conn, load_id)
+        row = _loaded(conn, load_id)
         conn.rollback()
-        if row["status"] != "loaded":
-            raise WarehouseError(
-                f"Load {load_id} is {row['status']}: none of its rows are in the warehouse, so there is "
-                "nothing to unload."
-            )
         spec = specs[row["type"]]
         target = Target(spec, has_tenant(spec), warehouse.schema)
         ensure_tables(warehouse, target)
         with warehouse.writing(conn, row["type"], row["tenant"]):
-            result = _unload(conn, target, row)
+            row = _loaded(conn, load_id)  # someone else may have been quicker
+            result = _unload(conn, with_gained(conn, target), row, by, why)
             if spec.versions:
                 ledger.settle_versions(conn, row["type"], row["tenant"], declarations(spec))
             if dry_run:
@@ -77,62 +83,72 @@ def unload(
     return result
 
 
-def _unload(conn: psycopg.Connection, target: Target, row: dict[str, Any]) -> Unloaded:
+def _loaded(conn: psycopg.Connection, load_id: int) -> dict[str, Any]:
+    row = ledger.get_load(conn, load_id)
+    if row["status"] != "loaded":
+        held = " `importer refuse` drops a held one." if row["status"] == "held" else ""
+        raise UsageError(
+            f"Load {load_id} is {row['status']}: none of its rows are in the warehouse, so there is "
+            f"nothing to unload.{held}"
+        )
+    return row
+
+
+def _unload(
+    conn: psycopg.Connection, target: Target, row: dict[str, Any], by: str | None, why: str | None
+) -> Unloaded:
     load_id, tenant = row["load_id"], row["tenant"]
-    target = with_gained(conn, target)
     before = _count(conn, target, tenant)
-    replaced = _replaced_by(conn, load_id)
-    in_force = row["superseded_by"] is None
-    disposition = target.spec.write_disposition
+    replaced = ledger.replaced_by(conn, load_id)
+    pruned = replaced is not None and replaced["pruned_at"] is not None
+    # what is in force again afterwards: not if this load is itself superseded
+    back = replaced["load_id"] if replaced and not pruned and row["superseded_by"] is None else None
     publisher = Publisher(
-        conn, target, load_id=load_id, tenant=tenant, business_date=row["business_date"], prior=load_id
+        conn, target, load_id=None, tenant=tenant, business_date=row["business_date"], prior=load_id
     )
-    conn.execute(
-        "UPDATE importer.loads SET status = 'unloaded', finished_at = clock_timestamp() WHERE load_id = %s",
-        (load_id,),
-    )
-    restored: int | None = None
-    note = ""
-    if disposition == "merge":
+    if target.is_keyed:
         publisher.create_stage()
-        publisher.derive()
-        if replaced and in_force:
-            note = (
-                f"The content that load {replaced} had under the same path is not kept for merge types; "
-                "send that file again to have it back."
-            )
-    else:
-        publisher.delete_load()
-        if replaced:
-            # what this load stood in place of is in force again, or passes on to its successor
-            conn.execute(
-                "UPDATE importer.loads SET superseded_by = %s WHERE load_id = %s",
-                (row["superseded_by"], replaced),
-            )
-        if in_force and disposition == "append" and replaced:
-            restored = publisher.revive_load(replaced)
-        if in_force and disposition == "replace":
-            restored = _settle(conn, target, row)
-    after = _count(conn, target, tenant)
+        publisher.find_keys([load_id, back])
+    watch = Watch(conn, target, tenant, [load_id, back])
+    ledger.unloaded(conn, load_id, by=by, why=why)
+    if replaced and not pruned:
+        ledger.supersede(conn, replaced["load_id"], row["superseded_by"])
+    _take_out(conn, target, row, publisher, back)
     return Unloaded(
-        load_id, row["type"], tenant, row["business_date"], row["path"], before, after, restored, note
+        load_id=load_id,
+        type=row["type"],
+        tenant=tenant,
+        business_date=row["business_date"],
+        path=row["path"],
+        before=before,
+        after=_count(conn, target, tenant),
+        restored=back,
+        note=_pruned_note(replaced) if replaced and pruned and row["superseded_by"] is None else "",
+        changes=watch.changes(),
     )
 
 
-def _settle(conn: psycopg.Connection, target: Target, row: dict[str, Any]) -> int | None:
-    """replace: bring the newest business date that is left into force; its rows, None if there is none."""
-    newest = ledger.newest_rank(conn, row["type"], row["tenant"], besides=None)
-    if newest is None:
-        return None
-    Publisher(conn, target, load_id=None, tenant=row["tenant"], business_date=newest[0]).settle()
-    return _count(conn, target, row["tenant"])
+def _take_out(
+    conn: psycopg.Connection, target: Target, row: dict[str, Any], publisher: Publisher, back: int | None
+) -> None:
+    """Bring the tables to what the ledger says by now."""
+    if target.is_keyed:
+        publisher.derive_found()
+        return
+    publisher.delete_load(row["load_id"])
+    if target.spec.write_disposition == "replace":
+        newest = ledger.newest_rank(conn, row["type"], row["tenant"], besides=None)
+        if newest is not None:
+            Publisher(conn, target, load_id=None, tenant=row["tenant"], business_date=newest[0]).settle()
+    elif back is not None:
+        publisher.revive_load(back)
 
 
-def _replaced_by(conn: psycopg.Connection, load_id: int) -> int | None:
-    found = conn.execute(
-        "SELECT load_id FROM importer.loads WHERE superseded_by = %s AND status = 'loaded'", (load_id,)
-    ).fetchone()
-    return found[0] if found else None
+def _pruned_note(replaced: dict[str, Any]) -> str:
+    return (
+        f"The content that load {replaced['load_id']} had under the same path cannot be restored: its rows were "
+        f"pruned on {replaced['pruned_at']:%Y-%m-%d}. Send that file again to have it back."
+    )
 
 
 def _count(conn: psycopg.Connection, target: Target, tenant: str) -> int:

@@ -10,13 +10,10 @@ What does not belong here: making tables (``tables.py``), the ledger
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import date
-from functools import lru_cache
-from importlib.resources import files
 from typing import Any
 
 import psycopg
@@ -25,15 +22,7 @@ from psycopg import sql
 
 from importer_dagster import schema
 from importer_dagster.spec import TableSpec
-from importer_dagster.tables import Name, Target, column_list
-
-
-@lru_cache(maxsize=1)
-def _statements() -> dict[str, str]:
-    text = files("importer_dagster").joinpath("sql/publish.sql").read_text(encoding="utf-8")
-    parts = re.split(r"^-- name: (\w+)$", text, flags=re.MULTILINE)[1:]
-    return dict(zip(parts[::2], parts[1::2], strict=True))
-
+from importer_dagster.tables import Name, Target, column_list, statements
 
 # --- COPY -------------------------------------------------------------------------
 
@@ -129,12 +118,19 @@ class Publisher:
     ) -> None:
         self.conn, self.target = conn, target
         self.business_date, self.path, self.prior = business_date, path, prior
-        self._values = {"load": load_id, "tenant": tenant, "date": business_date, "prior": prior}
+        self._values: dict[str, Any] = {
+            "load": load_id,
+            "type": target.spec.name,
+            "tenant": tenant,
+            "date": business_date,
+            "prior": prior,
+            "absent_closes": target.spec.scd2.absent == "close",
+        }
 
     def _run(
         self, name: str, values: Mapping[str, Any] | None = None, **names: sql.Composable
     ) -> psycopg.Cursor:
-        statement = sql.SQL(_statements()[name]).format(**{**self.target.names, **names})
+        statement = sql.SQL(statements("publish")[name]).format(**{**self.target.names, **names})
         return self.conn.execute(statement, {**self._values, **(values or {})})
 
     def create_stage(self) -> sql.Identifier:
@@ -225,27 +221,58 @@ class Publisher:
         self._run("merge_retire")
         return Counts(loaded=self._run("merge_upsert").rowcount, unchanged=unchanged)
 
+    def _publish_scd2(self, newest: tuple[date, str] | None) -> Counts:
+        assert self.business_date
+        if self.prior is None and (newest is None or self.business_date > newest[0]):
+            return self._scd2_newest()
+        return self.derive()
+
+    def _scd2_newest(self) -> Counts:
+        if self._values["absent_closes"]:
+            self._run("scd2_close_absent")
+        unchanged = self._run("merge_unchanged").rowcount
+        self._run("scd2_close_changed")
+        return Counts(self._run("insert_stage", into=self.target.live).rowcount, unchanged)
+
     def derive(self) -> Counts:
-        """merge: work out anew, from all deliveries in force, every key that this load touches."""
-        names = self.target.names
-        for step in ("derive_keys", "derive_versions", "derive_claims"):
-            self._run(step)
+        """merge, scd2: work out anew, from all deliveries, every key that this load touches."""
+        self.find_keys([self.prior])
+        return self.derive_found()
+
+    def find_keys(self, touched: Sequence[int | None]) -> None:
+        """Find the keys that the staged rows and the loads ``touched`` concern."""
+        and_absent = sql.SQL("")
+        if self.target.has_history and self._values["absent_closes"]:
+            and_absent = sql.SQL(statements("publish")["and_absent"])
+            and_absent = and_absent.format(**self.target.names)  # type: ignore[assignment]
+        self._run("derive_keys", {"touched": list(touched)}, and_absent=and_absent)
+
+    def derive_found(self) -> Counts:
+        """The same for the keys found before."""
+        for step in ("versions", "said", f"claims_{self.target.spec.write_disposition}", "sent_again"):
+            self._run(f"derive_{step}")
         for table in ("live", "superseded", "repeats"):
-            self._run("derive_clear", table=names[table])
-        self._run("derive_rows", {"stands": True}, into=self.target.live)
-        self._run("derive_rows", {"stands": False}, into=self.target.superseded)
+            self._run("derive_clear", table=self.target.names[table])
+        self._derive_rows("live", history=self.target.has_history)
+        self._derive_rows("superseded", history=False)
         self._run("derive_repeats")
         row = self._run("derive_counts").fetchone()
         assert row
         return Counts(*row)
 
-    def delete_load(self) -> None:
-        """Delete the load's own rows from all the type's tables."""
-        tables = ["live", "superseded"]
-        if self.target.spec.write_disposition == "merge":
-            tables.append("repeats")
-        for table in tables:
-            self._run("delete_load", table=self.target.names[table])
+    def _derive_rows(self, place: str, *, history: bool) -> None:
+        self._run(
+            "derive_rows",
+            {"place": place},
+            into=self.target.names[place],
+            valid_to=sql.SQL(", _valid_to" if history else ""),
+            g_valid_to=sql.SQL(", g.valid_to" if history else ""),
+        )
+
+    def delete_load(self, load_id: int) -> None:
+        """append, replace: delete a load's rows from the type's tables."""
+        for table in ("live", "superseded"):
+            self._run("delete_load", {"load": load_id}, table=self.target.names[table])
 
     def revive_load(self, load_id: int) -> int:
         """append: bring a load's superseded rows back; returns how many."""

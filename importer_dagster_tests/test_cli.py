@@ -91,7 +91,7 @@ def test_load_prints_the_object_of_the_contract(importer: Command, query) -> Non
     assert "rows 1 → 0" in plan.stdout
     assert importer("unload", str(answer["load_id"])).returncode == 0
     assert query("SELECT count(*) FROM orders") == [(0,)]
-    assert importer("unload", str(answer["load_id"])).returncode == 4
+    assert importer("unload", str(answer["load_id"])).returncode == 2
 
 
 def test_check_rehearses_and_writes_nothing(importer: Command, query) -> None:
@@ -113,7 +113,7 @@ CASES = {
     "unknown type": (["load", "order", "x.csv"], 2, "did you mean 'orders'?"),
     "bad date": (["load", "orders", "x.csv", "--date", "31.1.2024"], 2, "is no date such as"),
     "no arguments": (["load"], 2, "Missing argument"),
-    "unknown load": (["unload", "999", "--yes"], 4, "There is no load 999"),
+    "unknown load": (["unload", "999", "--yes"], 2, "There is no load 999"),
     "rejects of nothing": (["rejects"], 2, "Name a TYPE"),
 }
 

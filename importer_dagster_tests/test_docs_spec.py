@@ -194,7 +194,7 @@ def test_the_reference_shows_types_defaults_and_links() -> None:
     text = spec_reference()
     assert '| `delimiter` | text | `","` | The character, or characters, between two values. |' in text
     assert "| `schema` | [schema](#schema) | required | Its fields and keys. |" in text
-    assert '| `write_disposition` | `append`, `replace`, `merge` | `"append"` |' in text
+    assert '| `write_disposition` | `append`, `replace`, `merge`, `scd2` | `"append"` |' in text
     assert '| `reject_limit` | [reject_limit](#reject_limit) | `{"share": 0.5, "share_from": 1000}` |' in text
     assert "| `quoteChar` | character or null |" in text
     assert "| `escapeChar` | character |  |" in text

@@ -5,6 +5,7 @@ What does not belong here: any command.
 
 from __future__ import annotations
 
+import getpass
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -55,6 +56,14 @@ class Group(click.Group):
                 raise
             errors.print(f"[red]Error:[/red] {plain(error)}", soft_wrap=True)
             sys.exit(error.exit_code)
+
+
+def person() -> str:
+    """Who gives the command, for the ledger: the name at the operating system."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have no name
+        return f"uid {os.getuid()}"
 
 
 def plain(error: object) -> str:

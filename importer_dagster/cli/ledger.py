@@ -14,10 +14,12 @@ from typing import Any
 import click
 from rich.table import Table
 
-from importer_dagster.cli.common import console, specs_of, warehouse_of
+from importer_dagster.cli.common import console, person, plain, specs_of, warehouse_of
 from importer_dagster.errors import UsageError
 from importer_dagster.settings import Settings
 from importer_dagster.spec import TableSpec
+
+_UNSHOWN = ("_load_id", "_row", "_tenant", "_current")  # of rows shown as examples
 
 
 @click.command()
@@ -96,13 +98,16 @@ def _write_csv(rows: Sequence[dict[str, Any]]) -> None:
 @click.argument("load_id", type=int)
 @click.option("--dry-run", is_flag=True, help="Say what would change; change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def unload(load_id: int, dry_run: bool, yes: bool) -> None:
+@click.option("--reason", metavar="WHY", help="Why, for the ledger.")
+def unload(load_id: int, dry_run: bool, yes: bool, reason: str | None) -> None:
     """Take one delivery out again and restore what it replaced.
 
     \b
     Examples:
       importer unload 12 --dry-run
-      importer unload 12
+      importer unload 12 --reason "the supplier withdrew it"
+
+    Exit codes: 0 done, 2 no such load or not in the tables, 4 the database is out of reach.
     """
     from importer_dagster import undo
     from importer_dagster.source import names_tenants
@@ -118,7 +123,15 @@ def unload(load_id: int, dry_run: bool, yes: bool) -> None:
             plan = undo.unload(load_id, specs, warehouse=warehouse, has_tenant=has_tenant, dry_run=True)
             _print_unloaded(plan, "would unload")
             click.confirm("Go on?", abort=True)
-        done = undo.unload(load_id, specs, warehouse=warehouse, has_tenant=has_tenant, dry_run=dry_run)
+        done = undo.unload(
+            load_id,
+            specs,
+            warehouse=warehouse,
+            has_tenant=has_tenant,
+            dry_run=dry_run,
+            by=person(),
+            why=reason,
+        )
     _print_unloaded(done, "would unload" if dry_run else "unloaded")
 
 
@@ -128,5 +141,29 @@ def _print_unloaded(done: Any, verb: str) -> None:
         f"rows {done.before} → {done.after}",
         soft_wrap=True,
     )
+    if done.restored is not None:
+        console.print(f"  in force again: the earlier content of the same path, load {done.restored}")
     if done.note:
-        console.print(done.note)
+        console.print(f"  {done.note}", soft_wrap=True)
+    print_changes(done.changes)
+
+
+def print_changes(changes: Any) -> None:
+    """How many rows of the table vanish, come back and change, and a few of them."""
+    console.print(f"  {changes.gone} rows vanish, {changes.back} come back, {changes.changed} change")
+    signs = {"gone": "-", "back": "+", "changed": "~"}
+    for change in changes.examples:
+        console.print(f"  {signs[change.kind]} {plain(_change_words(change))}", soft_wrap=True)
+
+
+def _change_words(change: Any) -> str:
+    before, after = change.before or {}, change.after or {}
+    if change.kind != "changed":
+        return _row_words(before or after)
+    different = {name: value for name, value in after.items() if before.get(name) != value}
+    return f"{_row_words(before)} → {_row_words(different)}"
+
+
+def _row_words(row: dict[str, Any]) -> str:
+    shown = ((k, v) for k, v in row.items() if v is not None and k not in _UNSHOWN)
+    return ", ".join(f"{k} = {str(v)[:40]}" for k, v in shown)

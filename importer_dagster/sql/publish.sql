@@ -3,12 +3,14 @@
 --
 --   {live}        the table that BI reads
 --   {superseded}  same columns: rows that another row stands in place of
---   {repeats}     merge only: rows that said again what a row above already says
+--   {repeats}     merge and scd2 only: rows that said again what a row above already says
 --   importer_stage  the rows of this load
 --   {mine}        restricts table t to this load's tenant
+--   {current}     scd2: restricts table t to versions that still hold
 
 -- name: create_stage
-CREATE TEMP TABLE importer_stage (LIKE {live} INCLUDING DEFAULTS) ON COMMIT DROP;
+-- like the superseded rows' table, which has the columns of a delivery and nothing more
+CREATE TEMP TABLE importer_stage (LIKE {superseded} INCLUDING DEFAULTS) ON COMMIT DROP;
 
 -- name: has_duplicates
 SELECT EXISTS (SELECT FROM importer_stage GROUP BY {fields} HAVING count(*) > 1);
@@ -94,7 +96,7 @@ INSERT INTO {live} ({columns}) SELECT {columns} FROM back;
 -- the newest delivery says again what the table says: a note of it, no rewrite
 WITH same AS (
     DELETE FROM importer_stage g USING {live} t
-    WHERE {same_key} AND {mine} AND ({t_data}) IS NOT DISTINCT FROM ({g_data})
+    WHERE {same_key} AND {mine} AND {current} AND ({t_data}) IS NOT DISTINCT FROM ({g_data})
     RETURNING {g_key}, g._load_id, g._row, t._load_id AS same_as
 )
 INSERT INTO {repeats} ({key}, _load_id, _row, _same_as) SELECT * FROM same;
@@ -107,14 +109,28 @@ SELECT {t_columns} FROM {live} t JOIN importer_stage g ON {same_key} WHERE {mine
 INSERT INTO {live} ({columns}) SELECT {columns} FROM importer_stage
 ON CONFLICT ({key}) DO UPDATE SET ({columns}) = ROW ({excluded});
 
+-- name: scd2_close_absent
+UPDATE {live} t SET _valid_to = %(date)s
+WHERE {mine} AND {current} AND NOT EXISTS (SELECT FROM importer_stage g WHERE {same_key});
+
+-- name: scd2_close_changed
+UPDATE {live} t SET _valid_to = %(date)s FROM importer_stage g
+WHERE {same_key} AND {mine} AND {current};
+
 -- name: derive_keys
 CREATE TEMP TABLE importer_keys ON COMMIT DROP AS
 SELECT DISTINCT {key} FROM (
     SELECT {key} FROM importer_stage
-    UNION ALL SELECT {key} FROM {live} t WHERE {mine} AND t._load_id = %(prior)s
-    UNION ALL SELECT {key} FROM {superseded} t WHERE {mine} AND t._load_id = %(prior)s
-    UNION ALL SELECT {key} FROM {repeats} t WHERE {mine} AND t._load_id = %(prior)s
+    UNION ALL SELECT {key} FROM {live} t WHERE {mine} AND t._load_id = ANY(%(touched)s)
+    UNION ALL SELECT {key} FROM {superseded} t WHERE {mine} AND t._load_id = ANY(%(touched)s)
+    UNION ALL SELECT {key} FROM {repeats} t WHERE {mine} AND t._load_id = ANY(%(touched)s)
+    {and_absent}
 ) AS touched;
+
+-- name: and_absent
+-- scd2 where absence closes: keys that the day concerns without naming them
+UNION ALL SELECT {key} FROM {live} t
+WHERE {mine} AND t._business_date < %(date)s AND (t._valid_to IS NULL OR t._valid_to >= %(date)s)
 
 -- name: derive_versions
 CREATE TEMP TABLE importer_versions ON COMMIT DROP AS
@@ -122,52 +138,99 @@ SELECT {t_columns} FROM {live} t JOIN importer_keys g ON {same_key}
 UNION ALL SELECT {t_columns} FROM {superseded} t JOIN importer_keys g ON {same_key}
 UNION ALL SELECT {columns} FROM importer_stage;
 
--- name: derive_claims
--- Every delivery in force that names a key makes a claim. In order of business
--- date and path, claims with equal content form a run; the last run's content
--- stands, under the trace of the delivery that began the run.
-CREATE TEMP TABLE importer_claims ON COMMIT DROP AS
+-- name: derive_said
+-- What every delivery said of the touched keys: each names a key once at most.
+-- Those that were sent again are not in force; they are kept, so that their
+-- successor can be unloaded. What was unloaded is forgotten.
+CREATE TEMP TABLE importer_said ON COMMIT DROP AS
 WITH claims AS (
     SELECT {key}, _load_id, _row, _load_id AS source FROM importer_versions
     UNION ALL
     SELECT {t_key}, t._load_id, t._row, t._same_as FROM {repeats} t JOIN importer_keys g ON {same_key}
-), compared AS (
-    SELECT {g_key}, g._load_id, g._row, g.source, l.business_date, l.path,
-           md5(ROW({t_data})::text) AS content
-    FROM claims g
-    JOIN importer.loads l ON l.load_id = g._load_id
-    JOIN importer_versions t ON {same_key} AND t._load_id = g.source
-    WHERE g._load_id IS DISTINCT FROM %(prior)s
-      AND ((l.status = 'loaded' AND l.superseded_by IS NULL) OR l.load_id = %(load)s)
-), marked AS (
+)
+SELECT {g_key}, g._load_id, g._row, g.source, l.business_date, l.path,
+       md5(ROW({t_data})::text) AS content,
+       l.superseded_by IS NULL AS in_force
+FROM claims g
+JOIN importer.loads l ON l.load_id = g._load_id
+JOIN importer_versions t ON {same_key} AND t._load_id = g.source
+WHERE l.status = 'loaded' OR l.load_id = %(load)s;
+
+-- name: derive_claims_merge
+-- In order of business date and path, claims with equal content form a run; the
+-- last run's content stands, under the trace of the delivery that began the run.
+CREATE TEMP TABLE importer_claims ON COMMIT DROP AS
+WITH marked AS (
     SELECT *, content IS DISTINCT FROM lag(content) OVER ranked AS starts
-    FROM compared
+    FROM importer_said WHERE in_force
     WINDOW ranked AS (PARTITION BY {key} ORDER BY business_date, path COLLATE "C")
 ), numbered AS (
     SELECT *, count(*) FILTER (WHERE starts) OVER ranked AS run
     FROM marked
     WINDOW ranked AS (PARTITION BY {key} ORDER BY business_date, path COLLATE "C")
 )
-SELECT {key}, _load_id, _row, source, business_date, starts,
+SELECT {key}, _load_id, _row, source, business_date, NULL::date AS valid_to,
        first_value(_load_id) OVER (PARTITION BY {key}, run ORDER BY business_date, path COLLATE "C") AS start,
-       run = max(run) OVER (PARTITION BY {key}) AS stands
+       CASE WHEN NOT starts THEN 'repeats'
+            WHEN run = max(run) OVER (PARTITION BY {key}) THEN 'live'
+            ELSE 'superseded' END AS place
 FROM numbered;
+
+-- name: derive_claims_scd2
+-- Of one day's claims the last path's speaks. In order of business date, those
+-- with equal content form a run, which is a version: it ends where the next one
+-- begins or, where absence closes, on the next delivered day that does not name the key.
+CREATE TEMP TABLE importer_claims ON COMMIT DROP AS
+WITH delivered AS (
+    SELECT DISTINCT business_date FROM importer.loads
+    WHERE type = %(type)s AND tenant = %(tenant)s AND superseded_by IS NULL
+      AND (status = 'loaded' OR load_id = %(load)s) AND %(absent_closes)s
+), days AS (
+    SELECT business_date, lead(business_date) OVER (ORDER BY business_date) AS next_day FROM delivered
+), ranked AS (
+    SELECT *, lead(path) OVER (PARTITION BY {key}, business_date ORDER BY path COLLATE "C") IS NULL AS speaks
+    FROM importer_said WHERE in_force
+), marked AS (
+    SELECT *,
+           lead(business_date) OVER by_day AS next_said,
+           content IS DISTINCT FROM lag(content) OVER by_day
+               OR coalesce(lag(next_day) OVER by_day < business_date, FALSE) AS starts
+    FROM ranked LEFT JOIN days USING (business_date)
+    WHERE speaks
+    WINDOW by_day AS (PARTITION BY {key} ORDER BY business_date)
+), numbered AS (
+    SELECT *, count(*) FILTER (WHERE starts) OVER (PARTITION BY {key} ORDER BY business_date) AS run
+    FROM marked
+)
+SELECT {key}, _load_id, _row, source, business_date,
+       last_value(least(next_said, next_day)) OVER whole_run AS valid_to,
+       first_value(_load_id) OVER whole_run AS start,
+       CASE WHEN starts THEN 'live' ELSE 'repeats' END AS place
+FROM numbered
+WINDOW whole_run AS (PARTITION BY {key}, run ORDER BY business_date
+                     ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
+UNION ALL
+SELECT {key}, _load_id, _row, source, business_date, NULL, NULL, 'superseded' FROM ranked WHERE NOT speaks;
+
+-- name: derive_sent_again
+INSERT INTO importer_claims ({key}, _load_id, _row, source, business_date, place)
+SELECT {key}, _load_id, _row, source, business_date, 'superseded' FROM importer_said WHERE NOT in_force;
 
 -- name: derive_clear
 DELETE FROM {table} t USING importer_keys g WHERE {same_key};
 
 -- name: derive_rows
-INSERT INTO {into} ({columns})
-SELECT {t_data}, {trace_from_claim}
+INSERT INTO {into} ({columns}{valid_to})
+SELECT {t_data}, {trace_from_claim}{g_valid_to}
 FROM importer_claims g JOIN importer_versions t ON {same_key} AND t._load_id = g.source
-WHERE g.starts AND g.stands = %(stands)s;
+WHERE g.place = %(place)s;
 
 -- name: derive_repeats
 INSERT INTO {repeats} ({key}, _load_id, _row, _same_as)
-SELECT {key}, _load_id, _row, start FROM importer_claims WHERE NOT starts;
+SELECT {key}, _load_id, _row, start FROM importer_claims WHERE place = 'repeats';
 
 -- name: derive_counts
-SELECT count(*) FILTER (WHERE starts AND stands),
-       count(*) FILTER (WHERE NOT starts),
-       count(*) FILTER (WHERE starts AND NOT stands)
+SELECT count(*) FILTER (WHERE place = 'live'),
+       count(*) FILTER (WHERE place = 'repeats'),
+       count(*) FILTER (WHERE place = 'superseded')
 FROM importer_claims WHERE _load_id = %(load)s;
