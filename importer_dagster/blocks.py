@@ -20,8 +20,11 @@ from importer_dagster.model import REJECT_SCHEMA, Locate
 from importer_dagster.records import Damage, Scan, line_ends, record_spans
 from importer_dagster.textsource import first_bad_byte, shown
 
-BAD_ENCODING_SHARE = 0.05  # of a block's records; above it the file is in another encoding
+# Up to this share of a block's records, bad bytes are theirs; above it the file is in another encoding.
+BAD_ENCODING_SHARE = 0.05
+FEW_BAD, FEW_BAD_SHARE = 3, 0.25  # in a small file, a few are still few
 RAW_SHOWN = 65_536  # characters of a raw record that a reject keeps
+CUT_CHARACTER = ": the file ends in the middle of a character"
 VALUE_SHOWN = 1_000  # the same of a value of a damaged record
 DAMAGED_CHARACTER = "\ufffd".encode()  # what a program writes in place of what it could not decode
 
@@ -56,15 +59,15 @@ class Block:
         damage = {d.start: d for d in self.scan.damaged}
         sound, bad = [], 0
         for start, end in self.scan.sound:
-            fault = _byte_fault(self.data[start:end], start, grammar, encoding)
+            fault = _byte_fault(self.data, start, end, grammar, encoding)
             if fault is None:
                 sound.append((start, end))
             else:
                 damage[start] = fault
-                bad += fault.rule == "encoding"
+                bad += fault.rule == "encoding" and CUT_CHARACTER not in fault.message
         starts = sorted([*(start for start, _ in sound), *damage])
         self.scan.order = [start not in damage for start in starts]
-        if bad > BAD_ENCODING_SHARE * len(starts) and bad > _valid_non_ascii(self.data, sound):
+        if not _are_few(bad, len(starts)) and bad > _valid_non_ascii(self.data, sound):
             self._refuse_encoding(damage, refuse)
         self.scan.sound, self.scan.damaged = sound, [damage[k] for k in sorted(damage)]
 
@@ -209,7 +212,12 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else text[:most] + "…"
 
 
-def _byte_fault(record: bytes, start: int, grammar: Grammar, encoding: str) -> Damage | None:
+def _are_few(bad: int, records: int) -> bool:
+    return bad <= BAD_ENCODING_SHARE * records or (bad <= FEW_BAD and bad <= FEW_BAD_SHARE * records)
+
+
+def _byte_fault(data: bytes, start: int, end: int, grammar: Grammar, encoding: str) -> Damage | None:
+    record = data[start:end]
     if b"\0" in record:
         place = record.find(b"\0")
         rule, message = (
@@ -222,11 +230,14 @@ def _byte_fault(record: bytes, start: int, grammar: Grammar, encoding: str) -> D
             return None
         except UnicodeDecodeError as error:
             place = error.start
+            cut = error.reason == "unexpected end of data" and end == len(
+                data
+            )  # only the file can end like this
         byte = shown(record[place : place + 3])[:4] if encoding != "utf-8" else f"\\x{record[place]:02x}"
         words = f"byte 0x{byte.removeprefix(chr(92) + 'x')} at position {place + 1} of the record is not"
-        rule, message = "encoding", f"{words} {encoding.upper()}"
+        rule, message = "encoding", f"{words} {encoding.upper()}{CUT_CHARACTER if cut else ''}"
     index, value = _field_at_fault(record, grammar)
-    return Damage(start, start + len(record), rule, message, index, start, 0, value)
+    return Damage(start, end, rule, message, index, start, 0, value)
 
 
 def _field_at_fault(record: bytes, grammar: Grammar) -> tuple[int, bytes]:

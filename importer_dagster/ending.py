@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from importer_dagster.blocks import CUT_CHARACTER
 from importer_dagster.fields import Dialect
 from importer_dagster.model import REJECT_SCHEMA, TextBatch
 
@@ -94,7 +95,9 @@ def _without_totals(batch: TextBatch, last: int, header: Sequence[str]) -> TextB
 def _warn_of_cut(batch: TextBatch, last: int, warnings: list[str]) -> None:
     """A file whose last record is too short, or ends inside of quotes, was probably cut off."""
     found = batch.rejects.filter(pc.equal(batch.rejects["row"], last)).slice(0, 1).to_pylist()
-    if found and found[0]["rule"] in ("fields.short", "quote.unclosed"):
+    if found and (
+        found[0]["rule"] in ("fields.short", "quote.unclosed") or CUT_CHARACTER in found[0]["message"]
+    ):
         warnings.append(
             f"the last record, in line {found[0]['line']}, is incomplete ({found[0]['message']}): perhaps the file "
             "was cut off"

@@ -158,6 +158,7 @@ class _Reading:
                 line=self.line,
             )
         self._check_width(names)
+        self._check_separator_line(names)
         self._check_delimiter(names)
         self._check_names(names)
         return tuple(names)
@@ -171,6 +172,20 @@ class _Reading:
                 line=self.line,
             )
         return tuple(names)
+
+    def _check_separator_line(self, names: Sequence[str]) -> None:
+        """``sep=;``, which Excel takes as a word to itself."""
+        if (
+            names[0].lower().startswith("sep=")
+            and len([n for n in names if n]) == 1
+            and self.line < self.window.line
+        ):
+            raise RefusedError(
+                f"Line {self.line} is {names[0]!r}, a word to Excel about the delimiter. Declare the delimiter and "
+                f"headerRows: [{self.line + 1}] in the dialect.",
+                rule="preamble",
+                line=self.line,
+            )
 
     def _check_delimiter(self, names: Sequence[str]) -> None:
         if len(names) > 1 or len(self.spec.fields) < 2:

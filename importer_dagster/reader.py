@@ -363,8 +363,8 @@ class Reader:
     def _without_header_repeats(
         self, block: Block, columns: pa.RecordBatch, positions: np.ndarray
     ) -> tuple[pa.RecordBatch, np.ndarray, np.ndarray]:
-        """Records that are the header once more, taken out."""
-        if not self._spec.dialect.header or not len(positions) or not self._selected:
+        """Records that are the header once more, or although none is declared, taken out."""
+        if not len(positions) or not self._selected:
             return columns, positions, positions[:0]
         # one column tells nearly always; the few candidates are looked at whole
         at = next((k for k, i in enumerate(self._selected) if self.header[i]), None)
@@ -405,7 +405,13 @@ class Reader:
 
     def _header_rejects(self, block: Block, positions: np.ndarray) -> pa.Table:
         n = len(positions)
-        column, words = column_name(self.header, 0), "the header stands here again"
+        declared = self._spec.dialect.header
+        words = (
+            "the header stands here again"
+            if declared
+            else "a header stands here, but the spec says header: false"
+        )
+        column = column_name(self.header, 0)
         values = [self.header[0].encode()] * n
         return block.rejects_at(
             positions.tolist(), [column] * n, values, ["header.repeated"] * n, [words] * n

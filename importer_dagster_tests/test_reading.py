@@ -656,3 +656,30 @@ def test_what_is_no_csv_is_refused_for_what_it_is(files: Files, content: bytes, 
 def test_a_strange_header_is_still_a_header(files: Files, header: str) -> None:
     names = header.split(",")
     assert files.read(f"{header}\n1,x\n", names).header == tuple(names)
+
+
+def test_a_few_bad_records_of_a_small_file_are_few(files: Files) -> None:
+    good = b"".join(b"%d,x\n" % i for i in range(3))
+    assert files.read(b"a,b\n" + good + b"7,caf\xe9\n").rules == [(5, "encoding")]
+    files.refuses(b"a,b\n1,x\n7,caf\xe9\n", "declare encoding: cp1252")
+    files.refuses(b"a,b\n" + good * 4 + b"7,caf\xe9\n" * 4, "declare encoding: cp1252")
+
+
+def test_a_file_that_ends_in_the_middle_of_a_character(files: Files) -> None:
+    found = files.read("a,b\n1,x\n2,é".encode()[:-1])
+    assert found.rules == [(3, "encoding")]
+    assert "the file ends in the middle of a character" in found.rejects[0]["message"]
+    assert "perhaps the file was cut off" in found.warnings[0]
+
+
+def test_a_header_where_none_is_declared_is_rejected(files: Files) -> None:
+    found = files.read("a,b\n1,x\n", header=False)
+    assert (found.rows, found.rules) == ([("1", "x")], [(1, "header.repeated")])
+    assert "the spec says header: false" in found.rejects[0]["message"]
+
+
+def test_the_separator_line_of_excel_is_refused_with_what_to_declare(files: Files) -> None:
+    for dialect in ({}, {"delimiter": ";"}):
+        error = files.refuses("sep=;\na;b\n1;x\n", "headerRows: [2]", **dialect)
+        assert error.rule == "preamble"
+    assert files.read("sep=;\na;b\n1;x\n", delimiter=";", headerRows=[2]).rows == [("1", "x")]

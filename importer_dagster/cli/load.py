@@ -173,7 +173,8 @@ def _print_result(result: Any, spec: TableSpec, *, rehearsed: bool = False) -> N
     whose = f", tenant {d.tenant}" if d.tenant else ""
     load = f" as load {result.load_id}" if result.load_id and result.status == "loaded" else ""
     console.print(
-        f"[{color}]{verb}[/{color}]{load}: {d.path} → {spec.name}{whose}, {d.business_date}", soft_wrap=True
+        f"[{color}]{verb}[/{color}]{load}: {plain(d.path)} → {spec.name}{whose}, {d.business_date}",
+        soft_wrap=True,
     )
     console.print(
         f"  {result.rows_read} records read, {result.rows_loaded} loaded, {result.rows_rejected} rejected, "
@@ -182,7 +183,7 @@ def _print_result(result: Any, spec: TableSpec, *, rehearsed: bool = False) -> N
     if result.reason:
         console.print(f"  {plain(result.reason)}", soft_wrap=True)
     for event in result.drift:
-        console.print(f"  drift: {event.kind} {event.column_name or ''}: {plain(event.detail)}")
+        console.print(f"  drift: {event.kind} {plain(event.column_name or '')}: {plain(event.detail)}")
     if result.rows_rejected and not rehearsed and result.load_id:
         console.print(f"  `importer rejects --load {result.load_id}` lists the rejects.")
 
