@@ -60,7 +60,7 @@ def make(seed: int) -> File:
     fields = [{"name": f"c{i}"} for i in range(width)]
     schema: dict[str, Any] = {"fields": fields}
     if rng.random() < 0.3:
-        schema["missingValues"] = rng.choice([["", "NA"], [], ["NULL"], ["", "1"]])
+        schema["missingValues"] = rng.choice([["", "NA"], [], ["NULL"], ["", "1"], ["", "\\N"]])
     return File(content, {"name": "t", "encoding": declared, "dialect": dialect, "schema": schema})
 
 

@@ -135,7 +135,7 @@ def _conserved(outcome: Outcome, spec: TableSpec) -> None:
 
 def _by_grammar(outcome: Outcome, spec: TableSpec) -> None:
     """Each loaded record's raw text, read by the grammar alone, has the values that were loaded."""
-    grammar = Grammar(spec.dialect)
+    grammar = Grammar(spec.dialect, spec.common_missing)
     missing = set(spec.common_missing)
     for _, _, raw, cells in outcome.rows:
         if "\\x" in raw or len(raw) > 60_000:

@@ -32,14 +32,30 @@ Refuse = Callable[[bytes, str, int, int], RefusedError]
 
 
 class Block:
-    """A stretch of whole records. ``scan`` is None where Arrow is given the bytes as they are."""
+    """A stretch of whole records.
+
+    ``scan`` is None where Arrow is given all of it: ``given``, which is ``data``
+    but for blanks that belong to no value. ``structure`` is ``data`` but for
+    escaped bytes, so that records can be told by quotes and line ends alone.
+    """
 
     def __init__(
-        self, data: bytes, line: int, offset: int, first_record: int, quote: int | None, scan: Scan | None
+        self,
+        data: bytes,
+        line: int,
+        offset: int,
+        first_record: int,
+        grammar: Grammar,
+        scan: Scan | None,
+        *,
+        structure: bytes | None = None,
+        given: bytes | None = None,
     ) -> None:
         self.data, self.line, self.offset, self.first_record = data, line, offset, first_record
         self.scan = scan
-        self._quote = quote
+        self._grammar = grammar
+        self._structure = data if structure is None else structure
+        self._given = data if given is None else given
         self.numbers: np.ndarray = np.zeros(0, np.int64)
         self.count = 0
         self._spans: tuple[np.ndarray, np.ndarray] | None = None
@@ -47,11 +63,21 @@ class Block:
 
     def split(self) -> Scan:
         """The records of a regular block one by one, as a scan would find them."""
-        starts, ends = record_spans(self.data, self._quote)
+        starts, ends = self._regular_spans()
         spans = list(zip(starts.tolist(), ends.tolist(), strict=True))
         return Scan(spans, [], [True] * len(spans), len(self.data))
 
-    def judge_bytes(self, grammar: Grammar, encoding: str, refuse: Refuse) -> None:
+    def _regular_spans(self) -> tuple[np.ndarray, np.ndarray]:
+        quote = self._grammar.quote
+        starts, ends = record_spans(self._structure, quote[0] if quote else None)
+        if self._grammar.skip_space:
+            filled = np.array(
+                [not self._grammar.is_blank(self.data[a:b]) for a, b in zip(starts, ends, strict=True)], bool
+            )
+            starts, ends = starts[filled], ends[filled]
+        return starts, ends
+
+    def judge_bytes(self, encoding: str, refuse: Refuse) -> None:
         """Move records with NUL or invalid bytes from the sound ones to the damaged."""
         assert self.scan
         if self.data.isascii() and b"\0" not in self.data:
@@ -59,7 +85,7 @@ class Block:
         damage = {d.start: d for d in self.scan.damaged}
         sound, bad = [], 0
         for start, end in self.scan.sound:
-            fault = _byte_fault(self.data, start, end, grammar, encoding)
+            fault = _byte_fault(self.data, start, end, self._grammar, encoding)
             if fault is None:
                 sound.append((start, end))
             else:
@@ -80,13 +106,13 @@ class Block:
         records = f"{len(bad)} of the first {len(self.scan.order) if self.scan else 0} records hold bytes that are none"
         raise refuse(sample, records, line, self.offset + place)
 
-    def for_arrow(self, grammar: Grammar) -> bytes:
-        """The bytes that Arrow is to parse."""
+    def for_arrow(self) -> bytes:
+        """The bytes that Arrow is to parse; what a scan found is written in the plain dialect."""
         if self.scan is None:
-            return self.data
+            return self._given
         records = (self.data[a:b] for a, b in self.scan.sound)
-        if grammar.always_scan:
-            records = (grammar.write(grammar.fields(r)) for r in records)
+        if not self._grammar.is_plain:
+            records = (self._grammar.write(self._grammar.fields(r)) for r in records)
         return b"\n".join([*records, b""])
 
     def settle(self, parsed: int) -> None:
@@ -103,7 +129,7 @@ class Block:
         """Start and end (without line end) of every record that Arrow was given."""
         if self._spans is None:
             if self.scan is None:
-                self._spans = record_spans(self.data, self._quote)
+                self._spans = self._regular_spans()
             else:
                 pairs = np.array(self.scan.sound, dtype=np.int64).reshape(-1, 2)
                 self._spans = pairs[:, 0], pairs[:, 1]

@@ -9,7 +9,7 @@ What does not belong here: going through a file (``records.py``).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -19,26 +19,34 @@ Fault = Literal["open", "behind", "middle"]
 
 
 class Grammar:
-    """How records and fields are written in one dialect."""
+    """How records and fields are written in one dialect.
 
-    def __init__(self, dialect: Dialect) -> None:
+    ``literals`` are values that an escape character at their start does not
+    change, where they stand alone and unquoted: ``\\N`` of MySQL and PostgreSQL.
+    """
+
+    def __init__(self, dialect: Dialect, literals: Iterable[str] = ()) -> None:
         self.delimiter = dialect.delimiter.encode()
         self.quote = dialect.quoteChar.encode() if dialect.quoteChar else None
-        self.escape = dialect.escapeChar.encode() if dialect.escapeChar else None
-        self.double = dialect.doubleQuote
+        by_doubling = dialect.escapeChar is not None and dialect.escapeChar == dialect.quoteChar
+        self.escape = dialect.escapeChar.encode() if dialect.escapeChar and not by_doubling else None
+        self.double = dialect.doubleQuote or by_doubling
         self.skip_space = dialect.skipInitialSpace
         self.comment = dialect.commentChar.encode() if dialect.commentChar else None
+        tokens = (t.encode() for t in literals)
+        self.literals = frozenset(t for t in tokens if self.escape and t.startswith(self.escape))
 
     @property
     def always_scan(self) -> bool:
         """Whether the dialect is outside of what ``regular`` and Arrow can judge."""
-        simple = len(self.delimiter) == 1 and (self.quote is None or len(self.quote) == 1)
-        return (
-            not simple
-            or self.escape is not None
-            or self.skip_space
-            or (self.quote is not None and not self.double)
-        )
+        one_byte = all(len(x) == 1 for x in (self.delimiter, self.quote, self.escape) if x)
+        return not one_byte or bool(self.literals) or (self.skip_space and self.delimiter == b" ")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a record can be given to Arrow as it is, without rules beyond RFC 4180."""
+        doubled = self.quote is None or self.double
+        return not self.always_scan and self.escape is None and not self.skip_space and doubled
 
     # --- patterns ---
 
@@ -125,6 +133,8 @@ class Grammar:
             at += len(self.delimiter)
 
     def _plain(self, value: bytes, quoted: bool) -> bytes:
+        if not quoted and value in self.literals:
+            return value
         if quoted and self.double and self.quote and self.escape is None:
             return value.replace(self.quote * 2, self.quote)
         if self.escape:

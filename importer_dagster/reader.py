@@ -34,7 +34,7 @@ from importer_dagster.fields import MAX_COLUMNS
 from importer_dagster.grammar import Grammar
 from importer_dagster.header import read_header
 from importer_dagster.model import REJECT_SCHEMA, Delivery, TextBatch
-from importer_dagster.records import MAX_RECORD, cut, regular, scan
+from importer_dagster.records import MAX_RECORD, blanks_to_skip, cut, regular, scan, without_escaped
 from importer_dagster.spec import TableSpec
 from importer_dagster.textsource import TextSource, Window, is_utf8
 
@@ -81,7 +81,7 @@ class Reader:
         self._unpacked, self._spec = unpacked, spec
         self._source = TextSource(unpacked, spec.encoding)
         self._window = Window(self._source, block_size)
-        self._grammar = Grammar(spec.dialect)
+        self._grammar = Grammar(spec.dialect, (t for f in spec.fields for t in spec.missing_values(f)))
         self._quote = self._grammar.quote[0] if self._grammar.quote else None
         self._head = read_header(self._window, spec, self._grammar)
         self.header = self._head.names
@@ -141,24 +141,35 @@ class Reader:
         if not window.data:
             return None
         if not self._grammar.always_scan:
-            length = cut(window.data, self._quote, window.ended)
+            structure = without_escaped(window.data, self._grammar.escape)
+            length = cut(structure, self._quote, window.ended)
             if length:
-                batch = self._regular_batch(length)
+                batch = self._regular_batch(structure, length)
                 if batch is not None:
                     return batch
             elif not window.ended and len(window.data) <= MAX_RECORD:
                 return None
         return self._scanned_batch()
 
-    def _regular_batch(self, length: int) -> TextBatch | None:
+    def _regular_batch(self, structure: bytes, length: int) -> TextBatch | None:
         """A batch of the first bytes; None where something is wrong, so that records must be looked at one by one."""
-        window = self._window
-        data = window.data if length == len(window.data) else window.data[:length]
-        if not regular(np.frombuffer(data, np.uint8), self._grammar.delimiter[0], self._quote):
+        window, grammar = self._window, self._grammar
+        whole = length == len(window.data)
+        data = window.data if whole else window.data[:length]
+        structure = structure if whole else structure[:length]
+        if self._has_comments(data) or (grammar.escape and structure.endswith(grammar.escape)):
+            return None  # an escape character at the very end has nothing to escape
+        given, bare = data, structure
+        if grammar.skip_space:
+            skipped = blanks_to_skip(structure, grammar.delimiter[0], self._quote)
+            given, bare = (
+                np.delete(np.frombuffer(x, np.uint8), skipped).tobytes() for x in (data, structure)
+            )
+        if not regular(np.frombuffer(bare, np.uint8), grammar.delimiter[0], self._quote, grammar.double):
             return None
-        if self._has_comments(data):
-            return None
-        block = Block(data, window.line, window.offset, self._record, self._quote, None)
+        block = Block(
+            data, window.line, window.offset, self._record, grammar, None, structure=structure, given=given
+        )
         if not self._bytes_are_sound(data):
             return self._batch_with_bad_bytes(block)
         try:
@@ -183,7 +194,7 @@ class Reader:
 
     def _batch_with_bad_bytes(self, block: Block) -> TextBatch | None:
         block.scan = block.split()
-        block.judge_bytes(self._grammar, self._source.encoding, self._source.refuse)
+        block.judge_bytes(self._source.encoding, self._source.refuse)
         if any(_has_line_end(block.data[d.start : d.end]) for d in block.scan.damaged):
             return None  # whether quotes or bytes are to blame is for the scan to say
         try:
@@ -205,9 +216,9 @@ class Reader:
         if not found.used:
             return None
         data = window.data[: found.used]
-        block = Block(data, window.line, window.offset, self._record, self._quote, found)
+        block = Block(data, window.line, window.offset, self._record, self._grammar, found)
         self._cut_line = found.cut_line
-        block.judge_bytes(self._grammar, self._source.encoding, self._source.refuse)
+        block.judge_bytes(self._source.encoding, self._source.refuse)
         try:
             table, wrong = self._parse(block)
         except pa.ArrowInvalid as error:
@@ -242,11 +253,11 @@ class Reader:
             wrong.append(_Wrong(row.number - 1, row.actual_columns))
             return "skip"
 
-        plain = self._grammar.always_scan
+        rewritten = block.scan is not None and not self._grammar.is_plain
         names = [str(i) for i in range(self._head.width)]
         wanted = [str(i) for i in self._wanted()]
-        data = block.for_arrow(self._grammar)
-        if not data or (not plain and not data.strip(b"\r\n")):
+        data = block.for_arrow()
+        if not data.strip(b"\r\n"):
             return pa.table({name: pa.array([], pa.string()) for name in wanted}), wrong
         if not data.endswith((b"\n", b"\r")):
             data += b"\n"  # at the very end, Arrow takes an empty value for a quoted one if the last one was
@@ -254,16 +265,17 @@ class Reader:
             data = (
                 codecs.BOM_UTF8 + data
             )  # Arrow takes one off; in the middle of a file it is part of a value
-        quote = '"' if plain else (self._spec.dialect.quoteChar or False)
+        quote = '"' if rewritten else (self._spec.dialect.quoteChar or False)
         nulls = list(self._spec.common_missing)
         table = pacsv.read_csv(
             pa.BufferReader(data),
             read_options=pacsv.ReadOptions(use_threads=False, block_size=len(data) + 1, column_names=names),
             parse_options=pacsv.ParseOptions(
-                delimiter="," if plain else self._spec.dialect.delimiter,
+                delimiter="," if rewritten else self._spec.dialect.delimiter,
                 quote_char=quote,
-                double_quote=bool(quote),
-                newlines_in_values=bool(quote),
+                double_quote=bool(quote) and (rewritten or self._grammar.double),
+                escape_char=False if rewritten or not self._grammar.escape else self._grammar.escape.decode(),
+                newlines_in_values=bool(quote) or self._grammar.escape is not None,
                 invalid_row_handler=on_invalid,
             ),
             convert_options=pacsv.ConvertOptions(

@@ -25,7 +25,19 @@ import numpy as np
 
 from importer_dagster.grammar import Grammar
 
-__all__ = ["Damage", "Grammar", "Scan", "count_lines", "cut", "line_ends", "record_spans", "regular", "scan"]
+__all__ = [
+    "Damage",
+    "Grammar",
+    "Scan",
+    "blanks_to_skip",
+    "count_lines",
+    "cut",
+    "line_ends",
+    "record_spans",
+    "regular",
+    "scan",
+    "without_escaped",
+]
 
 MAX_RECORD = 16 << 20  # bytes of one record; an opening quote may not swallow more
 
@@ -131,7 +143,7 @@ def cut(data: bytes, quote: int | None, at_end: bool) -> int:
     return where + 1
 
 
-def regular(data: np.ndarray, delimiter: int, quote: int | None) -> bool:
+def regular(data: np.ndarray, delimiter: int, quote: int | None, doubled_quotes: bool = True) -> bool:
     """Whether every quote of a stretch of whole records stands where RFC 4180 allows one."""
     if quote is None:
         return True
@@ -146,11 +158,47 @@ def regular(data: np.ndarray, delimiter: int, quote: int | None) -> bool:
     allowed = np.zeros(256, dtype=bool)
     allowed[[delimiter, LF, CR]] = True
     doubled = np.zeros(len(opening), dtype=bool)
-    doubled[1:] = closing[:-1] + 1 == opening[1:]  # a closing and an opening one: a doubled quote
+    if doubled_quotes:
+        doubled[1:] = closing[:-1] + 1 == opening[1:]  # a closing and an opening one: a doubled quote
     if not (allowed[before] | doubled).all():
         return False
     doubled_next = np.append(doubled[1:], False)
     return bool((allowed[after] | doubled_next).all())
+
+
+def without_escaped(data: bytes, escape: bytes | None) -> bytes:
+    """``data`` with an x in place of every byte that an escape character takes the meaning from."""
+    if escape is None or escape not in data:
+        return data
+    raw = np.frombuffer(data, np.uint8).copy()
+    marks = np.flatnonzero(raw == escape[0])
+    begins = np.append(True, np.diff(marks) != 1)  # of runs: every other mark in a run is escaped itself
+    first = np.maximum.accumulate(np.where(begins, np.arange(len(marks)), 0))
+    active = marks[(np.arange(len(marks)) - first) % 2 == 0]
+    raw[active[active + 1 < len(raw)] + 1] = ord("x")
+    return raw.tobytes()
+
+
+def blanks_to_skip(structure: bytes, delimiter: int, quote: int | None) -> np.ndarray:
+    """Positions of blanks that belong to no value: behind a delimiter or line end, or a closing quote."""
+    raw = np.frombuffer(structure, np.uint8)
+    blanks = np.flatnonzero(raw == ord(" "))
+    if not len(blanks):
+        return blanks
+    run = np.cumsum(np.append(False, np.diff(blanks) != 1))
+    starts = blanks[np.append(True, np.diff(blanks) != 1)]
+    ends = np.append(blanks[:-1][np.diff(blanks) != 1], blanks[-1]) + 1
+    limits = np.zeros(256, dtype=bool)
+    limits[[delimiter, LF, CR]] = True
+    before = np.where(starts > 0, raw[starts - 1], LF)
+    behind = np.where(ends < len(raw), raw[np.minimum(ends, len(raw) - 1)], LF)
+    skip = limits[before]
+    if quote is not None:
+        quotes = np.flatnonzero(raw == quote)
+        outside = np.searchsorted(quotes, starts) % 2 == 0
+        skip = outside & (skip | ((before == quote) & limits[behind]))
+    skipped: np.ndarray = blanks[skip[run]]
+    return skipped
 
 
 def scan(data: bytes, grammar: Grammar, *, at_end: bool, expected: Set[int] | None) -> Scan:

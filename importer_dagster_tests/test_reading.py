@@ -367,6 +367,27 @@ def test_escapes(files: Files) -> None:
     assert files.read('a,b\n1,"x""y"\n', doubleQuote=False).rules == [(2, "quote.damaged")]
 
 
+def test_an_escape_character_at_the_very_end_is_damage(files: Files) -> None:
+    assert files.read("a,b\n1,x\n2,y\\", escapeChar="\\").rules == [(3, "quote.damaged")]
+
+
+def test_a_missing_value_word_that_begins_with_the_escape_character(files: Files) -> None:
+    content = '1,\\N\n\\N,a\\Nb\n2,"\\N"\n'
+    found = files.read(content, header=False, escapeChar="\\", missing=["\\N"])
+    assert found.rows == [("1", None), (None, "aNb"), ("2", "N")]
+
+
+def test_dialects_beyond_rfc_4180_read_alike_however_they_are_cut(files: Files) -> None:
+    rows = "".join(f'{i}, "a\\"b {i}\\\\" ,  x\\,y \n' for i in range(300))
+    found = [
+        files.read("a,b,c\n" + rows, "a b c", block_size=size, escapeChar="\\", skipInitialSpace=True)
+        for size in (BLOCK, 512, 16)
+    ]
+    assert found[0].rows == [(str(i), f'a"b {i}\\', "x,y ") for i in range(300)]
+    assert found[0].rows == found[1].rows == found[2].rows
+    assert found[0].places == found[1].places == found[2].places
+
+
 @pytest.mark.parametrize("quote", ["'", "|", "¦", "«"])
 def test_any_quote_character(files: Files, quote: str) -> None:
     content = f"a,b\n1,{quote}x,y{quote * 2}{quote}\n"
