@@ -264,21 +264,29 @@ def _settle_version(
     events: Sequence[DriftEvent],
     first: int | None,
 ) -> None:
-    conn.execute(
+    """Write the version's events with its first delivery, and nowhere else; mostly there is nothing to do."""
+    wanted = [] if first is None else [(first, e.kind, e.column_name, e.detail) for e in events]
+    found = conn.execute(
         """
-        DELETE FROM importer.drift d USING importer.loads l
-        WHERE d.load_id = l.load_id AND d.version = %s AND l.type = %s AND l.tenant = %s
+        SELECT d.load_id, d.kind, d.column_name, d.detail
+        FROM importer.drift d JOIN importer.loads l USING (load_id)
+        WHERE d.version = %s AND l.type = %s AND l.tenant = %s
         """,
         (since, type_name, tenant),
+    ).fetchall()
+    if sorted(map(repr, found)) == sorted(map(repr, wanted)):
+        return
+    conn.execute(
+        "DELETE FROM importer.drift WHERE version = %s AND load_id = ANY(%s)",
+        (since, [row[0] for row in found]),
     )
-    if first is not None:
-        conn.cursor().executemany(
-            """
-            INSERT INTO importer.drift (load_id, kind, column_name, detail, declared, version)
-            VALUES (%s, %s, %s, %s, true, %s)
-            """,
-            [(first, e.kind, e.column_name, e.detail, since) for e in events],
-        )
+    conn.cursor().executemany(
+        """
+        INSERT INTO importer.drift (load_id, kind, column_name, detail, declared, version)
+        VALUES (%s, %s, %s, %s, true, %s)
+        """,
+        [(*row, since) for row in wanted],
+    )
 
 
 def version_events(conn: psycopg.Connection, load_id: int) -> tuple[DriftEvent, ...]:

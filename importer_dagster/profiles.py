@@ -23,6 +23,7 @@ from importer_dagster.spec import TableSpec
 
 VALUES = 300  # different values that are kept
 _LENGTH = 200  # characters of each
+_CHARACTERS = 12_000  # of all of them
 
 
 def with_profiles(
@@ -68,6 +69,11 @@ def _profiles(delivery: Delivery, spec: TableSpec, names: Iterable[str]) -> dict
 def profile(cells: pa.Array) -> dict[str, Any]:
     """How many values there are and how many are missing, and some of the different ones."""
     texts = pc.unique(cells.drop_null())
-    some = np.unique(np.linspace(0, max(len(texts) - 1, 0), min(VALUES, len(texts))).astype(np.int64))
+    counted = {"rows": len(cells), "missing": cells.null_count, "distinct": len(texts)}
+    if not len(texts):
+        return {**counted, "values": []}
+    longest = pc.max(pc.utf8_length(texts)).as_py() or 1
+    most = max(1, min(VALUES, len(texts), _CHARACTERS // min(longest, _LENGTH)))
+    some = np.unique(np.linspace(0, len(texts) - 1, most).astype(np.int64))
     values = pc.utf8_slice_codeunits(texts.take(pa.array(some)), 0, _LENGTH).to_pylist()
-    return {"rows": len(cells), "missing": cells.null_count, "distinct": len(texts), "values": values}
+    return {**counted, "values": values}

@@ -79,7 +79,7 @@ def changes(spec: TableSpec, deliveries: Sequence[Seen], known: Known) -> list[C
     done = {c.column for pair in renames for c in pair[:2]}
     made = [_renamed(*pair) for pair in renames]
     made += [_propose(spec, c, deliveries) if c.until is None else c for c in found if c.column not in done]
-    return sorted(made, key=lambda c: (c.since, c.kind, c.column or ""))
+    return sorted(made, key=lambda c: (c.since, c.kind))  # else as the columns stand in the file
 
 
 # --- what is left of the drift, with the spec as it is now ------------------------------------
@@ -108,11 +108,16 @@ def _undeclared(spec: TableSpec, seen: Seen) -> Iterator[Mapping[str, Any]]:
             continue
         if kind == "removed" and (column not in fields or column in fed):
             continue
-        if kind == "renamed" and (event["profile"] or {}).get("header") in fields[column].names:
+        if kind == "renamed" and _is_name_of(fields.get(str(column)), event["profile"] or {}):
             continue
         if kind == "retyped" and _reads(fields.get(str(column)), layout, event["profile"] or {}):
             continue
         yield event
+
+
+def _is_name_of(own: FieldSpec | None, profile: Mapping[str, Any]) -> bool:
+    """Whether the name that a field came under is declared by now, or the field is gone."""
+    return own is None or profile.get("header") in own.names
 
 
 def _reads(own: FieldSpec | None, layout: Layout, profile: Mapping[str, Any]) -> bool:

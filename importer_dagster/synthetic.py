@@ -87,6 +87,7 @@ def write_inbox(
     """
     if rows < 1 or not days or not tenants:
         raise UsageError("Synthetic deliveries need at least one day, one tenant and one row.")
+    specs = {name: spec.layouts[-1].spec for name, spec in specs.items()}  # what is written now
     plan = _Plan(specs, sorted(days), list(tenants), rows, seed, path)
     planned: list[PlannedFile] = []
     for file, content in plan.files(refuse):
@@ -108,7 +109,7 @@ def resend(root: Path, planned: Sequence[PlannedFile], specs: Mapping[str, Table
     for file in planned:
         if file.corrected is None:
             continue
-        (root / file.path).write_bytes(_encode(specs[file.type], file.corrected))
+        (root / file.path).write_bytes(_encode(specs[file.type].layouts[-1].spec, file.corrected))
         again.append(
             replace(
                 file,

@@ -277,6 +277,24 @@ def test_a_field_of_a_version_is_renamed_where_it_is_described(shop: Shop) -> No
     assert shop.load(3, [*HEADER, "Lat"], [rows(n) for n in range(60)]).rows_loaded == 60
 
 
+def test_hostile_names_are_only_quoted(shop: Shop, query: Query) -> None:
+    names = ['it\'s 100% "new"', "a: b # c", "- {x}", "NO", "ü]", "%(load)s"]
+    header = ",".join([*HEADER, *('"' + n.replace('"', '""') + '"' for n in names)])
+    rows = "".join(",".join([*record(n), *(str(n + i) for i in range(len(names)))]) + "\n" for n in range(40))
+    shop.load(0, HEADER)
+    for day in (1, 2):
+        when = DAY + datetime.timedelta(days=day)
+        shop.inbox.load(shop.spec, f"{header}\n{rows}", path=f"{day}", day=when)
+        if day == 1:
+            shop.run("accept", "orders")
+    assert [f.name for f in shop.spec.fields][-len(names) :] == names
+    assert query("SELECT count(*) FROM orders WHERE _extra IS NOT NULL") == [(0,)]
+    assert (
+        query('SELECT "NO", "ü]" FROM orders WHERE id = 7 AND _business_date > \'2024-01-01\'')
+        == [(10, 11)] * 2
+    )
+
+
 def test_accept_names_what_it_cannot_find(shop: Shop) -> None:
     shop.load(0, HEADER)
     shop.load(1, renamed(price="price_eur"))
