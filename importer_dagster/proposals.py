@@ -10,7 +10,7 @@ What does not belong here: writing YAML (``yaml_edit.py``), recording events (``
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
 
@@ -50,8 +50,8 @@ class Seen:
 class Change:
     """One thing that changed: since when, in how many deliveries, and what is proposed.
 
-    ``until`` is set where newer deliveries do not have it any more. ``edit``
-    changes the spec's YAML; None where there is nothing to propose, with the
+    ``until`` is set where newer deliveries do not have it any more; then it is
+    history, and ``edit`` is for those who ask. ``edit`` changes the spec's YAML; None where there is nothing to propose, with the
     reason in ``advice``.
     """
 
@@ -78,7 +78,11 @@ def changes(spec: TableSpec, deliveries: Sequence[Seen], known: Known) -> list[C
     renames = _renames(spec, [c for c in found if c.until is None], known)
     done = {c.column for pair in renames for c in pair[:2]}
     made = [_renamed(*pair) for pair in renames]
-    made += [_propose(spec, c, deliveries) if c.until is None else c for c in found if c.column not in done]
+    made += [
+        _propose(spec, c, deliveries) if c.until is None else _past(spec, c, deliveries)
+        for c in found
+        if c.column not in done
+    ]
     return sorted(made, key=lambda c: (c.since, c.kind))  # else as the columns stand in the file
 
 
@@ -268,7 +272,23 @@ def _propose(spec: TableSpec, change: Change, deliveries: Sequence[Seen]) -> Cha
     makers = {"added": _for_added, "removed": _for_removed, "renamed": _for_renamed, "retyped": _for_retyped}
     maker = makers.get(change.kind)
     advice, edit = maker(spec, change, deliveries) if maker else ("nothing to do: mapped by name", None)
-    return Change(**{**vars(change), "advice": advice, "edit": edit})
+    return replace(change, advice=advice, edit=edit)
+
+
+def _past(spec: TableSpec, change: Change, deliveries: Sequence[Seen]) -> Change:
+    """A column that came and went can be a field of those days; only who asks for it gets that."""
+    name, until = str(change.column), change.until
+    after = min((d.day for d in deliveries if until and d.day > until), default=None)
+    known = {f.column for f in spec.fields}
+    if change.kind != "added" or after is None or FieldSpec(name=name).column in known:
+        return change
+    made, why = infer_field(name, change.profile, change.detail)
+    advice = f"over; --column makes it a field of those days, as {made['type']}: {why}"
+
+    def edit(text: str) -> str:
+        return add_version(add_version(text, str(change.since), [made], []), str(after), [], [name])
+
+    return replace(change, advice=advice, edit=edit)
 
 
 Proposal = tuple[str, Edit | None]

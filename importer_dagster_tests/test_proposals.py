@@ -168,12 +168,18 @@ def test_a_column_that_is_lost_comes_back(shop: Shop, query: Query) -> None:
     assert shop.changes() == {}
 
 
-def test_what_is_over_is_history(shop: Shop) -> None:
+def test_what_is_over_is_history(shop: Shop, query: Query) -> None:
     shop.load(0, HEADER)
     shop.load(1, [*HEADER, "x"], [[*record(n), "1"] for n in range(60)])
     shop.load(2, HEADER)
     (change,) = shop.changes().values()
     assert (change["since"], change["until"], change["proposed"]) == ("2024-01-02", "2024-01-02", False)
+    assert CliRunner().invoke(main, ["drift", "accept", "orders"]).exit_code == 2
+    shop.run("accept", "orders", "--column", "x")  # for those who ask
+    assert "from: 2024-01-03\n    removed: [x]" in shop.file.read_text()
+    assert query("SELECT _business_date::text, count(x), count(_extra) FROM orders GROUP BY 1 ORDER BY 1") == [
+        ("2024-01-01", 0, 0), ("2024-01-02", 60, 0), ("2024-01-03", 0, 0)]  # fmt: skip
+    assert shop.changes() == {}
 
 
 def test_where_only_one_tenant_changed_no_day_divides_them(shop: Shop) -> None:

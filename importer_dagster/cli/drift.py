@@ -141,7 +141,7 @@ def _chosen(name: str, changes: Sequence[Any], columns: Sequence[str]) -> list[A
             raise UsageError(
                 f"Nothing is proposed for {column!r} of {name}; there are proposals for: {known}."
             )
-    chosen = [c for c in offered if not columns or c.column in columns]
+    chosen = [c for c in offered if (c.column in columns if columns else c.until is None)]
     if not chosen:
         raise UsageError(
             f"There is nothing to accept for {name}: `importer drift {name}` shows what is known."
@@ -204,13 +204,13 @@ def _print_changes(name: str, changes: Sequence[Any]) -> None:
     table = Table("change", "column", "since", "deliveries", "refused", "what", "proposal", title=name)
     for c in changes:
         since = f"{c.since} – {c.until}" if c.until else str(c.since)
-        proposal = "" if c.until else c.advice
-        cells = (c.kind, c.column or "", since, c.deliveries, c.refused or "", c.detail, proposal)
+        cells = (c.kind, c.column or "", since, c.deliveries, c.refused or "", c.detail, c.advice)
         table.add_row(*(plain(cell) for cell in cells))
     console.print(table)
 
 
 def _print_diff(settings: Settings, specs: Specs, name: str, changes: Sequence[Any]) -> None:
+    changes = [c for c in changes if c.until is None]  # what is over is taken only if asked for
     if not any(c.edit for c in changes):
         return
     file = _file_of(specs, name)
@@ -237,4 +237,8 @@ def _show(old: str, new: str, file: Path) -> None:
 
 def _as_json(name: str, change: Any) -> dict[str, Any]:
     keys = ("kind", "column", "detail", "since", "until", "first", "deliveries", "refused", "advice")
-    return {"type": name, **{k: getattr(change, k) for k in keys}, "proposed": change.edit is not None}
+    return {
+        "type": name,
+        **{k: getattr(change, k) for k in keys},
+        "proposed": change.edit is not None and change.until is None,
+    }
