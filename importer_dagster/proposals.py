@@ -101,7 +101,7 @@ def _summed_up(spec: TableSpec, deliveries: Sequence[Seen]) -> list[Change]:
 def _undeclared(spec: TableSpec, seen: Seen) -> Iterator[Mapping[str, Any]]:
     """A delivery's events, those left out that the spec has an answer to by now."""
     layout = spec.layout(seen.day)
-    events = [e for e in seen.drift if not e["declared"] and e["kind"] != "evolved"]
+    events = [e for e in seen.drift if not e["declared"] and e["kind"] not in ("evolved", "warning")]
     headers = {e["column_name"] for e in events if e["kind"] == "added"}
     fed = {f.name for f in layout.spec.fields if headers & set(f.names)}
     fields = {f.name: f for f in layout.spec.fields}

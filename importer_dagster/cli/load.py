@@ -183,7 +183,9 @@ def _print_result(result: Any, spec: TableSpec, *, rehearsed: bool = False) -> N
     if result.reason:
         console.print(f"  {plain(result.reason)}", soft_wrap=True)
     for event in result.drift:
-        console.print(f"  drift: {event.kind} {plain(event.column_name or '')}: {plain(event.detail)}")
+        about = f"drift: {event.kind} {plain(event.column_name or '')}"
+        about = "warning" if event.kind == "warning" else about
+        console.print(f"  {about}: {plain(event.detail)}", soft_wrap=True)
     if result.rows_rejected and not rehearsed and result.load_id:
         console.print(f"  `importer rejects --load {result.load_id}` lists the rejects.")
 
