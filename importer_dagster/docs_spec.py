@@ -42,6 +42,11 @@ _HEADINGS: Mapping[str, str] = {
     "SchemaContract": "schema_contract",
     "RejectLimit": "reject_limit",
     "Scd2": "scd2",
+    "Gate": "gate",
+    "RowsGate": "gate.rows",
+    "RejectsGate": "gate.rejects",
+    "UniqueGate": "gate.unique",
+    "ReferencesGate": "gate.references",
     "Version": "versions",
     "FieldChange": "versions.fields",
 }

@@ -20,10 +20,10 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from importer_dagster.errors import UsageError
-from importer_dagster.model import Delivery, DriftEvent
+from importer_dagster.model import Delivery, DriftEvent, Finding
 from importer_dagster.warehouse import SETUP_LOCK, Warehouse
 
-LATEST_REVISION = "0003"
+LATEST_REVISION = "0004"
 
 _COUNTS = ("rows_read", "rows_loaded", "rows_rejected", "rows_skipped", "rows_unchanged")
 
@@ -164,6 +164,141 @@ def replaced_by(conn: psycopg.Connection, load_id: int) -> dict[str, Any] | None
         conn.cursor(row_factory=dict_row)
         .execute("SELECT * FROM importer.loads WHERE superseded_by = %s AND status = 'loaded'", (load_id,))
         .fetchone()
+    )
+
+
+# --- the gate: what was usual, what is held, what people decided ---------------------------
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A load of a delivery that answers for it when it is sent again: in force, held, or refused by a person."""
+
+    load_id: int
+    status: str
+    sha256: str | None
+    reason: str | None
+    decided_by: str | None
+    rows_read: int
+    rows_rejected: int
+    rows_skipped: int
+
+
+def standing(conn: psycopg.Connection, delivery: Delivery) -> list[Standing]:
+    """Loads of this very delivery that answer for it, in order; at most one is in force and one held."""
+    rows = conn.execute(
+        """
+        SELECT load_id, status, sha256, reason, decided_by, rows_read, rows_rejected, rows_skipped
+        FROM importer.loads
+        WHERE (type, tenant, business_date, path) = (%s, %s, %s, %s)
+          AND ((status = 'loaded' AND superseded_by IS NULL) OR status = 'held'
+               OR (status = 'refused' AND decided_by IS NOT NULL))
+        ORDER BY load_id
+        """,
+        (delivery.type, delivery.tenant, delivery.business_date, delivery.path),
+    ).fetchall()
+    return [Standing(*row) for row in rows]
+
+
+def earlier_counts(
+    conn: psycopg.Connection, delivery: Delivery, over: int, *, besides: int | None
+) -> list[int]:
+    """Records of the last ``over`` deliveries in force before this one, by business date and path."""
+    rows = conn.execute(
+        """
+        SELECT rows_read FROM importer.loads
+        WHERE type = %s AND tenant = %s AND status = 'loaded' AND superseded_by IS NULL
+          AND (business_date, path COLLATE "C") < (%s, %s) AND load_id IS DISTINCT FROM %s
+        ORDER BY business_date DESC, path COLLATE "C" DESC LIMIT %s
+        """,
+        (delivery.type, delivery.tenant, delivery.business_date, delivery.path, besides, over),
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def day_has_rows(conn: psycopg.Connection, delivery: Delivery, *, besides: int | None) -> bool:
+    """Whether another delivery in force of the same day brought rows."""
+    row = conn.execute(
+        """
+        SELECT EXISTS (SELECT FROM importer.loads
+            WHERE type = %s AND tenant = %s AND business_date = %s AND status = 'loaded'
+              AND superseded_by IS NULL AND load_id IS DISTINCT FROM %s
+              AND rows_read > rows_rejected)
+        """,
+        (delivery.type, delivery.tenant, delivery.business_date, besides),
+    ).fetchone()
+    assert row
+    return bool(row[0])
+
+
+def write_findings(conn: psycopg.Connection, load_id: int, findings: Sequence[Finding]) -> None:
+    """Record what the gate objected to."""
+    if findings:
+        conn.cursor().executemany(
+            "INSERT INTO importer.gate (load_id, rule, action, detail) VALUES (%s, %s, %s, %s)",
+            [(load_id, f.rule, f.action, f.detail) for f in findings],
+        )
+
+
+def held_loads(conn: psycopg.Connection) -> list[dict[str, Any]]:
+    """Loads that wait for a person's word, the longest waiting first."""
+    return (
+        conn.cursor(row_factory=dict_row)
+        .execute(
+            """
+            SELECT load_id, type, tenant, business_date, path, rows_read, rows_rejected, reason, finished_at
+            FROM importer.loads WHERE status = 'held' ORDER BY load_id
+            """
+        )
+        .fetchall()
+    )
+
+
+def give_up_held(conn: psycopg.Connection, delivery: Delivery, new: int, words: str) -> list[int]:
+    """Refuse what is held of a delivery, since ``new`` is its content by now; the loads given up."""
+    rows = conn.execute(
+        """
+        UPDATE importer.loads
+        SET status = 'refused', superseded_by = %s, finished_at = clock_timestamp(), reason = %s
+        WHERE (type, tenant, business_date, path) = (%s, %s, %s, %s) AND status = 'held' RETURNING load_id
+        """,
+        (new, words, delivery.type, delivery.tenant, delivery.business_date, delivery.path),
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def refuse_held(conn: psycopg.Connection, load_id: int, *, by: str | None, why: str | None) -> None:
+    """Say that a person refused a held load."""
+    conn.execute(
+        """
+        UPDATE importer.loads
+        SET status = 'refused', finished_at = clock_timestamp(), decided_by = coalesce(%s, ''),
+            reason = concat_ws('; ', 'refused by ' || nullif(%s, ''), %s::text, 'was ' || reason)
+        WHERE load_id = %s
+        """,
+        (by, by, why, load_id),
+    )
+
+
+def release_held(
+    conn: psycopg.Connection,
+    row: dict[str, Any],
+    held: int,
+    counts: dict[str, int],
+    *,
+    by: str | None,
+    why: str | None,
+) -> None:
+    """Say that a person released a held load, and what became of its ``held`` rows."""
+    conn.execute(
+        """
+        UPDATE importer.loads
+        SET status = 'loaded', rows_loaded = %(rows_loaded)s, rows_unchanged = %(rows_unchanged)s,
+            rows_skipped = rows_skipped - %(held)s + %(rows_skipped)s, finished_at = clock_timestamp(),
+            decided_by = %(by)s, reason = concat_ws('; ', 'released', %(why)s::text, 'was ' || reason)
+        WHERE load_id = %(load_id)s
+        """,
+        {**counts, "held": held, "by": by, "why": why, "load_id": row["load_id"]},
     )
 
 

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import numpy as np
 import pyarrow as pa
 
-Status = Literal["loaded", "unchanged", "refused", "failed"]
+Status = Literal["loaded", "unchanged", "held", "refused", "failed"]
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,15 @@ class ColumnMapping:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """What a type's gate objects to: rule (rows, rejects, unique …), action (warn, refuse, hold), words."""
+
+    rule: str
+    action: str
+    detail: str
+
+
+@dataclass(frozen=True)
 class LoadResult:
     """What became of one delivery; the counts obey the law of conservation.
 
@@ -148,6 +157,7 @@ class LoadResult:
     rows_unchanged: int = 0
     reason: str | None = None
     drift: tuple[DriftEvent, ...] = field(default=())
+    gate: tuple[Finding, ...] = field(default=())
     bytes: int | None = None
     sha256: str | None = None
     seconds: float = 0.0

@@ -24,7 +24,7 @@ import numpy as np
 import psycopg
 import pyarrow as pa
 
-from importer_dagster import evolve, ledger, schema
+from importer_dagster import evolve, gate, held, ledger, schema
 from importer_dagster.drift import map_header
 from importer_dagster.errors import RefusedError, TransientError
 from importer_dagster.extras import Extras, Rescued
@@ -33,6 +33,7 @@ from importer_dagster.model import (
     ColumnMapping,
     Delivery,
     DriftEvent,
+    Finding,
     LoadResult,
     Status,
     TextBatch,
@@ -105,6 +106,10 @@ def _record_failure(
         log.warning("The failure could not be put on the ledger")
 
 
+def _with_remedy(reason: str, load_id: int) -> str:
+    return f"{reason}. `importer release {load_id}` loads it, `importer refuse {load_id}` drops it."
+
+
 class _Import:
     """One attempt at one delivery."""
 
@@ -140,18 +145,19 @@ class _Import:
         self.extras = Extras()
         self.types = TypeWatch()
         self.read = self.skipped = 0
+        self.findings: tuple[Finding, ...] = ()
 
     def run(self) -> LoadResult:
         if self.dry_run:
             return self._rehearse()
         ledger.migrate(self.warehouse)
         with self.warehouse.connect() as conn:
-            if not self.force and (same := self._already_loaded(conn)):
+            if same := self._already_settled(conn):
                 return same
             try:
                 ensure_tables(self.warehouse, self.target)
                 with self.warehouse.writing(conn, self.delivery.type, self.delivery.tenant, self._waiting):
-                    if not self.force and (same := self._already_loaded(conn)):
+                    if same := self._already_settled(conn, alone=True):
                         return same  # someone else was quicker
                     return self._load_settled(conn)
             except RefusedError as error:
@@ -162,7 +168,7 @@ class _Import:
         """Everything in one transaction, tables and ledger row included, and then a rollback."""
         with self.warehouse.connect() as conn:
             self.has_ledger = ledger.exists(conn)
-            if self.has_ledger and not self.force and (same := self._already_loaded(conn)):
+            if self.has_ledger and (same := self._already_settled(conn)):
                 return same
             try:
                 with self.warehouse.writing(conn, self.delivery.type, self.delivery.tenant, self._waiting):
@@ -176,24 +182,52 @@ class _Import:
 
     # --- is there anything to do? ---
 
-    def _already_loaded(self, conn: psycopg.Connection) -> LoadResult | None:
-        row = ledger.in_force(conn, self.delivery)
+    def _already_settled(self, conn: psycopg.Connection, *, alone: bool = False) -> LoadResult | None:
+        """What became of the same content when it came before; ``alone``: nobody else writes meanwhile."""
+        standing = [s for s in ledger.standing(conn, self.delivery) if s.sha256 is not None]
         conn.commit()
-        if row is None or row.sha256 is None:
+        if self.force or not standing:
             return None
         try:
             if self.sha256 is None:
                 self.sha256, self.size = fingerprint(self.delivery)
         except RefusedError:
             return None  # the import itself finds it again and records it
-        if self.sha256 != row.sha256:
-            return None
+        same = {s.status: s for s in standing if s.sha256 == self.sha256}
+        if "held" in same:
+            return self._left_out_before("held", same["held"])
+        if "loaded" in same:
+            if any(s.status == "held" for s in standing) and not self.dry_run:
+                if not alone:
+                    return None
+                self._back_to(conn, same["loaded"])
+            return self._unchanged(same["loaded"])
+        return self._left_out_before("refused", same["refused"]) if "refused" in same else None
+
+    def _back_to(self, conn: psycopg.Connection, loaded: ledger.Standing) -> None:
+        """The content in force was sent once more, so that what is held is of no account any longer."""
+        held.make_way(
+            conn, self.delivery, loaded.load_id, f"sent again with the content of load {loaded.load_id}"
+        )
+        conn.commit()
+
+    def _unchanged(self, same: ledger.Standing) -> LoadResult:
         return self._result(
             "unchanged",
-            row.load_id,
-            {"rows_read": row.rows_read, "rows_unchanged": row.rows_read},
-            reason=f"the same content is loaded already, as load {row.load_id}",
+            same.load_id,
+            {"rows_read": same.rows_read, "rows_unchanged": same.rows_read},
+            reason=f"the same content is loaded already, as load {same.load_id}",
         )
+
+    def _left_out_before(self, status: Status, same: ledger.Standing) -> LoadResult:
+        figures = {name: getattr(same, name) for name in ("rows_read", "rows_rejected", "rows_skipped")}
+        reason = (
+            _with_remedy(str(same.reason), same.load_id)
+            if status == "held"
+            else f"the same content was refused before, as load {same.load_id} ({same.reason}). "
+            "`importer load --force` judges it anew."
+        )
+        return self._result(status, same.load_id, figures, reason)
 
     # --- the load itself ---
 
@@ -229,9 +263,12 @@ class _Import:
                 evolve.prepare_stage(conn, list(self.extras.grows.values()), self.target.gained)
             stream = self._copy_rows(conn, load_id, table, reader)
         self._judge_types()
+        self.findings = gate.repeats(conn, self.spec)
         self._reject_duplicates(publisher, load_id)
         self._check_limit()
         self._grow(conn, publisher)
+        if self._is_to_be_held(conn, prior):
+            return self._hold(conn, load_id, prior)
         if staged:
             newest = self._newest(conn, prior)
             counts = publisher.publish(newest)
@@ -311,7 +348,7 @@ class _Import:
         """Whether rows must be looked at as a whole before they may stand in the table."""
         if self.spec.write_disposition != "append" or self.dry_run:
             return True
-        return bool(self._unique_columns()) or bool(self.extras.grows)
+        return bool(self._unique_columns()) or bool(self.extras.grows) or gate.needs_stage(self.spec)
 
     def _unique_columns(self) -> list[tuple[str, tuple[str, ...]]]:
         """(rule, columns) of everything that must be unique within a file."""
@@ -483,6 +520,42 @@ class _Import:
         column = f", column {first['column_name']}" if first["column_name"] else ""
         return f"record {first['row']} (line {first['line']}{column}): {first['message']}"
 
+    # --- to be believed? ---
+
+    def _is_to_be_held(self, conn: psycopg.Connection, prior: ledger.LoadRow | None) -> bool:
+        """Ask the gate; raises RefusedError where it refuses."""
+        if self.has_ledger and self.spec.is_gated:
+            figures = gate.Figures(self.read - self.skipped, self.rejects.records)
+            besides = prior.load_id if prior else None
+            self.findings += gate.judge(conn, self.target, self.delivery, figures, prior=besides)
+        return gate.decide(self.findings)
+
+    def _hold(self, conn: psycopg.Connection, load_id: int, prior: ledger.LoadRow | None) -> LoadResult:
+        """Put the rows aside; what was in force stays in force."""
+        if prior is not None:
+            ledger.supersede(conn, prior.load_id, None)
+        reason = f"held: {gate.words([f for f in self.findings if f.action == 'hold'])}"
+        if self.dry_run:
+            result = self._result("held", None, self._left_out(), reason)
+            conn.rollback()
+            return replace(result, rejects=self._kept_rejects())
+        self._make_way(conn, load_id)
+        held.put_aside(conn, self.spec.name, load_id)
+        self._record(conn, load_id, "held", self._left_out(), reason)
+        conn.commit()
+        return self._result("held", load_id, self._left_out(), _with_remedy(reason, load_id))
+
+    def _left_out(self) -> dict[str, int]:
+        """The figures of a file of which nothing is in force: what was fine counts as skipped."""
+        return {
+            "rows_read": self.read,
+            "rows_rejected": self.rejects.records,
+            "rows_skipped": self.read - self.rejects.records,
+        }
+
+    def _make_way(self, conn: psycopg.Connection, load_id: int) -> None:
+        held.make_way(conn, self.delivery, load_id, f"sent again with other content, as load {load_id}")
+
     # --- endings ---
 
     def _commit(self, conn: psycopg.Connection, load_id: int, counts: Counts) -> LoadResult:
@@ -503,8 +576,8 @@ class _Import:
         if self.dry_run:
             conn.rollback()
             return replace(result, load_id=None, rejects=self._kept_rejects())
-        ledger.write_drift(conn, load_id, self._profiled_events())
-        ledger.finish_load(conn, load_id, status="loaded", counts=figures, size=self.size, sha256=self.sha256)
+        self._make_way(conn, load_id)
+        self._record(conn, load_id, "loaded", figures)
         if self.spec.versions:
             result = self._settle_versions(conn, load_id, result)
         conn.commit()
@@ -525,28 +598,35 @@ class _Import:
         self.events = self.events or error.events
         if not any(e.kind == "retyped" for e in self.events):
             self.events = (*self.events, *self.types.events("the file is refused"))
-        figures = {
-            "rows_read": self.read,
-            "rows_rejected": self.rejects.records,
-            "rows_skipped": self.read - self.rejects.records,  # read, but left out with the file
-        }
+        figures = self._left_out()
         if self.dry_run:
             refused = self._result("refused", None, figures, reason=str(error))
             return replace(refused, rejects=self._kept_rejects())
         load_id = ledger.begin_load(conn, self.delivery, self.spec.hash, self.run_id)
         ledger.write_rejects(conn, load_id, first_reasons(self.rejects, error))
+        self._record(conn, load_id, "refused", figures, str(error))
+        conn.commit()
+        return self._result("refused", load_id, figures, reason=str(error))
+
+    def _record(
+        self,
+        conn: psycopg.Connection,
+        load_id: int,
+        status: Status,
+        figures: dict[str, int],
+        reason: str | None = None,
+    ) -> None:
         ledger.write_drift(conn, load_id, self._profiled_events())
+        ledger.write_findings(conn, load_id, self.findings)
         ledger.finish_load(
             conn,
             load_id,
-            status="refused",
+            status=status,
             counts=figures,
             size=self.size,
             sha256=self.sha256,
-            reason=str(error),
+            reason=reason,
         )
-        conn.commit()
-        return self._result("refused", load_id, figures, reason=str(error))
 
     def _all_events(self) -> tuple[DriftEvent, ...]:
         """How the header differs from the spec, and what else was odd."""
@@ -561,6 +641,7 @@ class _Import:
             load_id=load_id,
             reason=reason,
             drift=self._all_events(),
+            gate=self.findings,
             bytes=self.size,
             sha256=self.sha256,
             seconds=time.monotonic() - self.started,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from importer_dagster.fields import Model
+from importer_dagster.fields import Model, Names
 
 
 class SchemaContract(Model):
@@ -74,6 +74,96 @@ class Scd2(Model):
         description="A key that no delivery of a later day names: keep leaves its last version open (for "
         "partial deliveries), close ends it on the first day that was delivered without it (for full ones).",
     )
+
+
+Action = Literal["warn", "refuse", "hold"]
+_ACTION = (
+    "warn loads it and says so, refuse refuses the file, hold puts its rows aside until a person decides."
+)
+
+
+class RowsGate(Model):
+    """How many records a delivery has, against those before it."""
+
+    band: tuple[float, ...] = Field(
+        (0.5, 2.0),
+        min_length=2,
+        max_length=2,
+        description="Least and greatest number of records, in times of the usual number.",
+    )
+    over: int = Field(
+        5,
+        ge=1,
+        description="The usual number is the median of so many deliveries in force before it by business "
+        "date and path, of the same tenant; with fewer than three (or than this) nothing is judged.",
+    )
+    least: int | None = Field(None, ge=0, description="Fewest records it must have, whatever is usual.")
+    action: Action = Field("hold", description=_ACTION)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> RowsGate:
+        if not 0 <= self.band[0] <= self.band[1]:
+            raise ValueError("band: the least number comes first, and neither is negative")
+        return self
+
+
+class RejectsGate(Model):
+    """How many rejected records are suspicious; reject_limit says how many are too many."""
+
+    share: float | None = Field(None, ge=0, le=1, description="Greatest share of the records, from 0 to 1.")
+    count: int | None = Field(None, ge=0, description="Greatest number of records.")
+    action: Action = Field("hold", description=_ACTION)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> RejectsGate:
+        if self.share is None and self.count is None:
+            raise ValueError("rejects: say a share or a count")
+        return self
+
+    def exceeded(self, rejected: int, read: int) -> str | None:
+        """Say why ``rejected`` of ``read`` records are suspicious, or return None."""
+        if self.count is not None and rejected > self.count:
+            return f"{rejected} rejected records are more than {self.count}"
+        if self.share is not None and read and rejected / read > self.share:
+            return (
+                f"{rejected} of {read} records rejected ({rejected / read:.1%}) is more than {self.share:.1%}"
+            )
+        return None
+
+
+class UniqueGate(Model):
+    """Fields that together should not repeat within a file."""
+
+    fields: Names = Field(
+        min_length=1, description="The fields; a record that lacks one of them is not judged."
+    )
+    action: Action = Field("hold", description=_ACTION)
+
+
+class ReferencesGate(Model):
+    """How many records may refer to rows that are not there (schema.foreignKeys)."""
+
+    share: float = Field(0.0, ge=0, le=1, description="Greatest share of the records, for each foreign key.")
+    count: int | None = Field(None, ge=0, description="Greatest number of records instead of a share.")
+    action: Action = Field("warn", description=_ACTION)
+
+    def too_many(self, orphans: int, records: int) -> bool:
+        """Whether so many of the records may not lead nowhere."""
+        return orphans > (self.count if self.count is not None else self.share * records)
+
+
+class Gate(Model):
+    """What a readable delivery must satisfy to be believed; judged before anything of it is in force."""
+
+    empty: Literal["load", "warn", "refuse", "hold"] | None = Field(
+        None,
+        description="A delivery without a single good record. Where nothing is declared, hold if it would "
+        "empty the table (replace, and scd2 where absence closes), else load.",
+    )
+    rows: RowsGate | None = Field(None, description="The number of records, against earlier deliveries.")
+    rejects: RejectsGate | None = Field(None, description="Rejected records.")
+    unique: tuple[UniqueGate, ...] = Field((), description="Fields that should not repeat.")
+    references: ReferencesGate | None = Field(None, description="References to rows that are not there.")
 
 
 # Generous where nothing is declared: a small file with a few bad records loads

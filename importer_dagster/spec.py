@@ -38,7 +38,7 @@ from importer_dagster.fields import (
     one_or_many,
     without_ignored,
 )
-from importer_dagster.policy import DEFAULT_REJECT_LIMIT, RejectLimit, Scd2, SchemaContract
+from importer_dagster.policy import DEFAULT_REJECT_LIMIT, Gate, RejectLimit, Scd2, SchemaContract
 from importer_dagster.versions import FieldChange, Layout, Version, layouts
 
 Disposition = Literal["append", "replace", "merge", "scd2"]
@@ -141,6 +141,7 @@ class TableSpec(Model):
     scd2: Scd2 = Field(Scd2(), description="How history is kept (write_disposition scd2).")
     schema_contract: SchemaContract = Field(SchemaContract(), description="What to do about drift.")
     reject_limit: RejectLimit = Field(DEFAULT_REJECT_LIMIT, description="When rejects refuse the file.")
+    gate: Gate = Field(Gate(), description="What makes a readable delivery suspicious.")
     expected_by: str | None = Field(
         None,
         pattern=r"^([01]\d|2[0-3]):[0-5]\d$",
@@ -199,7 +200,16 @@ class TableSpec(Model):
             raise ValueError("versions: each must begin after the one before it")
         if self.versions:
             _ = self.layouts  # raises ValueError where they make no sense
+        self._check_gate()
         return self
+
+    def _check_gate(self) -> None:
+        names = [f.name for f in self.fields]
+        for name in (n for rule in self.gate.unique for n in rule.fields):
+            if name not in names:
+                raise ValueError(f"gate.unique names {name!r}, which is no field{_nearest(name, names)}")
+        if self.gate.references and not self.tableschema.foreignKeys:
+            raise ValueError("gate.references needs foreignKeys in the schema")
 
     @property
     def fields(self) -> tuple[FieldSpec, ...]:
@@ -226,6 +236,17 @@ class TableSpec(Model):
     def primary_key(self) -> tuple[str, ...]:
         """Column names of the primary key, without the tenant."""
         return tuple(self.field(name).column for name in self.tableschema.primaryKey)
+
+    @property
+    def absence_deletes(self) -> bool:
+        """Whether rows that a delivery does not have leave the table (or are no longer current)."""
+        closes = self.write_disposition == "scd2" and self.scd2.absent == "close"
+        return self.write_disposition == "replace" or closes
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether anything readable can be suspicious."""
+        return self.gate != Gate() or self.absence_deletes
 
     @cached_property
     def _fields_by_name(self) -> dict[str, FieldSpec]:

@@ -118,6 +118,7 @@ class Publisher:
     ) -> None:
         self.conn, self.target = conn, target
         self.business_date, self.path, self.prior = business_date, path, prior
+        self._keys_found = False
         self._values: dict[str, Any] = {
             "load": load_id,
             "type": target.spec.name,
@@ -236,7 +237,8 @@ class Publisher:
 
     def derive(self) -> Counts:
         """merge, scd2: work out anew, from all deliveries, every key that this load touches."""
-        self.find_keys([self.prior])
+        if not self._keys_found:
+            self.find_keys([self.prior])
         return self.derive_found()
 
     def find_keys(self, touched: Sequence[int | None]) -> None:
@@ -246,6 +248,7 @@ class Publisher:
             and_absent = sql.SQL(statements("publish")["and_absent"])
             and_absent = and_absent.format(**self.target.names)  # type: ignore[assignment]
         self._run("derive_keys", {"touched": list(touched)}, and_absent=and_absent)
+        self._keys_found = True
 
     def derive_found(self) -> Counts:
         """The same for the keys found before."""

@@ -192,6 +192,9 @@ def test_help_has_examples() -> None:
         ["check", "--help"],
         ["backfill", "--help"],
         ["unload", "--help"],
+        ["held", "--help"],
+        ["release", "--help"],
+        ["refuse", "--help"],
     ):
         done = subprocess.run([str(IMPORTER), *args], capture_output=True, text=True, check=False)
         assert done.returncode == 0

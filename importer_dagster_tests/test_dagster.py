@@ -48,7 +48,8 @@ DEFINITIONS = "importer_dagster_tests.dagster_project"
 SPECS = {
     "alpha": "schema: {fields: [{name: id, type: integer}, {name: v, checks: [harm]}], primaryKey: [id]}\n"
     "write_disposition: merge\n",
-    "beta": "schema: {fields: [{name: id, type: integer}, {name: v, checks: [harm]}]}\n",
+    "beta": "schema: {fields: [{name: id, type: integer}, {name: v, checks: [harm]}]}\n"
+    "gate: {rejects: {count: 3}}\n",
     "gamma": "title: The third\n"
     "description: Refers to the first.\n"
     "owner: sales team\n"
@@ -354,6 +355,38 @@ def test_one_bad_file_then_only_that_file_again(project: Project):
     [event] = project.events(second, dg.DagsterEventType.ASSET_MATERIALIZATION, "alpha")
     assert event.materialization.metadata["rows_loaded"].value == 2
     assert event.materialization.metadata["files_unchanged"].value == 1
+
+
+def test_a_held_delivery_fails_its_step_until_it_is_released(project: Project):
+    project.deliver(day(14), "beta", "id,v\n1,a\n" + "x,a\n" * 4)
+    first = project.run(day(14), types=["beta"])
+    [failed] = first.failed
+    (load_id,) = project.query("SELECT load_id FROM importer.loads WHERE status = 'held'")[0]
+    assert "beta.csv: held: 4 rejected records are more than 3 (gate.rejects)" in failed.error
+    assert f"importer release {load_id}" in failed.error
+    assert not project.events(first, dg.DagsterEventType.STEP_UP_FOR_RETRY, "beta")
+    assert day(14) not in project.materialized("beta")
+    assert gate_of(project, first) == (False, f"importer release {load_id}, or importer refuse {load_id}")
+    # the schedule asks for it again, which changes nothing
+    assert not project.run(day(14), types=["beta"]).success
+    assert project.query("SELECT count(*) FROM importer.loads WHERE business_date = %s", day(14)) == [(1,)]
+
+    released = subprocess.run(
+        [sys.executable, "-m", "importer_dagster.cli", "release", str(load_id), "--reason", "fine"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert released.returncode == 0, released.stderr
+    assert project.query("SELECT count(*) FROM beta WHERE _business_date = %s", day(14)) == [(1,)]
+    again = project.run(day(14), types=["beta"])
+    assert again.success
+    assert day(14) in project.materialized("beta")
+    assert gate_of(project, again) == (True, None)  # a person decided
+
+
+def gate_of(project: Project, result: LaunchResult) -> tuple[bool, str | None]:
+    checks = project.events(result, dg.DagsterEventType.ASSET_CHECK_EVALUATION, "beta")
+    [found] = [c for e in checks if (c := e.asset_check_evaluation_data).check_name == "gate"]
+    return found.passed, found.metadata["remedy"].value if "remedy" in found.metadata else None
 
 
 def test_a_type_that_crashes_stops_no_other(project: Project):

@@ -33,6 +33,7 @@ sendings = st.lists(st.tuples(places, contents), min_size=1, max_size=8)
 def spec_of(kind: str) -> TableSpec:
     disposition, _, absent = kind.partition(" ")
     more = {"scd2": {"absent": absent}} if absent else {}
+    more["gate"] = {"empty": "load"}
     fields = [{"name": "id", "type": "integer"}, {"name": "v"}]
     return make_spec(
         name=kind.replace(" ", "_"), fields=fields, key=["id"], write_disposition=disposition, **more

@@ -81,7 +81,7 @@ def test_replace_keeps_the_newest_day_of_each_tenant(inbox: Inbox, query: Query)
 
 
 def test_replace_resend_of_one_of_two_files_of_a_day(inbox: Inbox, query: Query) -> None:
-    spec = make_spec(write_disposition="replace", key=["id"])
+    spec = make_spec(write_disposition="replace", key=["id"], gate={"empty": "load"})
     inbox.load(spec, HEADER + "1,a,1\n2,b,1\n", path="p")
     inbox.load(spec, HEADER + "2,q,1\n3,c,1\n", path="q")
     inbox.load(spec, HEADER + "2,bb,1\n", path="p")

@@ -1,7 +1,7 @@
 """The ``importer`` command: the hand tool beside the Dagster UI.
 
 Exit codes: 0 done (loaded or unchanged), 1 a bug, 2 usage (arguments, settings,
-specs), 3 refused, 4 the database or the source could not be reached.
+specs), 3 refused or held, 4 the database or the source could not be reached.
 
 What does not belong here: any logic that the assets need too (``pipeline.py``).
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import click
 
 from importer_dagster import __version__
-from importer_dagster.cli import drift, ledger, load, operate, specs
+from importer_dagster.cli import drift, gate, ledger, load, operate, specs
 from importer_dagster.cli.common import Group
 
 
@@ -37,6 +37,9 @@ for _command in (
     ledger.status,
     ledger.rejects,
     ledger.unload,
+    gate.held,
+    gate.release,
+    gate.refuse,
     drift.drift,
     specs.infer,
     operate.backfill,

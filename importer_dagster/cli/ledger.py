@@ -36,11 +36,20 @@ def status(as_json: bool) -> None:
         click.echo(json.dumps(rows, default=str, ensure_ascii=False))
         return
     table = Table(
-        "type", "tenant", "last day", "days late", "deliveries", "loaded", "rejected", "refused", "why"
+        "type",
+        "tenant",
+        "last day",
+        "days late",
+        "deliveries",
+        "loaded",
+        "rejected",
+        "refused",
+        "held",
+        "why",
     )
     for r in rows:
         cells = [r["type"], r["tenant"], r["last_business_date"], r["days_late"], r["deliveries"],
-                 r["rows_loaded"], r["rows_rejected"], r["refused"], (r["last_reason"] or "")[:80]]  # fmt: skip
+                 r["rows_loaded"], r["rows_rejected"], r["refused"], r["held"], (r["last_reason"] or "")[:80]]  # fmt: skip
         table.add_row(*("" if c is None else str(c).replace("[", r"\[") for c in cells))
     console.print(table if rows else "Nothing has been imported yet.")
 

@@ -38,6 +38,9 @@ def load(
     Examples:
       importer load salestaxrate inbox/2024-01-31/acme/salestaxrate.csv
       importer load salestaxrate /tmp/rates.csv --tenant acme --date 2024-01-31 --json
+
+    Exit codes: 0 loaded or unchanged, 2 usage, 3 refused, or held by the type's gate,
+    4 the database or the file could not be reached.
     """
     from importer_dagster.pipeline import import_delivery
     from importer_dagster.source import delivery_of_file
@@ -60,7 +63,7 @@ def load(
         click.echo(json.dumps(_result_json(result), ensure_ascii=False))
     else:
         _print_result(result, spec)
-    if result.status == "refused":
+    if result.status in ("refused", "held"):
         sys.exit(3)
 
 
@@ -105,7 +108,7 @@ def _rehearse(
         _print_result(result, spec, rehearsed=True)
         if result.rejects is not None and len(result.rejects):
             print_rejects(result.rejects.slice(0, 50).to_pylist())
-    if result.status == "refused":
+    if result.status in ("refused", "held"):
         sys.exit(3)
 
 
@@ -169,9 +172,9 @@ def _failed_json(error: ImporterError) -> dict[str, Any]:
 def _print_result(result: Any, spec: TableSpec, *, rehearsed: bool = False) -> None:
     d = result.delivery
     verb = {"loaded": "would be loaded" if rehearsed else "loaded"}.get(result.status, result.status)
-    color = {"loaded": "green", "unchanged": "cyan"}.get(result.status, "red")
+    color = {"loaded": "green", "unchanged": "cyan", "held": "yellow"}.get(result.status, "red")
     whose = f", tenant {d.tenant}" if d.tenant else ""
-    load = f" as load {result.load_id}" if result.load_id and result.status == "loaded" else ""
+    load = f" as load {result.load_id}" if result.load_id and result.status in ("loaded", "held") else ""
     console.print(
         f"[{color}]{verb}[/{color}]{load}: {plain(d.path)} → {spec.name}{whose}, {d.business_date}",
         soft_wrap=True,
@@ -182,6 +185,11 @@ def _print_result(result: Any, spec: TableSpec, *, rehearsed: bool = False) -> N
     )
     if result.reason:
         console.print(f"  {plain(result.reason)}", soft_wrap=True)
+    for finding in result.gate:
+        if finding.action == "warn":
+            console.print(
+                f"  [yellow]gate[/yellow]: {plain(finding.detail)} (gate.{finding.rule})", soft_wrap=True
+            )
     for event in result.drift:
         about = f"drift: {event.kind} {plain(event.column_name or '')}"
         about = "warning" if event.kind == "warning" else about

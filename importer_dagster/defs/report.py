@@ -178,6 +178,10 @@ def check_specs(spec: TableSpec) -> list[dg.AssetCheckSpec]:
         dg.AssetCheckSpec("rejects", asset=spec.name, description="No record was put aside."),
         dg.AssetCheckSpec("drift", asset=spec.name, description="The headers are those of the spec."),
     ]
+    if spec.is_gated:
+        checks.append(
+            dg.AssetCheckSpec("gate", asset=spec.name, description="Nothing is suspicious or held.")
+        )
     if spec.tableschema.foreignKeys:
         checks.append(
             dg.AssetCheckSpec(
@@ -220,6 +224,31 @@ def drift_result(spec: TableSpec, drift: Sequence[Mapping[str, Any]]) -> dg.Asse
     news = [event for event in drift if not event["known"]]
     hint = {"events": len(drift), **({"remedy": f"importer drift {spec.name}"} if news else {})}
     return _result(spec, "drift", not news, hint, drift[:PREVIEW_REJECTS])
+
+
+def gate_result(
+    spec: TableSpec, warehouse: Warehouse, results: Iterable[LoadResult]
+) -> dg.AssetCheckResult | None:
+    """Warns of what the gate objected to, unless a person decided; None where there is no gate."""
+    if not spec.is_gated:
+        return None
+    ids = [r.load_id for r in results if r.load_id is not None]
+    with warehouse.connect() as conn:
+        found = (
+            conn.cursor(row_factory=dict_row)
+            .execute(
+                """
+                SELECT l.load_id AS load, l.status, g.rule, g.detail, l.decided_by AS "decided by"
+                FROM importer.gate g JOIN importer.loads l USING (load_id)
+                WHERE load_id = ANY(%s) ORDER BY l.decided_by IS NOT NULL, load_id LIMIT %s
+                """,
+                (ids, PREVIEW_REJECTS),
+            )
+            .fetchall()
+        )
+    held = [row["load"] for row in found if row["status"] == "held"]
+    remedy = {"remedy": f"importer release {held[0]}, or importer refuse {held[0]}"} if held else {}
+    return _result(spec, "gate", all(row["decided by"] is not None for row in found), remedy, found)
 
 
 def _result(

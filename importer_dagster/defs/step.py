@@ -20,6 +20,7 @@ from importer_dagster.defs.report import (
     check_results,
     drift_of,
     drift_result,
+    gate_result,
     markdown_table,
     read_account,
 )
@@ -83,6 +84,9 @@ def run_step(
         yield from check_results(spec, warehouse, accounts.values(), drift)
     elif drift:
         yield drift_result(spec, drift)
+    results = [o.result for o in outcomes if o.result is not None]
+    if (accounts or results or not bad) and (gate := gate_result(spec, warehouse, results)):
+        yield gate
     if set(good_days) == set(days):
         yield _materialize_all(context, accounts)
         return
