@@ -22,7 +22,13 @@ _reason = click.option("--reason", metavar="WHY", help="Why, for the ledger.")
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array, one object per load.")
 def held(as_json: bool) -> None:
-    """List deliveries that a gate holds, with the reasons, the longest waiting first."""
+    """List deliveries that a gate holds, with the reasons, the longest waiting first.
+
+    \b
+    Examples:
+      importer held
+      importer held --json
+    """
     from importer_dagster import ledger
 
     with warehouse_of(Settings.from_env()) as warehouse:
