@@ -205,7 +205,8 @@ class _Reading:
             if name and name in places:
                 raise RefusedError(
                     f"The header has the name {name[:_SHOWN]!r} twice, as columns {places[name] + 1} and {i + 1}. "
-                    "Ask the supplier for distinct names.",
+                    f"Ask the supplier for distinct names, or declare header: false with headerRows: [{self.line}] and "
+                    "name the fields by position.",
                     rule="header.duplicate",
                     line=self.line,
                     column=name,
@@ -217,7 +218,7 @@ class _Reading:
         if nameless and (len(nameless) > 1 or "" not in known):
             raise RefusedError(
                 f"Column {nameless[0] + 1} of the header has no name. Ask the supplier for one, or declare "
-                "header: false and name the fields by position.",
+                f"header: false with headerRows: [{self.line}] and name the fields by position.",
                 rule="header.empty",
                 line=self.line,
             )

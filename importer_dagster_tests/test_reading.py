@@ -544,6 +544,12 @@ def test_headers_that_are_refused(files: Files) -> None:
         files.refuses(content, "empty")
 
 
+def test_a_header_that_cannot_be_used_can_be_passed_over(files: Files) -> None:
+    for header in ("id,name,id", "id,,age"):
+        found = files.read(f"{header}\n1,x,001\n", "a b c", header=False, headerRows=[1])
+        assert (found.rows, found.rules) == ([("1", "x", "001")], [])
+
+
 def test_names_are_kept_as_they_are(files: Files) -> None:
     names = ["'; DROP TABLE x; --", '"', "100%", "{x}", "two\nlines", "ü", "#1", "select"]
     header = ",".join('"' + n.replace('"', '""') + '"' for n in names)
