@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo dev test lint fix bench fuzz clean help
+.PHONY: demo dev test lint fix bench flood fuzz clean help
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ fix: $(VENV)/.ready  ## let the tools mend what they can
 
 bench: $(VENV)/.ready  ## measure against psql \copy; takes several minutes
 	$(BIN)/python -m benchmarks
+
+flood: $(VENV)/.ready  ## many processes at once: how many write, what waiting costs
+	$(BIN)/python -m importer_dagster_tests.flood
 
 MINUTES ?= 5
 fuzz: $(VENV)/.ready  ## feed hostile files to the reader; MINUTES=60 for an hour

@@ -95,14 +95,14 @@ def release(
         conn.rollback()
         spec = specs[row["type"]]
         target = Target(spec, has_tenant(spec), warehouse.schema)
+    with warehouse.writing(row["type"], row["tenant"], size=row["bytes"]) as conn:
         ensure_tables(warehouse, target)
-        with warehouse.writing(conn, row["type"], row["tenant"]):
-            row = _held(conn, load_id)  # someone else may have been quicker
-            settled = _release(conn, with_gained(conn, target), row, by, why)
-            if dry_run:
-                conn.rollback()
-            else:
-                conn.commit()
+        row = _held(conn, load_id)  # someone else may have been quicker
+        settled = _release(conn, with_gained(conn, target), row, by, why)
+        if dry_run:
+            conn.rollback()
+        else:
+            conn.commit()
     return settled
 
 
@@ -119,15 +119,15 @@ def refuse(
     with warehouse.connect() as conn:
         row = _held(conn, load_id)
         conn.rollback()
-        with warehouse.writing(conn, row["type"], row["tenant"]):
-            row = _held(conn, load_id)
-            rows = _count(conn, row)
-            ledger.refuse_held(conn, load_id, by=by, why=why)
-            _drop(conn, row["type"], load_id)
-            if dry_run:
-                conn.rollback()
-            else:
-                conn.commit()
+    with warehouse.writing(row["type"], row["tenant"], size=0) as conn:
+        row = _held(conn, load_id)
+        rows = _count(conn, row)
+        ledger.refuse_held(conn, load_id, by=by, why=why)
+        _drop(conn, row["type"], load_id)
+        if dry_run:
+            conn.rollback()
+        else:
+            conn.commit()
     return _settled(row, rows, Counts(), Changes())
 
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
+from importer_dagster import ledger, turns
 from importer_dagster.embedded import EmbeddedServer, ensure_server
 from importer_dagster.errors import ImporterError, UsageError, WarehouseError
 from importer_dagster.settings import Settings
@@ -74,7 +75,7 @@ def prepare_environment(settings: Settings) -> Environment:
     assert resolved.warehouse_url is not None
     home = _dagster_home(settings)
     _export(resolved, dagster_url, home)
-    _prepare_storage(dagster_url, settings.db_writes)
+    _prepare_storage(dagster_url, _cap(resolved))
     log.debug("Warehouse %s, Dagster's storage %s", redact(resolved.warehouse_url), redact(dagster_url))
     return Environment(resolved, dagster_url, home, server)
 
@@ -187,6 +188,14 @@ def _export(settings: Settings, dagster_url: str, dagster_home: Path) -> None:
 
 
 # --- Dagster's storage ---------------------------------------------------------------
+
+
+def _cap(settings: Settings) -> int:
+    """What `importer cap` has set, else IMPORTER_DB_WRITES; the pool's limit is the same."""
+    assert settings.warehouse_url is not None
+    with Warehouse(settings.warehouse_url).connect() as conn:
+        current = ledger.is_current(conn)
+        return (turns.get_cap(conn) if current else None) or settings.db_writes
 
 
 def _prepare_storage(url: str, db_writes: int) -> None:

@@ -23,7 +23,7 @@ from importer_dagster.errors import UsageError
 from importer_dagster.model import Delivery, DriftEvent, Finding
 from importer_dagster.warehouse import SETUP_LOCK, Warehouse
 
-LATEST_REVISION = "0004"
+LATEST_REVISION = "0005"
 
 _COUNTS = ("rows_read", "rows_loaded", "rows_rejected", "rows_skipped", "rows_unchanged")
 
@@ -122,6 +122,11 @@ def newest_rank(
 def exists(conn: psycopg.Connection) -> bool:
     """Whether the warehouse has a ledger yet."""
     return _revision(conn) is not None
+
+
+def is_current(conn: psycopg.Connection) -> bool:
+    """Whether the ledger is of this version of the importer."""
+    return _revision(conn) == LATEST_REVISION
 
 
 def begin_load(

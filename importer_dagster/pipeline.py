@@ -15,6 +15,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import date
 from functools import partial
@@ -96,7 +97,7 @@ def _record_failure(
 ) -> None:
     """Put a failure on the ledger, if the database can be reached for that."""
     try:
-        with warehouse.connect() as conn:
+        with warehouse.writing(delivery.type, delivery.tenant, size=0) as conn:
             load_id = ledger.begin_load(conn, delivery, spec.hash, run_id)
             ledger.finish_load(
                 conn, load_id, status="failed", counts={}, size=delivery.size, sha256=None, reason=str(error)
@@ -154,12 +155,13 @@ class _Import:
         with self.warehouse.connect() as conn:
             if same := self._already_settled(conn):
                 return same
+        # no connection is kept while it waits for its turn
+        with self._writing() as conn:
+            if same := self._already_settled(conn, alone=True):
+                return same  # someone else was quicker
             try:
                 ensure_tables(self.warehouse, self.target)
-                with self.warehouse.writing(conn, self.delivery.type, self.delivery.tenant, self._waiting):
-                    if same := self._already_settled(conn, alone=True):
-                        return same  # someone else was quicker
-                    return self._load_settled(conn)
+                return self._load_settled(conn)
             except RefusedError as error:
                 conn.rollback()
                 return self._refused(conn, error)
@@ -167,14 +169,20 @@ class _Import:
     def _rehearse(self) -> LoadResult:
         """Everything in one transaction, tables and ledger row included, and then a rollback."""
         with self.warehouse.connect() as conn:
-            self.has_ledger = ledger.exists(conn)
+            self.has_ledger, queue = ledger.exists(conn), ledger.is_current(conn)
             if self.has_ledger and (same := self._already_settled(conn)):
                 return same
+        # a database without a ledger has no queue, and nobody who writes
+        with self._writing() if queue else self.warehouse.connect() as conn:
             try:
-                with self.warehouse.writing(conn, self.delivery.type, self.delivery.tenant, self._waiting):
-                    return self._load_settled(conn)
+                return self._load_settled(conn)
             except RefusedError as error:
                 return self._refused(conn, error)
+
+    def _writing(self) -> AbstractContextManager[psycopg.Connection]:
+        return self.warehouse.writing(
+            self.delivery.type, self.delivery.tenant, size=self.size, on_wait=self._waiting
+        )
 
     def _waiting(self, seconds: float) -> None:
         if seconds > 5:

@@ -36,6 +36,8 @@ class Settings:
     start_date: date = date(2024, 1, 1)
     schedule: str = "0 6 * * *"
     lookback_days: int = 14
+    lock_timeout: int = 60
+    statement_timeout: int = 3600
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -53,6 +55,8 @@ class Settings:
             start_date=_date(env, "IMPORTER_START_DATE", cls.start_date),
             schedule=env.get("IMPORTER_SCHEDULE") or cls.schedule,
             lookback_days=_positive(env, "IMPORTER_LOOKBACK_DAYS", cls.lookback_days),
+            lock_timeout=_positive(env, "IMPORTER_LOCK_TIMEOUT", cls.lock_timeout),
+            statement_timeout=_positive(env, "IMPORTER_STATEMENT_TIMEOUT", cls.statement_timeout),
         )
 
 

@@ -70,16 +70,16 @@ def unload(
         conn.rollback()
         spec = specs[row["type"]]
         target = Target(spec, has_tenant(spec), warehouse.schema)
+    with warehouse.writing(row["type"], row["tenant"], size=row["bytes"]) as conn:
         ensure_tables(warehouse, target)
-        with warehouse.writing(conn, row["type"], row["tenant"]):
-            row = _loaded(conn, load_id)  # someone else may have been quicker
-            result = _unload(conn, with_gained(conn, target), row, by, why)
-            if spec.versions:
-                ledger.settle_versions(conn, row["type"], row["tenant"], declarations(spec))
-            if dry_run:
-                conn.rollback()
-            else:
-                conn.commit()
+        row = _loaded(conn, load_id)  # someone else may have been quicker
+        result = _unload(conn, with_gained(conn, target), row, by, why)
+        if spec.versions:
+            ledger.settle_versions(conn, row["type"], row["tenant"], declarations(spec))
+        if dry_run:
+            conn.rollback()
+        else:
+            conn.commit()
     return result
 
 

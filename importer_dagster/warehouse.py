@@ -1,24 +1,20 @@
-"""Talking to PostgreSQL: connections, what their errors mean, and the cap on writers.
+"""Talking to PostgreSQL: connections, their time-outs, and what their errors mean.
 
-The cap (``IMPORTER_DB_WRITES``) is a semaphore of session advisory locks: a
-writer holds lock number k < N of a fixed namespace while it writes. Such a lock
-vanishes with its session, so a crashed writer can never leak its slot.
-
-What does not belong here: any statement about data tables (``writer.py``) or
-about the ledger (``ledger.py``).
+What does not belong here: any statement about data tables (``writer.py``),
+about the ledger (``ledger.py``), or whose turn it is to write (``turns.py``).
 """
 
 from __future__ import annotations
 
-import random
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 from psycopg import errors as pg
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from importer_dagster.errors import (
@@ -28,14 +24,18 @@ from importer_dagster.errors import (
     WarehouseError,
     WarehouseUnavailable,
 )
+from importer_dagster.settings import Settings
+from importer_dagster.turns import Turn
 
 # First key of the two-key advisory locks; any fixed number that others hardly use.
-SLOT_LOCKS = 0x1A57E001
-LOAD_LOCKS = 0x1A57E002
 SETUP_LOCK = 0x1A57E003
 
 _CONNECT_TIMEOUT_S = 10
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.02, 1.0
+# A hung importer gives its locks back. Long, since validation may pause a transaction.
+_IDLE_IN_TRANSACTION_S = 600
+# A peer that acknowledges nothing is dead after this time. Not shorter: to the kernel a
+# database that takes no data while it waits for its disk looks the same.
+_UNACKNOWLEDGED_MS = 600_000
 
 # SQLSTATE classes and codes after which the same statement may well succeed.
 _TRANSIENT_CLASSES = (
@@ -46,7 +46,10 @@ _TRANSIENT_CLASSES = (
     "57",  # operator intervention: shutdown, crash, cannot connect now, cancelled
     "58",  # system error: I/O
 )
-_TRANSIENT_CODES = {"25006"}  # read-only transaction: a replica just before or after a fail-over
+_TRANSIENT_CODES = {
+    "25006",  # read-only transaction: a replica just before or after a fail-over
+    "25P03",  # idle in transaction for too long: this process was stopped for a while
+}
 
 
 def redact(url: str) -> str:
@@ -129,15 +132,36 @@ def refusal_of(error: psycopg.Error) -> RefusedError | None:
 class Warehouse:
     """The PostgreSQL database that BI reads. Cheap to make; connects when asked.
 
-    ``db_writes`` is the cap on writing sessions, over all processes that use
-    the same database and the same number. ``schema`` holds the data tables.
+    ``db_writes`` is the cap on writing sessions over all processes, unless
+    ``importer cap`` has set one in the database. ``schema`` holds the data
+    tables. ``lock_timeout`` and ``statement_timeout`` are seconds, 0 for none; a
+    COPY knows no time-out.
     """
 
-    def __init__(self, url: str, *, db_writes: int = 4, schema: str = "public") -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        db_writes: int = 4,
+        schema: str = "public",
+        lock_timeout: float = 60,
+        statement_timeout: float = 3600,
+    ) -> None:
         self.url = plain_url(url)
         self.db_writes = db_writes
+        self.lock_timeout, self.statement_timeout = lock_timeout, statement_timeout
         self.schema = schema
         self.prepared: set[str] = set()  # what this process already made sure of
+
+    @classmethod
+    def of(cls, settings: Settings, url: str) -> Warehouse:
+        """The warehouse at ``url`` with the cap and the time-outs of ``settings``."""
+        return cls(
+            url,
+            db_writes=settings.db_writes,
+            lock_timeout=settings.lock_timeout,
+            statement_timeout=settings.statement_timeout,
+        )
 
     def __repr__(self) -> str:
         return f"Warehouse({redact(self.url)!r})"
@@ -157,10 +181,11 @@ class Warehouse:
                 keepalives_idle=30,
                 keepalives_interval=10,
                 keepalives_count=3,
+                tcp_user_timeout=_UNACKNOWLEDGED_MS,
                 autocommit=True,
             ) as conn,
         ):
-            conn.execute("SET TimeZone = 'UTC'; SET client_min_messages = 'warning'")
+            conn.execute(self._session_settings())
             conn.autocommit = False
             try:
                 yield conn
@@ -176,58 +201,82 @@ class Warehouse:
         except psycopg.Error as error:
             raise translate(error, self.url) from error
 
+    def _session_settings(self) -> sql.Composed:
+        """The server's end too notices a peer that is gone, and gives its locks back."""
+        values = {
+            "TimeZone": "UTC",
+            "client_min_messages": "warning",
+            "lock_timeout": f"{int(self.lock_timeout * 1000)}ms",
+            "statement_timeout": f"{int(self.statement_timeout * 1000)}ms",
+            "idle_in_transaction_session_timeout": f"{_IDLE_IN_TRANSACTION_S}s",
+            "tcp_keepalives_idle": "30",
+            "tcp_keepalives_interval": "10",
+            "tcp_keepalives_count": "3",
+        }
+        pairs = (sql.SQL("SET {} = {}").format(sql.Identifier(k.lower()), v) for k, v in values.items())
+        return sql.SQL("; ").join(pairs)
+
     @contextmanager
     def writing(
         self,
-        conn: psycopg.Connection,
         type_name: str,
         tenant: str,
+        *,
+        size: int | None = None,
         on_wait: Callable[[float], None] | None = None,
-    ) -> Iterator[None]:
-        """Hold a slot of the cap, and the lock of one type and tenant, during the block.
+    ) -> Iterator[psycopg.Connection]:
+        """A connection that holds a slot of the cap, and the lock of one type and tenant.
 
-        The lock is only ever tried, never waited for, while a slot is held: so
-        whoever holds the lock also holds a slot, and the two cannot deadlock.
-        ``on_wait`` is called with the seconds waited so far.
+        Waits for it as long as it takes, without a connection unless it is next
+        in line. ``size`` in bytes: small files have turns of their own.
+        ``on_wait`` is called with the seconds waited so far. The ledger must be
+        migrated.
         """
-        start, pause = time.monotonic(), _FIRST_WAIT_S
+        turn = Turn(type_name, tenant, size, self.db_writes)
+        start = time.monotonic()
         while True:
-            slot = _try_slot(conn, self.db_writes)
-            if slot is not None:
-                if _try_load_lock(conn, type_name, tenant):
-                    break
-                _unlock(conn, SLOT_LOCKS, slot)
-            if on_wait:
-                on_wait(time.monotonic() - start)
-            # jitter, so that waiting processes do not ask in step
-            time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - no secret depends on it
-            pause = min(pause * 2, _LONGEST_WAIT_S)
+            with self.connect() as conn:
+                pause = self._wait_connected(conn, turn, start, on_wait)
+                if pause is None:
+                    try:
+                        yield conn
+                        return
+                    finally:
+                        _release(conn)
+            time.sleep(pause)
+
+    def _wait_connected(
+        self,
+        conn: psycopg.Connection,
+        turn: Turn,
+        start: float,
+        on_wait: Callable[[float], None] | None,
+    ) -> float | None:
+        """None once the turn has come; else the seconds to sleep without the connection."""
         try:
-            yield
-        finally:
-            if not conn.closed and not conn.broken:
-                conn.rollback()
-                conn.execute("SELECT pg_advisory_unlock_all()")
-                conn.commit()
+            while (place := turn.ask(conn)) is not None:
+                turn.waited = time.monotonic() - start
+                if on_wait:
+                    on_wait(turn.waited)
+                if not place.next_in_line:
+                    return place.pause
+                time.sleep(place.pause)
+        except BaseException:
+            _give_up(conn, turn)
+            raise
+        return None
 
 
-def _try_slot(conn: psycopg.Connection, cap: int) -> int | None:
-    for slot in range(cap):
-        row = conn.execute("SELECT pg_try_advisory_lock(%s, %s)", (SLOT_LOCKS, slot)).fetchone()
+def _give_up(conn: psycopg.Connection, turn: Turn) -> None:
+    """Leave the queue at once, so that nobody waits for one who is gone."""
+    with suppress(psycopg.Error):
+        conn.rollback()
+        turn.leave(conn)
         conn.commit()
-        if row and row[0]:
-            return slot
-    return None
 
 
-def _try_load_lock(conn: psycopg.Connection, type_name: str, tenant: str) -> bool:
-    row = conn.execute(
-        "SELECT pg_try_advisory_lock(%s, hashtext(%s))", (LOAD_LOCKS, f"{type_name}\n{tenant}")
-    ).fetchone()
-    conn.commit()
-    return bool(row and row[0])
-
-
-def _unlock(conn: psycopg.Connection, namespace: int, key: int) -> None:
-    conn.execute("SELECT pg_advisory_unlock(%s, %s)", (namespace, key))
-    conn.commit()
+def _release(conn: psycopg.Connection) -> None:
+    if not conn.closed and not conn.broken:
+        conn.rollback()
+        conn.execute("SELECT pg_advisory_unlock_all()")
+        conn.commit()

@@ -43,6 +43,7 @@ class RowStream:
     _stack: ExitStack | None = field(default=None, init=False)
     _copy: psycopg.Copy | None = field(default=None, init=False)
     _encoder: Any = field(default=None, init=False)
+    _timeout: str = field(default="0", init=False)  # of other statements; a COPY takes what the file takes
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Send one batch; its schema is ``arrow_schema``."""
@@ -58,6 +59,7 @@ class RowStream:
         )
         self._encoder = schema.copy_encoder(self.arrow_schema, self.spec)
         self._stack = ExitStack()
+        self._timeout = statement_timeout(self.conn, "0")
         self._copy = self._stack.enter_context(self.conn.cursor().copy(statement))
         self._copy.write(self._encoder.write_header())
 
@@ -68,6 +70,7 @@ class RowStream:
         self._copy.write(self._encoder.finish())
         stack, self._stack, self._copy = self._stack, None, None
         stack.close()
+        statement_timeout(self.conn, self._timeout)
 
     def abort(self, error: BaseException) -> None:
         """Break the COPY off; the transaction is then good only for a rollback."""
@@ -76,6 +79,15 @@ class RowStream:
             # the COPY ends with an error by design; ``error`` is the one that counts
             with suppress(psycopg.Error):
                 stack.__exit__(type(error), error, error.__traceback__)
+
+
+def statement_timeout(conn: psycopg.Connection, value: str) -> str:
+    """Set it for the rest of the transaction; returns what it was."""
+    row = conn.execute(
+        "SELECT current_setting('statement_timeout'), set_config('statement_timeout', %s, true)", (value,)
+    ).fetchone()
+    assert row
+    return str(row[0])
 
 
 # --- publishing -------------------------------------------------------------------

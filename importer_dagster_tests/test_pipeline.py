@@ -10,7 +10,8 @@ from conftest import DAY, Inbox, Query, make_spec
 
 from importer_dagster import pipeline
 from importer_dagster.errors import WarehouseError, WarehouseUnavailable
-from importer_dagster.warehouse import SLOT_LOCKS, Warehouse
+from importer_dagster.turns import SLOT_LOCKS
+from importer_dagster.warehouse import Warehouse
 
 HEADER = "id,v,n\n"
 

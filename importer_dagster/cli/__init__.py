@@ -11,7 +11,7 @@ from __future__ import annotations
 import click
 
 from importer_dagster import __version__
-from importer_dagster.cli import drift, gate, ledger, load, operate, specs
+from importer_dagster.cli import cap, drift, gate, ledger, load, operate, specs
 from importer_dagster.cli.common import Group
 
 
@@ -42,6 +42,7 @@ for _command in (
     gate.refuse,
     drift.drift,
     specs.infer,
+    cap.cap,
     operate.backfill,
     operate.demo,
     operate.dev,

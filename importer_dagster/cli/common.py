@@ -77,12 +77,12 @@ def warehouse_of(settings: Settings) -> Iterator[Any]:
     from importer_dagster.warehouse import Warehouse
 
     if settings.warehouse_url:
-        yield Warehouse(settings.warehouse_url, db_writes=settings.db_writes)
+        yield Warehouse.of(settings, settings.warehouse_url)
         return
     from importer_dagster.embedded import ensure_server
 
     server = ensure_server(settings.home)
-    yield Warehouse(server.url("warehouse"), db_writes=settings.db_writes)
+    yield Warehouse.of(settings, server.url("warehouse"))
 
 
 def specs_of(settings: Settings) -> Specs:

@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
+from importer_dagster.defs import patience
 from importer_dagster.settings import Settings
 from importer_dagster.source import find_deliveries
 from importer_dagster.spec import TableSpec
@@ -52,17 +53,18 @@ Gap = tuple[date, date]  # first and last day
 
 def build_job(types: Collection[str], *, settings: Settings) -> "dg.UnresolvedAssetJobDefinition":
     """The job that imports all types of a day, each in a process of its own."""
+    patience.install()
     return dg.define_asset_job(
         JOB,
         selection=dg.AssetSelection.assets(*sorted(types)),
-        executor_def=dg.multiprocess_executor.configured(_executor_config(settings)),
+        executor_def=dg.multiprocess_executor.configured(_executor_config()),
         description="Imports one day (or a range of days) of all types, each in a process of its own.",
     )
 
 
-def _executor_config(settings: Settings) -> dict[str, object]:
-    """Never more processes than may write: those that wait for a slot of the pool would only cost."""
-    config: dict[str, object] = {"max_concurrent": min(settings.db_writes, max(2, os.cpu_count() or 2))}
+def _executor_config() -> dict[str, object]:
+    """As many processes as cores: the pool's limit, which may change, keeps the others from starting."""
+    config: dict[str, object] = {"max_concurrent": max(2, os.cpu_count() or 2)}
     if "forkserver" in multiprocessing.get_all_start_methods():
         config["start_method"] = {"forkserver": {"preload_modules": PRELOAD}}
     return config

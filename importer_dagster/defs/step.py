@@ -106,7 +106,7 @@ def _warehouse(settings: Settings) -> Warehouse:
             "which sets it, or set it where the daemon and the webserver are started.",
             allow_retries=False,
         )
-    return Warehouse(settings.warehouse_url, db_writes=settings.db_writes)
+    return Warehouse.of(settings, settings.warehouse_url)
 
 
 def _deliveries(
@@ -128,7 +128,7 @@ def _import_all(
     context: dg.AssetExecutionContext, spec: TableSpec, deliveries: Sequence[Delivery], warehouse: Warehouse
 ) -> list[Outcome]:
     outcomes: list[Outcome] = []
-    for delivery in deliveries:
+    for delivery in small_tenants_first(deliveries):
         if outcomes and isinstance(outcomes[-1].error, WarehouseUnavailable):
             # nothing else would fare better; the retry comes back to it
             outcomes.append(Outcome(delivery, error=outcomes[-1].error))
@@ -144,6 +144,14 @@ def _import_all(
         else:
             context.log.error(f"{delivery.path}: {outcome.reason}", exc_info=_bug(outcome.error))
     return outcomes
+
+
+def small_tenants_first(deliveries: Sequence[Delivery]) -> list[Delivery]:
+    """By how much each tenant sent, so that nobody waits behind one huge file; each tenant's in their order."""
+    sent: dict[str, int] = {}
+    for d in deliveries:
+        sent[d.tenant] = sent.get(d.tenant, 0) + (d.size or 0)
+    return sorted(deliveries, key=lambda d: (sent[d.tenant], d.tenant))
 
 
 def _bug(error: Exception | None) -> Exception | None:

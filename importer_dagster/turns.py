@@ -1,0 +1,268 @@
+"""Whose turn it is to write: the cap, the slots, and the queue before them.
+
+The cap is a semaphore of session advisory locks: a writer holds lock number
+k < N of a fixed namespace while it writes. Such a lock vanishes with its
+session, so a crashed writer can never leak its slot.
+
+Those who wait have a row each in ``importer.waiting``. The first N of them, the
+next in line, keep one idle connection and ask often; all others close theirs
+and sleep, the longer the further behind they are. A row whose owner has not
+asked again by the time it promised is a dead one's and does not count.
+
+What does not belong here: connections (``warehouse.py``), and what is written.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import psycopg
+
+from importer_dagster.errors import UsageError
+
+# First key of the two-key advisory locks; any fixed number that others hardly use.
+SLOT_LOCKS = 0x1A57E001
+LOAD_LOCKS = 0x1A57E002
+
+SMALL_BYTES = 8 << 20  # one block of the reader; every other turn is for files below it
+CAP = "db_writes"
+
+NEXT_PAUSE_S = 0.1  # of those next in line, who are connected
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.3, 4.0  # of all others, who connect to ask
+_GRACE_S = 5.0  # a row counts this much longer than its owner promised
+
+# Queue order: the kind (small or large) that did not have the last turn comes first at
+# each position; within a kind the tenant whose last turn is longest ago, then who waits
+# longest. Of those who want the same type and tenant only the first counts, and none
+# while that one is being written: they could not use a slot.
+_ORDER = """
+WITH held AS (
+    SELECT classid::bigint AS space, objid::bigint AS key FROM pg_locks
+    WHERE locktype = 'advisory' AND granted AND objsubid = 2
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+), heads AS (
+    SELECT DISTINCT ON (w.type, w.tenant) w.* FROM importer.waiting w
+    WHERE w.due > clock_timestamp() AND NOT EXISTS (
+        SELECT FROM held WHERE space = %(load_locks)s
+          AND key = hashtext(w.type || E'\\n' || w.tenant)::bigint & 4294967295)
+    ORDER BY w.type, w.tenant, w.since, w.ticket
+), ranked AS (
+    SELECT h.ticket, h.small, h.since, row_number() OVER (
+        PARTITION BY h.small ORDER BY t.last NULLS FIRST, h.since, h.ticket) AS n
+    FROM heads h LEFT JOIN importer.turns t USING (tenant, small)
+), queue AS (
+    SELECT ticket, row_number() OVER (
+        ORDER BY n, small = coalesce((SELECT small FROM importer.turns ORDER BY last DESC LIMIT 1), false),
+                 since, ticket) - 1 AS ahead
+    FROM ranked
+)
+SELECT (SELECT value::int FROM importer.settings WHERE name = %(cap)s),
+       (SELECT count(*) FROM held WHERE space = %(slot_locks)s),
+       (SELECT ahead FROM queue WHERE ticket = %(ticket)s::bigint),
+       (SELECT count(*) FROM queue),
+       (SELECT due > clock_timestamp() + make_interval(secs => %(promised)s)
+        FROM importer.waiting WHERE ticket = %(ticket)s::bigint)
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a writer stands: slots free under the ``cap``, and how many come before it.
+
+    ``ahead`` is None for one that could not use a slot now: its type and tenant
+    is being written, or another waits longer for the same. ``counts`` is whether
+    its ticket is good until it asks again.
+    """
+
+    cap: int
+    free: int
+    ahead: int | None
+    counts: bool
+
+    @property
+    def first(self) -> bool:
+        """Whether a slot is free for it."""
+        return self.ahead is not None and self.ahead < self.free
+
+    @property
+    def next_in_line(self) -> bool:
+        """Whether it may keep a connection while it waits."""
+        return self.ahead is not None and self.ahead < self.cap
+
+    @property
+    def pause(self) -> float:
+        """Seconds until it asks again; jitter, so that the waiting do not ask in step."""
+        if self.next_in_line:
+            return NEXT_PAUSE_S * random.uniform(0.5, 1.5)  # noqa: S311 - no secret depends on it
+        behind = 3 if self.ahead is None else self.ahead / self.cap
+        return min(_FIRST_PAUSE_S * max(behind, 1), _LONGEST_PAUSE_S) * random.uniform(0.5, 1)  # noqa: S311
+
+
+class Turn:
+    """One writer's wait for its turn: a ticket in the queue, from the first question to the slot."""
+
+    def __init__(self, type_name: str, tenant: str, size: int | None, cap: int) -> None:
+        self.type, self.tenant, self.size, self.cap = type_name, tenant, size, cap
+        self.small = size is not None and size < SMALL_BYTES
+        self.ticket: int | None = None
+        self.waited = 0.0
+
+    def ask(self, conn: psycopg.Connection) -> Place | None:
+        """Take a slot and the lock of type and tenant if it is this writer's turn, else say its place.
+
+        The lock is only ever tried, never waited for, while a slot is held: so
+        whoever holds the lock also holds a slot, and the two cannot deadlock.
+        """
+        place = self._place(conn)
+        if not place.first and not place.counts:  # only who must wait gets a ticket
+            self._promise(conn)
+            place = self._place(conn)
+        conn.commit()
+        if place.first and self._take(conn, place.cap):
+            self._served(conn)
+            conn.commit()
+            return None
+        return place
+
+    def leave(self, conn: psycopg.Connection) -> None:
+        """Give the ticket back."""
+        if self.ticket is not None:
+            conn.execute("DELETE FROM importer.waiting WHERE ticket = %s", (self.ticket,))
+            self.ticket = None
+
+    def _promise(self, conn: psycopg.Connection) -> None:
+        """Have a row that counts until a little after the next question; again if it was taken for dead."""
+        due = 2 * _LONGEST_PAUSE_S + _GRACE_S
+        renewed = conn.execute(
+            """
+            UPDATE importer.waiting SET due = clock_timestamp() + make_interval(secs => %s)
+            WHERE ticket = %s RETURNING ticket
+            """,
+            (due, self.ticket),
+        ).fetchone()
+        if renewed:
+            return
+        conn.execute(
+            """
+            DELETE FROM importer.waiting WHERE ticket IN (
+                SELECT ticket FROM importer.waiting WHERE due < clock_timestamp() FOR UPDATE SKIP LOCKED)
+            """
+        )
+        row = conn.execute(
+            """
+            INSERT INTO importer.waiting (type, tenant, bytes, small, since, due)
+            VALUES (%s, %s, %s, %s, clock_timestamp() - make_interval(secs => %s),
+                    clock_timestamp() + make_interval(secs => %s)) RETURNING ticket
+            """,
+            (self.type, self.tenant, self.size, self.small, self.waited, due),
+        ).fetchone()
+        assert row
+        self.ticket = row[0]
+
+    def _place(self, conn: psycopg.Connection) -> Place:
+        row = conn.execute(
+            _ORDER,
+            {
+                "load_locks": LOAD_LOCKS,
+                "slot_locks": SLOT_LOCKS,
+                "cap": CAP,
+                "ticket": self.ticket,
+                "promised": _LONGEST_PAUSE_S + _GRACE_S / 2,
+            },
+        ).fetchone()
+        assert row
+        cap = row[0] or self.cap
+        ahead = row[2] if self.ticket is not None else row[3]
+        return Place(cap, max(cap - row[1], 0), ahead, bool(row[4]))
+
+    def _take(self, conn: psycopg.Connection, cap: int) -> bool:
+        slot = try_slot(conn, cap)
+        if slot is None:
+            return False
+        if try_load_lock(conn, self.type, self.tenant):
+            return True
+        unlock(conn, SLOT_LOCKS, slot)
+        return False
+
+    def _served(self, conn: psycopg.Connection) -> None:
+        self.leave(conn)
+        conn.execute(
+            """
+            INSERT INTO importer.turns VALUES (%s, %s, clock_timestamp())
+            ON CONFLICT (tenant, small) DO UPDATE SET last = excluded.last
+            """,
+            (self.tenant, self.small),
+        )
+
+
+def try_slot(conn: psycopg.Connection, cap: int) -> int | None:
+    """The number of the slot taken, None if none is free."""
+    for slot in range(cap):
+        if _try(conn, "SELECT pg_try_advisory_lock(%s, %s)", SLOT_LOCKS, slot):
+            # a cap that was lowered: slots beyond it may still be held, and count
+            if _held(conn) <= cap:
+                return slot
+            unlock(conn, SLOT_LOCKS, slot)
+            return None
+    return None
+
+
+def _held(conn: psycopg.Connection) -> int:
+    row = conn.execute(
+        """
+        SELECT count(*) FROM pg_locks
+        WHERE locktype = 'advisory' AND granted AND objsubid = 2 AND classid::bigint = %s
+          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        """,
+        (SLOT_LOCKS,),
+    ).fetchone()
+    conn.commit()
+    assert row
+    return int(row[0])
+
+
+def try_load_lock(conn: psycopg.Connection, type_name: str, tenant: str) -> bool:
+    """Take the lock of one type and tenant if nobody has it."""
+    return _try(conn, "SELECT pg_try_advisory_lock(%s, hashtext(%s))", LOAD_LOCKS, f"{type_name}\n{tenant}")
+
+
+def _try(conn: psycopg.Connection, statement: str, *keys: object) -> bool:
+    row = conn.execute(statement, keys).fetchone()
+    conn.commit()
+    return bool(row and row[0])
+
+
+def unlock(conn: psycopg.Connection, namespace: int, key: int) -> None:
+    """Give one lock back."""
+    conn.execute("SELECT pg_advisory_unlock(%s, %s)", (namespace, key))
+    conn.commit()
+
+
+# --- the cap itself ---------------------------------------------------------------
+
+
+def get_cap(conn: psycopg.Connection) -> int | None:
+    """The cap that was set for this database; None: each process's IMPORTER_DB_WRITES."""
+    row = conn.execute("SELECT value::int FROM importer.settings WHERE name = %s", (CAP,)).fetchone()
+    return row[0] if row else None
+
+
+def set_cap(conn: psycopg.Connection, cap: int | None) -> None:
+    """Set the cap for all processes; None takes it off, so that IMPORTER_DB_WRITES counts again."""
+    if cap is None:
+        conn.execute("DELETE FROM importer.settings WHERE name = %s", (CAP,))
+        return
+    if cap < 1:
+        raise UsageError(f"The cap is {cap}; at least one session must be able to write.")
+    conn.execute(
+        "INSERT INTO importer.settings VALUES (%s, %s) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        (CAP, str(cap)),
+    )
+
+
+def counts(conn: psycopg.Connection) -> tuple[int, int]:
+    """How many write, and how many wait."""
+    waiting = conn.execute("SELECT count(*) FROM importer.waiting WHERE due > clock_timestamp()").fetchone()
+    assert waiting
+    return _held(conn), waiting[0]

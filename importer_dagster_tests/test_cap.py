@@ -1,0 +1,204 @@
+"""The cap on writers: never exceeded, changed while it is in use, fair, and free again after a crash."""
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+from click.testing import CliRunner
+from conftest import Inbox, Query, make_spec
+
+from importer_dagster import pipeline, turns
+from importer_dagster.cli import main
+from importer_dagster.turns import SLOT_LOCKS, Turn
+from importer_dagster.warehouse import Warehouse
+from importer_dagster_tests import flood
+
+HEADER = "id,v,n\n"
+BIG = turns.SMALL_BYTES
+
+
+def take(warehouse: Warehouse, slot: int) -> psycopg.Connection:
+    """Somebody who holds a slot until the connection is closed."""
+    conn = psycopg.connect(warehouse.url, autocommit=True)
+    conn.execute("SELECT pg_advisory_lock(%s, %s)", (SLOT_LOCKS, slot))
+    return conn
+
+
+@pytest.mark.parametrize("cap", [1, 3])
+def test_a_flood_never_exceeds_the_cap(database_url: str, tmp_path: Path, cap: int) -> None:
+    seen = flood.flood(database_url, tmp_path, cap=cap, processes=4, count=3, rows=2000)
+    assert seen.statuses == {"loaded": 12}
+    assert 1 <= seen.slots <= cap
+    assert seen.writers <= cap
+
+
+@pytest.mark.parametrize("disposition", ["append", "replace", "merge", "scd2"])
+def test_processes_that_load_the_same_load_it_once(
+    database_url: str, tmp_path: Path, query: Query, disposition: str
+) -> None:
+    flood.set_cap(database_url, 3)
+    processes = [flood.start(database_url, tmp_path, "same", 3, 500, disposition) for _ in range(3)]
+    seen = flood.watch(database_url, processes)
+    assert seen.statuses == {"loaded": 3, "unchanged": 6}
+    assert query("SELECT count(*) FROM importer.loads WHERE status = 'loaded'") == [(3,)]
+    assert query("SELECT count(*) FROM importer.waiting") == [(0,)]
+
+
+def test_waiting_takes_no_cpu(database_url: str, tmp_path: Path) -> None:
+    _, most = flood.cpu_while_waiting(database_url, tmp_path, 3)
+    assert most < 0.25, "measured: 0.01 to 0.04, while a busy wait takes 0.65 and more"
+
+
+def test_a_raised_cap_lets_the_waiting_in_at_once(inbox: Inbox, warehouse: Warehouse) -> None:
+    warehouse.db_writes = 1
+    done = threading.Event()
+    with take(warehouse, 0):
+        thread = threading.Thread(target=lambda: (inbox.load(make_spec(), HEADER + "1,a,1\n"), done.set()))
+        thread.start()
+        assert not done.wait(1)
+        flood.set_cap(warehouse.url, 2)
+        assert done.wait(20)
+        thread.join()
+
+
+def test_a_lowered_cap_counts_slots_beyond_it(warehouse: Warehouse) -> None:
+    flood.set_cap(warehouse.url, 1)
+    with warehouse.connect() as conn:
+        turn = Turn("things", "acme", 1, 8)
+        with take(warehouse, 5):
+            assert turn.ask(conn) is not None, "slot 0 is free, but the one writer there may be writes"
+        deadline = time.monotonic() + 10
+        while turn.ask(conn) is not None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_a_killed_writer_leaves_its_slot(warehouse: Warehouse) -> None:
+    flood.set_cap(warehouse.url, 1)
+    code = (
+        "import sys, time; from importer_dagster.warehouse import Warehouse\n"
+        "with Warehouse(sys.argv[1]).writing('things', 'acme'):\n"
+        "    print('writes', flush=True); time.sleep(600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, warehouse.url], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    with process.stdout as out:
+        assert out.readline() == "writes\n"
+    process.kill()
+    process.wait()
+    begun = time.monotonic()
+    with warehouse.writing("things", "acme"):
+        assert time.monotonic() - begun < 10
+
+
+def test_one_who_died_in_line_does_not_count_for_long(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "_LONGEST_PAUSE_S", 0.1)
+    monkeypatch.setattr(turns, "_GRACE_S", 0.5)
+    flood.set_cap(warehouse.url, 1)
+    with take(warehouse, 0), warehouse.connect() as conn:
+        assert Turn("things", "dead", 1, 1).ask(conn) is not None
+    with warehouse.connect() as conn:
+        assert turns.counts(conn) == (0, 1)
+    with warehouse.writing("things", "alive", size=1):
+        pass
+
+
+def served(warehouse: Warehouse, waiting: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """The order in which those who began to wait in this order get the one slot."""
+    flood.set_cap(warehouse.url, 1)
+    order = []
+    with warehouse.connect() as conn:
+        with take(warehouse, 0):
+            # of a type each: those of one type and tenant follow each other anyway
+            queue = [(who, Turn(f"type{n}", *who, 1)) for n, who in enumerate(waiting)]
+            for _, turn in queue:
+                assert turn.ask(conn) is not None
+        while queue:
+            for entry in queue:
+                if entry[1].ask(conn) is None:
+                    conn.execute("SELECT pg_advisory_unlock_all()")
+                    conn.commit()
+                    order.append(entry[0])
+                    queue.remove(entry)
+                    break
+    return order
+
+
+def test_a_flood_of_one_tenant_keeps_nobody_waiting(warehouse: Warehouse) -> None:
+    flood_of_big = [("big", BIG)] * 6
+    order = served(warehouse, [*flood_of_big, ("small", 10), ("other", BIG), ("small", 20)])
+    # every other turn is for small files, and of the large ones each tenant's come by turns
+    assert {order.index(("small", 10)), order.index(("small", 20))} <= {0, 1, 2, 3}
+    assert order.index(("other", BIG)) <= 4
+
+
+def test_equals_are_served_in_the_order_in_which_they_came(warehouse: Warehouse) -> None:
+    waiting = [("acme", n) for n in range(5)]
+    assert served(warehouse, waiting) == waiting
+
+
+def test_a_lock_held_by_another_turns_into_a_retry(
+    inbox: Inbox, query: Query, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pipeline, "_FIRST_PAUSE_S", 0.5)
+    spec = make_spec()
+    inbox.load(spec, HEADER + "1,a,1\n", path="first.csv")
+    inbox.warehouse.lock_timeout = 0.3
+    with psycopg.connect(inbox.warehouse.url) as other:
+        other.execute("LOCK TABLE things")
+        threading.Timer(0.8, other.commit).start()
+        result = inbox.load(spec, HEADER + "2,b,2\n", path="second.csv")
+    assert result.status == "loaded"
+    assert "Attempt 1 of 3 failed" in caplog.text and "55P03" in caplog.text
+    assert query("SELECT count(*) FROM things") == [(2,)]
+
+
+def test_a_copy_knows_no_time_out_and_others_do(inbox: Inbox, query: Query) -> None:
+    inbox.warehouse.statement_timeout = 0.5
+    with inbox.warehouse.connect() as conn:
+        assert conn.execute("SHOW statement_timeout").fetchone() == ("500ms",)
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            conn.execute("SELECT pg_sleep(2)")
+    spec = make_spec()
+    slow = threading.Event()
+    original = pipeline._Import._one_batch
+
+    def one_batch(self: object, *args: object) -> None:
+        original(self, *args)  # type: ignore[arg-type]
+        slow.set()
+        time.sleep(1)  # the COPY stays open meanwhile
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline._Import, "_one_batch", one_batch)
+        assert inbox.load(spec, HEADER + "1,a,1\n").status == "loaded"
+    assert slow.is_set()
+    assert query("SELECT count(*) FROM things") == [(1,)]
+
+
+def test_the_command_shows_and_sets_the_cap(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("IMPORTER_WAREHOUSE_URL", database_url)
+    monkeypatch.setenv("IMPORTER_HOME", str(tmp_path))
+    script = "importer cap 2; importer cap; importer cap --reset"
+    shown = []
+    for line in script.split("; "):
+        done = subprocess.run(
+            [sys.executable, "-m", "importer_dagster.cli", *line.split()[1:]],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        shown.append(done.stdout.split(";")[0])
+    by_setting = "4 may write at once (IMPORTER_DB_WRITES)"
+    by_command = "2 may write at once (set by importer cap)"
+    assert shown == [by_command, by_command, by_setting]
+    with psycopg.connect(database_url) as conn:
+        assert conn.execute('SELECT "limit" FROM dagster.concurrency_limits').fetchall() == [(4,)]
+    assert CliRunner().invoke(main, ["cap", "0"]).exit_code == 2
