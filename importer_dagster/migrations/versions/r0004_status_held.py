@@ -21,7 +21,9 @@ _VIEW = """
            CURRENT_DATE - max(business_date) FILTER (WHERE in_force) AS days_late
            {held}
     FROM (
-        SELECT l.*,
+        -- columns by name: a view of all of them would keep later ones from being taken off again
+        SELECT type, tenant, load_id, business_date, status, reason, finished_at,
+               rows_loaded, rows_rejected, rows_unchanged, rows_skipped,
                status = 'loaded' AND superseded_by IS NULL AS in_force,
                -- a refusal counts until a later import of the same delivery succeeds
                status IN ('refused', 'failed') AND NOT EXISTS (
