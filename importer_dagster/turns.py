@@ -134,6 +134,7 @@ class Turn:
     def _promise(self, conn: psycopg.Connection) -> None:
         """Have a row that counts until a little after the next question; again if it was taken for dead."""
         due = 2 * _LONGEST_PAUSE_S + _GRACE_S
+        conn.execute("SET LOCAL synchronous_commit = off")  # a ticket need not survive a crash
         renewed = conn.execute(
             """
             UPDATE importer.waiting SET due = clock_timestamp() + make_interval(secs => %s)

@@ -30,13 +30,16 @@ from importer_dagster.spec import TableSpec
 from importer_dagster.warehouse import Warehouse
 
 DAY = date(2024, 1, 1)
-# Whoever has written something in a transaction that is open, or is about to
+# A writer has a lock to write on anything but the queue of those who wait.
 _SAMPLE = """
-SELECT count(*) FILTER (WHERE xid IS NOT NULL AND query !~ 'importer.waiting'),
-       count(*) FILTER (WHERE NOT holds AND state = 'idle'),
+SELECT count(*) FILTER (WHERE writes), count(*) FILTER (WHERE NOT holds AND state = 'idle'),
        count(*) FILTER (WHERE holds)
 FROM (
-    SELECT a.state, a.query, a.backend_xid AS xid, EXISTS (
+    SELECT a.state, EXISTS (
+        SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'relation' AND l.granted
+          AND l.mode IN ('RowExclusiveLock', 'ShareLock', 'ExclusiveLock', 'AccessExclusiveLock')
+          AND l.relation NOT IN (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+              WHERE n.nspname = 'importer' AND starts_with(c.relname, 'waiting'))) AS writes, EXISTS (
         SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'advisory' AND l.granted
           AND l.classid::bigint = %s AND l.objsubid = 2) AS holds
     FROM pg_stat_activity a WHERE a.application_name = 'importer' AND a.datname = current_database()
