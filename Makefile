@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo dev test lint fix bench flood fuzz clean help
+.PHONY: demo dev test lint fix bench flood fuzz crash clean help
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,11 @@ flood: $(VENV)/.ready  ## many processes at once: how many write, what waiting c
 MINUTES ?= 5
 fuzz: $(VENV)/.ready  ## feed hostile files to the reader; MINUTES=60 for an hour
 	$(BIN)/python -m fuzz --minutes $(MINUTES)
+
+ROUNDS ?= 240
+SEED ?= 1
+crash: $(VENV)/.ready  ## kill importing processes and servers at every step; ROUNDS=30 for a short one
+	$(BIN)/python -m reliability.crash --rounds $(ROUNDS) --seed $(SEED)
 
 clean:  ## remove the virtual environment and the local state
 	rm -rf $(VENV) .importer

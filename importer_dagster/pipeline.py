@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from importer_dagster import evolve, gate, held, ledger, schema
 from importer_dagster.drift import map_header
-from importer_dagster.errors import RefusedError, TransientError
+from importer_dagster.errors import RefusedError, TransientError, WarehouseUnavailable
 from importer_dagster.extras import Extras, Rescued
 from importer_dagster.model import (
     REJECT_SCHEMA,
@@ -55,6 +55,7 @@ log = logging.getLogger(__name__)
 
 REJECTS_IN_MEMORY = 20_000  # then they are written, and the COPY of rows begins anew
 ATTEMPTS = 3
+ATTEMPTS_AT_A_RESTART = 6  # half a minute: what a server takes to restart, or a standby to take over
 _FIRST_PAUSE_S = 0.5
 
 Progress = Callable[[int, int], None]  # (rows so far, rejected so far)
@@ -78,18 +79,28 @@ def import_delivery(
     ``force``. ``dry_run`` does everything and then rolls it back.
 
     Raises TransientError when database or source stay out of reach after
-    three attempts, WarehouseError when the warehouse will not do it.
+    three attempts (six, for a database that this process has worked with
+    before), WarehouseError when the warehouse will not do it.
     """
-    for attempt in range(1, ATTEMPTS + 1):
+    attempt = 1
+    while True:
         try:
             return _Import(delivery, spec, warehouse, run_id, force, dry_run, progress).run()
         except TransientError as error:
-            if attempt == ATTEMPTS:
-                _record_failure(delivery, spec, warehouse, run_id, error)
+            attempts = _attempts(error, warehouse)
+            if attempt >= attempts:
+                if not dry_run:
+                    _record_failure(delivery, spec, warehouse, run_id, error)
                 raise
-            log.warning("Attempt %d of %d failed: %s", attempt, ATTEMPTS, error)
+            log.warning("Attempt %d of %d failed: %s", attempt, attempts, error)
             time.sleep(_FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311
-    raise AssertionError("unreachable")
+        attempt += 1
+
+
+def _attempts(error: TransientError, warehouse: Warehouse) -> int:
+    """How often to try: a database that answered before will be back, a wrong address will not."""
+    comes_back = isinstance(error, WarehouseUnavailable) and "ledger" in warehouse.prepared
+    return ATTEMPTS_AT_A_RESTART if comes_back else ATTEMPTS
 
 
 def _record_failure(

@@ -406,7 +406,7 @@ def test_a_type_that_crashes_stops_no_other(project: Project):
 
 def test_a_lost_connection_is_tried_again(project: Project, tmp_path: Path):
     # more often than the import's own attempts, so that the step's policy has to step in
-    project.deliver(day(3), "beta", f"id,v\n1,cut 4 {tmp_path / 'count'}\n")
+    project.deliver(day(3), "beta", f"id,v\n1,cut 7 {tmp_path / 'count'}\n")
     result = project.run(day(3), types=["beta"])
     assert result.success
     assert len(project.events(result, dg.DagsterEventType.STEP_UP_FOR_RETRY, "beta")) == 1

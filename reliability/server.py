@@ -1,0 +1,130 @@
+"""An embedded PostgreSQL of our own, in a temporary folder, that may be killed and started again.
+
+What does not belong here: what is done with it (``crash.py``, ``soak.py``).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+import psycopg
+from psycopg import sql
+
+from importer_dagster import embedded
+from importer_dagster.embedded import EmbeddedServer
+from importer_dagster.errors import WarehouseUnavailable
+
+_PATIENCE_S = 120
+
+
+class OwnServer:
+    """The server; ``folder`` is a place for files beside it."""
+
+    def __init__(self, server: EmbeddedServer, folder: Path) -> None:
+        self.server, self.folder = server, folder
+
+    def url(self, database: str) -> str:
+        """A database's URL."""
+        return self.server.url(database)
+
+    def connect(self, database: str) -> psycopg.Connection:
+        """A connection in autocommit; waits while the server starts."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return psycopg.connect(
+                    self.url(database), autocommit=True, application_name="harness", connect_timeout=10
+                )
+            except psycopg.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+
+    def query(self, database: str, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        """All rows of a query."""
+        with self.connect(database) as conn:
+            return conn.execute(statement.encode(), values or None).fetchall()
+
+    def clone(self, name: str, template: str) -> None:
+        """A new database like ``template``."""
+        with self.connect("postgres") as conn:
+            conn.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+                    sql.Identifier(name), sql.Identifier(template)
+                )
+            )
+
+    def drop(self, name: str) -> None:
+        """Remove a database."""
+        with self.connect("postgres") as conn:
+            conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    # --- doing harm ---
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal the server's first process: SIGKILL, SIGQUIT (immediate) or SIGINT (fast); wait for its end."""
+        pid = embedded._postmaster(self.server.data)
+        if pid is None:
+            return
+        process = psutil.Process(pid)
+        os.kill(pid, number)
+        deadline = time.monotonic() + _PATIENCE_S
+        while _lives(process) and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def start(self) -> None:
+        """Start it again; processes of a killed one need a moment to notice."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while not self.server.is_running():
+            try:
+                with self.server._locked():
+                    self.server._start()
+            except WarehouseUnavailable:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+
+def _lives(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+@contextmanager
+def own_server() -> Iterator[OwnServer]:
+    """A server in a folder of its own; both are gone at the end."""
+    home = Path(tempfile.mkdtemp(prefix="importer-reliability-"))
+    try:
+        server = OwnServer(embedded.ensure_server(home), home)
+        # The machine itself does not go down here, and what a killed process wrote stays:
+        # with fsync, a recovery would first flush each file of each of our databases.
+        with server.connect("postgres") as conn:
+            conn.execute("ALTER SYSTEM SET fsync = off")
+            conn.execute("SELECT pg_reload_conf()")
+        try:
+            yield server
+        finally:
+            server.start()  # so that it is stopped in order
+            server.server.release()
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def kill(pids: Sequence[int], number: signal.Signals = signal.SIGKILL) -> int:
+    """Signal processes; how many were there to be signalled."""
+    hit = 0
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+            hit += 1
+    return hit
