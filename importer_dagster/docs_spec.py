@@ -191,6 +191,11 @@ def _anchor(heading: str) -> str:
     return "".join(kept).replace(" ", "-")
 
 
+def json_schema_text() -> str:
+    """:func:`json_schema` as the text of a file."""
+    return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
 if __name__ == "__main__":
     print("# Specs: every option\n\nMade from the definitions in `importer_dagster/spec.py`; do not edit.\n")
     print(spec_reference(), end="")

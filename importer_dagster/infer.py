@@ -16,9 +16,10 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ import pyarrow as pa
 from importer_dagster import kinds, parse
 from importer_dagster.charset import Charset, find_charset
 from importer_dagster.drift import fold, map_header
-from importer_dagster.errors import RefusedError, UsageError
+from importer_dagster.errors import ImporterError, RefusedError, UsageError
 from importer_dagster.evidence import SURE_SENTINELS, Column, bytes_per_column
 from importer_dagster.fields import FieldSpec
 from importer_dagster.keys import Key, find_key, is_key_name
@@ -101,6 +102,7 @@ class _Work:
     rejects: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     questions: list[str] = field(default_factory=list)
+    say: Callable[[str], None] = lambda _: None
 
     @property
     def records(self) -> int:
@@ -114,23 +116,31 @@ def infer(
     encoding: str | None = None,
     delimiter: str | None = None,
     date_order: Literal["dmy", "mdy"] | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> Inference:
     """Read all of the files, days of one CSV type, and propose a spec for them.
 
     ``encoding``, ``delimiter`` and ``date_order`` (of dates such as 03/04/2024)
-    are taken as given where they are. Raises RefusedError for a file that is no
+    are taken as given where they are. ``progress`` is told what is being done.
+    Raises RefusedError for a file that is no
     CSV or cannot be read as a table, SourceUnavailable for one that cannot be
     reached, UsageError for no files or an impossible name.
     """
     if not files:
         raise UsageError("Name at least one file to infer a spec from.")
+    say = progress or (lambda _: None)
+    say("looking at the beginning")
     work = _Work([_look_at(str(f), encoding, delimiter) for f in files])
+    work.say = say
     chosen = _type_name(name, [Path(str(f)) for f in files])
     _agree(work)
     _name_columns(work)
     _read_all(work)
+    say("trying types on all values")
     _choose_types(work, date_order)
+    say("looking for a key")
     _choose_key(work, chosen)
+    say("rehearsing the import")
     spec, text = _write(work, chosen)
     if _demote(work, spec):
         spec, text = _write(work, chosen)
@@ -139,6 +149,43 @@ def infer(
 
 
 # --- the files ------------------------------------------------------------------------------
+
+
+def group_files(files: Sequence[str]) -> list[list[str]]:
+    """Files that are deliveries of one type together: called alike but for dates and numbers, with the same columns.
+
+    Files called quite alike (in folders of their own) belong together whatever
+    their columns. Groups and files keep their order.
+    """
+    stems = {f: _stem(Path(f)) for f in files}
+    bare = {f: _DATES_AND_COUNTERS.sub("_", s).strip("_") for f, s in stems.items()}
+    groups: list[list[str]] = []
+    for file in files:
+        home = next((g for g in groups if _belongs(file, g[0], stems, bare)), None)
+        if home is None:
+            groups.append([file])
+        else:
+            home.append(file)
+    return groups
+
+
+def _belongs(file: str, other: str, stems: Mapping[str, str], bare: Mapping[str, str]) -> bool:
+    if stems[file] == stems[other]:
+        return True
+    return bare[file] == bare[other] and _columns_of(file) == _columns_of(other) != frozenset()
+
+
+@lru_cache(maxsize=1024)
+def _columns_of(file: str) -> frozenset[str]:
+    """The folded names of a file's header; none where it cannot be read, which ``infer`` says itself."""
+    try:
+        return frozenset(fold(name) for name in _look_at(file, None, None).sniffed.names)
+    except ImporterError:
+        return frozenset()
+
+
+def _stem(file: Path) -> str:
+    return re.sub(r"(?i)(?:\.(?:gz|zip|bz2|xz|zst|csv|tsv|txt|tab|psv|dat))+$", "", file.name)
 
 
 def _look_at(path: str, encoding: str | None, delimiter: str | None) -> _File:
@@ -157,7 +204,7 @@ def _type_name(name: str | None, files: Sequence[Path]) -> str:
                 f"--name {name!r}: letters, digits and _ only, no digit first, at most 55 characters."
             )
         return name
-    stems = [re.sub(r"(?i)(?:\.(?:gz|zip|bz2|xz|zst|csv|tsv|txt|tab|psv|dat))+$", "", f.name) for f in files]
+    stems = [_stem(f) for f in files]
     stem = stems[0]
     if len(set(stems)) > 1:
         bare = {_DATES_AND_COUNTERS.sub("_", s).strip("_") for s in stems}
@@ -318,6 +365,7 @@ def _read_all(work: _Work) -> None:
             names = file.names[: len(reader.header)]
             for batch in reader.batches():
                 file.records += len(batch.rows)
+                work.say(f"{work.records:,} records read")
                 for position, name in enumerate(names):
                     work.columns[name].add(batch.columns.column(str(position)), most_bytes)
                 for rule in batch.rejects["rule"].to_pylist():
@@ -623,8 +671,14 @@ def _is_enum(column: Column) -> bool:
         2 <= len(texts) <= _ENUM_MOST
         and column.values >= _ENUM_ROWS
         and column.longest <= 20
-        and all(column.distinct[t] >= _ENUM_EACH and len(t.split()) <= 2 for t in texts)
+        and all(column.distinct[t] >= _ENUM_EACH and _is_word(t) for t in texts)
     )
+
+
+def _is_word(text: str) -> bool:
+    """A word or two, or a code; times and numbers recur too, but say nothing of what comes tomorrow."""
+    digits = sum(c.isdigit() for c in text)
+    return len(text.split()) <= 2 and digits <= len(text) // 2 and ":" not in text
 
 
 def _code_width(column: Column) -> int | None:

@@ -349,7 +349,12 @@ def test_unknown_key_names_file_line_and_nearest(old: str, new: str, key: str, l
         ("{minimum: 0}", "{required: perhaps}", 11, "required"),
         ("minimum: 0", "pattern: '('", 11, "no regular expression"),
         ("share: 0.05", "share: 5", 18, "less than or equal to 1"),
-        ("write_disposition: merge", "write_disposition: upsert", 16, "'append', 'replace' or 'merge'"),
+        (
+            "write_disposition: merge",
+            "write_disposition: upsert",
+            16,
+            "'append', 'replace', 'merge' or 'scd2'",
+        ),
         ("[salestaxrateid]", "[salestaxratid]", 8, "did you mean 'salestaxrateid'?"),
         ("encoding: utf-8", "encoding: utf-9", 6, "not known to Python"),
         ('delimiter: ","', 'delimiter: ""', 7, "one character"),

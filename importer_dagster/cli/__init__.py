@@ -42,6 +42,7 @@ for _command in (
     gate.refuse,
     drift.drift,
     specs.infer,
+    specs.schema,
     cap.cap,
     operate.backfill,
     operate.demo,
