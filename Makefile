@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo dev test lint fix bench flood fuzz crash clean help
+.PHONY: demo dev test lint fix bench flood fuzz crash soak clean help
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ ROUNDS ?= 240
 SEED ?= 1
 crash: $(VENV)/.ready  ## kill importing processes and servers at every step; ROUNDS=30 for a short one
 	$(BIN)/python -m reliability.crash --rounds $(ROUNDS) --seed $(SEED)
+
+soak: $(VENV)/.ready  ## a long mixed load under faults, then a count; MINUTES=15 for the long form
+	$(BIN)/python -m reliability.soak --minutes $(MINUTES) --seed $(SEED)
 
 clean:  ## remove the virtual environment and the local state
 	rm -rf $(VENV) .importer

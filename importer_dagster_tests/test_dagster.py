@@ -23,6 +23,7 @@ from dagster_postgres.event_log import PostgresEventLogStorage
 from importer_dagster import instance as instance_module
 from importer_dagster.defs import build_defs
 from importer_dagster.defs.launch import LaunchResult, StepEnd, days_between, launch_daily
+from importer_dagster.defs.orphans import end_orphans
 from importer_dagster.defs.report import CELL_LENGTH, markdown_table
 from importer_dagster.defs.schedule import (
     JOB,
@@ -472,6 +473,38 @@ def test_ctrl_c_ends_the_steps_and_comes_out(project: Project, tmp_path: Path):
     with dg.DagsterInstance.get() as instance:
         assert instance.event_log_storage.get_concurrency_info(POOL).active_slot_count == 0
         assert instance.get_runs(limit=1)[0].is_finished
+
+
+def test_a_killed_command_leaves_no_run_and_no_slot(project: Project, tmp_path: Path):
+    project.deliver(day(16), "beta", f"id,v\n1,sleep {tmp_path / 'pid'}\n")
+    code = (
+        "import datetime; from importer_dagster.settings import Settings;"
+        "from importer_dagster.defs.launch import launch_daily;"
+        f"launch_daily(Settings.from_env(), [datetime.date({day(16):%Y, %-m, %-d})], ['beta'], definitions={DEFINITIONS!r})"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code])
+    wait_for((tmp_path / "pid").exists)
+    with dg.DagsterInstance.get() as instance:
+        assert end_orphans(instance) == []  # its process lives
+        process.kill()
+        process.wait()
+        [run] = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+        assert instance.event_log_storage.get_concurrency_info(POOL).active_slot_count == 1
+        wait_for(lambda: end_orphans(instance) == [run.run_id], 30)
+        assert instance.event_log_storage.get_concurrency_info(POOL).active_slot_count == 0
+        assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
+    # its orphaned step goes on writing, and a run beside it is safe all the same
+    assert project.run(day(16), types=["beta"]).success
+    wait_for(lambda: not slots_held(project), 30)
+    assert project.query("SELECT count(*) FROM beta WHERE _business_date = %s", day(16)) == [(1,)]
+
+
+def slots_held(project: Project) -> int:
+    [(count,)] = project.query(
+        "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database "
+        "WHERE locktype = 'advisory' AND datname = current_database()"
+    )
+    return count
 
 
 def test_serve_answers_and_leaves_nothing_behind(project: Project):

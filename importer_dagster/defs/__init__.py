@@ -13,6 +13,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from importer_dagster.defs import orphans
 from importer_dagster.defs.assets import build_asset, build_inbox, daily_partitions, priorities
 from importer_dagster.defs.schedule import build_job, build_schedule
 from importer_dagster.settings import Settings
@@ -67,6 +68,7 @@ def _build(
         assets=[build_inbox(settings), *assets],
         jobs=[job],
         schedules=[build_schedule(job, settings=settings, specs=specs)],
+        sensors=[orphans.build_sensor()],
     )
 
 

@@ -23,7 +23,9 @@ import dagster as dg
 import psutil  # type: ignore[import-untyped]
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.execution.api import execute_run_iterator
+from dagster._core.utils import make_new_run_id
 
+from importer_dagster.defs.orphans import end_orphans, owning
 from importer_dagster.defs.schedule import JOB, Gap, contiguous, range_tags
 from importer_dagster.errors import UsageError
 from importer_dagster.instance import PROJECT_ROOT, prepare_environment
@@ -101,6 +103,7 @@ def launch_daily(
     _check_days(definition.get_job(JOB), days)
     keys = None if types is None else {dg.AssetKey(name) for name in types}
     with dg.DagsterInstance.get() as instance:
+        end_orphans(instance)
         return LaunchResult(
             tuple(_run(repository, instance, gap, keys, on_event) for gap in contiguous(days))
         )
@@ -150,23 +153,26 @@ def _run(
     if keys is not None:
         job = job.get_subset(asset_selection=keys)
         definition = job.get_definition()
-    run = instance.create_run_for_job(
-        job_def=definition,
-        tags={**range_tags(gap), "importer/launched_by": "importer"},
-        run_config=_QUIET,
-        asset_selection=frozenset(keys) if keys is not None else None,
-        job_code_origin=job.get_python_origin(),
-    )
-    total = len(run.step_keys_to_execute or definition.nodes)
-    watch = _Watch(instance, run.run_id, gap, total, on_event)
+    run_id = make_new_run_id()
     interrupted = False
-    try:
-        for event in execute_run_iterator(job, run, instance):
-            watch(event)
-            interrupted = interrupted or _was_interrupted(event)
-    finally:
-        # the daemon would do so, but perhaps there is none
-        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+    with owning(run_id) as tags:
+        run = instance.create_run_for_job(
+            job_def=definition,
+            run_id=run_id,
+            tags={**range_tags(gap), **tags},
+            run_config=_QUIET,
+            asset_selection=frozenset(keys) if keys is not None else None,
+            job_code_origin=job.get_python_origin(),
+        )
+        total = len(run.step_keys_to_execute or definition.nodes)
+        watch = _Watch(instance, run.run_id, gap, total, on_event)
+        try:
+            for event in execute_run_iterator(job, run, instance):
+                watch(event)
+                interrupted = interrupted or _was_interrupted(event)
+        finally:
+            # the daemon would do so, but perhaps there is none
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
     if interrupted:  # Dagster ends the steps and keeps the interrupt to itself
         raise KeyboardInterrupt
     finished = instance.get_run_by_id(run.run_id)

@@ -1,0 +1,97 @@
+"""Runs whose process died without a word: ended by the next launch, or within a minute by the daemon.
+
+Dagster's run monitoring looks after runs that the daemon launched. One that was
+started from a command belongs to the command's process: when that is killed, the
+run would stay "started", keep its slots of the pool, and its days would count as
+being imported. So that process holds an advisory lock in Dagster's database as
+long as it lives; a run that says so and whose lock is free is an orphan.
+
+What does not belong here: runs that the daemon launched, slots in the warehouse
+(those vanish with their session).
+"""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import dagster as dg
+import psutil  # type: ignore[import-untyped]
+import psycopg
+
+SENSOR = "orphaned_runs"
+LAUNCHED_BY = "importer/launched_by"
+PROCESS = "importer/process"
+RUN_LOCKS = 0x1A57E004
+
+_UNFINISHED = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+@contextmanager
+def owning(run_id: str) -> Iterator[dict[str, str]]:
+    """Own a run during the block, which creates it with the tags that this returns."""
+    with _connect() as conn:
+        conn.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", (RUN_LOCKS, run_id))
+        yield {LAUNCHED_BY: "importer", PROCESS: _this_process()}
+
+
+def end_orphans(instance: dg.DagsterInstance) -> list[str]:
+    """Fail the runs whose owner is gone and free their slots; returns their ids."""
+    runs = instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED, tags={LAUNCHED_BY: "importer"}))
+    suspects = [run for run in runs if not _lives(run.tags.get(PROCESS, ""))]
+    if not suspects:
+        return []
+    with _connect() as conn:
+        ended = [run for run in suspects if _is_free(conn, run.run_id)]
+        for run in ended:
+            instance.report_run_failed(run, "The process that this run belonged to was killed.")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+    return [run.run_id for run in ended]
+
+
+def build_sensor() -> dg.SensorDefinition:
+    """The daemon's look for orphans, on from the start."""
+
+    @dg.sensor(
+        name=SENSOR,
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Ends runs of commands that were killed, so that their days are imported again.",
+    )
+    def orphaned_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        ended = end_orphans(context.instance)
+        return dg.SkipReason(f"Ended {', '.join(ended)}." if ended else "No run has lost its process.")
+
+    return orphaned_runs
+
+
+def _connect() -> psycopg.Connection:
+    return psycopg.connect(
+        os.environ["IMPORTER_DAGSTER_URL"], autocommit=True, application_name="importer run"
+    )
+
+
+def _is_free(conn: psycopg.Connection, run_id: str) -> bool:
+    """Whether nobody holds the run's lock; taken for the rest of this session if so."""
+    row = conn.execute("SELECT pg_try_advisory_lock(%s, hashtext(%s))", (RUN_LOCKS, run_id)).fetchone()
+    return row == (True,)
+
+
+def _this_process() -> str:
+    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time()}"
+
+
+def _lives(process: str) -> bool:
+    """Whether a process of this host lives; its lock may be lost when the database restarts."""
+    host, _, rest = process.partition(" ")
+    number, _, started = rest.partition(" ")
+    with suppress(psutil.Error, ValueError):
+        found = psutil.Process(int(number))
+        alive = found.status() != psutil.STATUS_ZOMBIE and str(found.create_time()) == started
+        return host == socket.gethostname() and alive
+    return False
