@@ -192,7 +192,11 @@ class _Import:
 
     def _writing(self) -> AbstractContextManager[psycopg.Connection]:
         return self.warehouse.writing(
-            self.delivery.type, self.delivery.tenant, size=self.size, on_wait=self._waiting
+            self.delivery.type,
+            self.delivery.tenant,
+            size=self.size,
+            on_wait=self._waiting,
+            trace=not self.dry_run,
         )
 
     def _waiting(self, seconds: float) -> None:

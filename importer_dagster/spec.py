@@ -424,7 +424,7 @@ class Specs(Mapping[str, TableSpec]):
         except KeyError:
             where = f" in {self.folder}" if self.folder else ""
             raise UnknownTypeError(
-                f"There is no CSV type {name!r}{where}{_nearest(name, self._by_name)}. "
+                f"There is no CSV type {name!r}{where}{_nearest(name, self._by_name) or '.'} "
                 "`importer check` lists all types; IMPORTER_SPECS names their folder."
             ) from None
 

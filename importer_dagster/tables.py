@@ -76,6 +76,17 @@ class Target:
         """Columns that say where a row came from."""
         return (*(("_tenant",) if self.has_tenant else ()), "_business_date", "_load_id", "_row")
 
+    def _written(self, alias: str) -> sql.Composed:
+        """The data columns, as text where PostgreSQL calls equal what is written differently.
+
+        0 and -0 of a binary float, 1.0 and 1.00 inside of JSON: a delivery that says
+        the one after the other is a change, whatever the order of loading.
+        """
+        loose = {f.column for f in self.spec.fields if f.type == "object" or f.format == "double"}
+        return sql.SQL(", ").join(
+            sql.SQL("{}::text").format(Name(alias, c)) if c in loose else Name(alias, c) for c in self.data
+        )
+
     @property
     def live(self) -> sql.Identifier:
         """The table that BI reads."""
@@ -106,6 +117,8 @@ class Target:
             "excluded": column_list(columns, "excluded"),
             "t_data": column_list(self.data, "t"),
             "g_data": column_list(self.data, "g"),
+            "t_written": self._written("t"),
+            "g_written": self._written("g"),
             "key": column_list(self.key),
             "t_key": column_list(self.key, "t"),
             "g_key": column_list(self.key, "g"),

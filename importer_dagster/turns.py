@@ -100,10 +100,15 @@ class Place:
 
 
 class Turn:
-    """One writer's wait for its turn: a ticket in the queue, from the first question to the slot."""
+    """One writer's wait for its turn: a ticket in the queue, from the first question to the slot.
 
-    def __init__(self, type_name: str, tenant: str, size: int | None, cap: int) -> None:
-        self.type, self.tenant, self.size, self.cap = type_name, tenant, size, cap
+    Without ``trace`` (a rehearsal) there is no ticket: it comes behind all others.
+    """
+
+    def __init__(
+        self, type_name: str, tenant: str, size: int | None, cap: int, *, trace: bool = True
+    ) -> None:
+        self.type, self.tenant, self.size, self.cap, self.trace = type_name, tenant, size, cap, trace
         self.small = size is not None and size < SMALL_BYTES
         self.ticket: int | None = None
         self.waited = 0.0
@@ -115,7 +120,7 @@ class Turn:
         whoever holds the lock also holds a slot, and the two cannot deadlock.
         """
         place = self._place(conn)
-        if not place.first and not place.counts:  # only who must wait gets a ticket
+        if self.trace and not place.first and not place.counts:  # only who must wait gets a ticket
             self._promise(conn)
             place = self._place(conn)
         conn.commit()
@@ -188,6 +193,8 @@ class Turn:
 
     def _served(self, conn: psycopg.Connection) -> None:
         self.leave(conn)
+        if not self.trace:
+            return
         conn.execute(
             """
             INSERT INTO importer.turns VALUES (%s, %s, clock_timestamp())

@@ -224,15 +224,16 @@ class Warehouse:
         *,
         size: int | None = None,
         on_wait: Callable[[float], None] | None = None,
+        trace: bool = True,
     ) -> Iterator[psycopg.Connection]:
         """A connection that holds a slot of the cap, and the lock of one type and tenant.
 
         Waits for it as long as it takes, without a connection unless it is next
         in line. ``size`` in bytes: small files have turns of their own.
-        ``on_wait`` is called with the seconds waited so far. The ledger must be
-        migrated.
+        ``on_wait`` is called with the seconds waited so far. Without ``trace``
+        nothing is written, not even to the queue. The ledger must be migrated.
         """
-        turn = Turn(type_name, tenant, size, self.db_writes)
+        turn = Turn(type_name, tenant, size, self.db_writes, trace=trace)
         start = time.monotonic()
         while True:
             with self.connect() as conn:

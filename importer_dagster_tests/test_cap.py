@@ -155,7 +155,7 @@ def test_a_lock_held_by_another_turns_into_a_retry(
         threading.Timer(0.8, other.commit).start()
         result = inbox.load(spec, HEADER + "2,b,2\n", path="second.csv")
     assert result.status == "loaded"
-    assert "Attempt 1 of 3 failed" in caplog.text and "55P03" in caplog.text
+    assert "Attempt 1 of" in caplog.text and "55P03" in caplog.text
     assert query("SELECT count(*) FROM things") == [(2,)]
 
 

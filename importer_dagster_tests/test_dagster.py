@@ -260,7 +260,7 @@ def test_search_path_joins_other_options():
 
 
 def test_a_database_that_is_down_names_the_variable_and_no_password(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database_url: str
 ):
     monkeypatch.setattr(instance_module, "_exported", {})
     for name in ("IMPORTER_DAGSTER_URL", "DAGSTER_HOME"):
@@ -269,7 +269,7 @@ def test_a_database_that_is_down_names_the_variable_and_no_password(
         if name.startswith(("IMPORTER_", "DAGSTER_")):
             monkeypatch.setenv(name, os.environ[name])
     monkeypatch.setenv("IMPORTER_DAGSTER_URL", "postgresql://u:geheim@127.0.0.1:1/d")
-    settings = Settings("postgresql://u:geheim@127.0.0.1:1/w", tmp_path, str(tmp_path), tmp_path)
+    settings = Settings(database_url, tmp_path, str(tmp_path), tmp_path)
     with pytest.raises(WarehouseUnavailable, match="IMPORTER_DAGSTER_URL") as caught:
         prepare_environment(settings)
     assert "geheim" not in str(caught.value)

@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import DAY, Inbox, admin, make_spec
+from conftest import DAY, Inbox, Query, admin, make_spec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -249,3 +249,25 @@ def test_a_month_at_once_from_several_processes(shared_warehouse, processes, tmp
 def processes() -> Iterator[ProcessPoolExecutor]:
     with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as pool:
         yield pool
+
+
+@pytest.mark.parametrize("disposition", ["merge", "scd2"])
+def test_what_postgresql_calls_equal_is_a_change_in_any_order(
+    warehouse: Warehouse, tmp_path: Path, query: Query, disposition: str
+) -> None:
+    fields = [
+        {"name": "id", "type": "integer"},
+        {"name": "d", "type": "number", "format": "double"},
+        {"name": "j", "type": "object"},
+    ]
+    days = [("0", '{"a": 1.0}'), ("-0", '{"a": 1.0}'), ("-0", '{"a": 1.00}')]
+    found = []
+    for name, order in (("early", (0, 1, 2)), ("late", (2, 1, 0))):
+        spec = make_spec(name, fields, key=["id"], write_disposition=disposition)
+        inbox = Inbox(tmp_path, warehouse)
+        for n in order:
+            text = 'id,d,j\n1,{},"{}"\n'.format(days[n][0], days[n][1].replace('"', '""'))
+            inbox.load(spec, text, path=f"{name}{n}.csv", day=DAY + datetime.timedelta(days=n))
+        found.append(query(f"SELECT d::text, j::text, _business_date FROM {name} ORDER BY _business_date"))
+    assert found[0] == found[1]
+    assert found[0][-1] == ("-0", '{"a": 1.00}', DAY + datetime.timedelta(days=2))

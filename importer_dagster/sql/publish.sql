@@ -96,7 +96,7 @@ INSERT INTO {live} ({columns}) SELECT {columns} FROM back;
 -- the newest delivery says again what the table says: a note of it, no rewrite
 WITH same AS (
     DELETE FROM importer_stage g USING {live} t
-    WHERE {same_key} AND {mine} AND {current} AND ({t_data}) IS NOT DISTINCT FROM ({g_data})
+    WHERE {same_key} AND {mine} AND {current} AND ({t_written}) IS NOT DISTINCT FROM ({g_written})
     RETURNING {g_key}, g._load_id, g._row, t._load_id AS same_as
 )
 INSERT INTO {repeats} ({key}, _load_id, _row, _same_as) SELECT * FROM same;
