@@ -289,8 +289,11 @@ def test_a_module_of_checks_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -
 
 def test_every_shipped_check_has_a_description() -> None:
     assert {"email", "luhn", "not_after"} <= set(checks.check_names())
-    for name in checks.check_names():
-        assert checks._registry[name].__doc__
+    # other tests of the same process may have registered checks of their own
+    shipped = [f for f in checks._registry.values() if f.__module__ == checks.__name__]
+    assert len(shipped) > 5
+    for factory in shipped:
+        assert factory.__doc__
 
 
 def test_the_environment_cannot_switch_validation_off() -> None:
