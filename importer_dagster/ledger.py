@@ -23,7 +23,7 @@ from importer_dagster.errors import UsageError
 from importer_dagster.model import Delivery, DriftEvent, Finding
 from importer_dagster.warehouse import SETUP_LOCK, Warehouse
 
-LATEST_REVISION = "0005"
+LATEST_REVISION = "0006"
 
 _COUNTS = ("rows_read", "rows_loaded", "rows_rejected", "rows_skipped", "rows_unchanged")
 
@@ -464,7 +464,7 @@ def deliveries_with_drift(conn: psycopg.Connection, type_name: str) -> list[dict
 
 
 def write_rejects(conn: psycopg.Connection, load_id: int, rejects: pa.Table) -> None:
-    """COPY rejects (model.REJECT_SCHEMA) into quarantine."""
+    """COPY rejects (model.REJECT_SCHEMA) into quarantine; ``raw`` may be in the first of a record's only."""
     import pgpq
 
     if not len(rejects):
@@ -472,7 +472,7 @@ def write_rejects(conn: psycopg.Connection, load_id: int, rejects: pa.Table) -> 
     table = rejects.add_column(0, "load_id", pa.array([load_id] * len(rejects), pa.int64()))
     encoder = pgpq.ArrowToPostgresBinaryEncoder(table.schema)
     statement = (
-        "COPY importer.rejects (load_id, row, line, column_name, value, rule, message, raw) "
+        "COPY importer.reject_cells (load_id, row, line, column_name, value, rule, message, raw) "
         "FROM STDIN (FORMAT BINARY)"
     )
     with conn.cursor().copy(statement) as copy:
@@ -494,12 +494,22 @@ def load_rejects(
         conn.cursor(row_factory=dict_row)
         .execute(
             """
-            SELECT r.load_id, l.type, l.tenant, l.business_date, l.path,
-                   r.row, r.line, r.column_name, r.value, r.rule, r.message, r.raw
-            FROM importer.rejects r JOIN importer.loads l USING (load_id)
-            WHERE (%(load_id)s::bigint IS NULL OR r.load_id = %(load_id)s)
-              AND (%(type)s::text IS NULL OR l.type = %(type)s)
-            ORDER BY r.load_id, r.row, r.column_name LIMIT %(limit)s
+            -- the cells first: the view would look for the raw text of all before it took a few
+            WITH found AS MATERIALIZED (
+                SELECT r.load_id, l.type, l.tenant, l.business_date, l.path,
+                       r.row, r.line, r.column_name, r.value, r.rule, r.message
+                FROM importer.reject_cells r JOIN importer.loads l USING (load_id)
+                WHERE (%(load_id)s::bigint IS NULL OR r.load_id = %(load_id)s)
+                  AND (%(type)s::text IS NULL OR l.type = %(type)s)
+                ORDER BY r.load_id, r.row, r.column_name LIMIT %(limit)s
+            ), raws AS (
+                SELECT load_id, row, max(raw) AS raw FROM importer.reject_cells
+                WHERE (%(load_id)s::bigint IS NULL OR load_id = %(load_id)s)
+                  AND (load_id, row) IN (SELECT load_id, row FROM found)
+                GROUP BY load_id, row
+            )
+            SELECT found.*, raws.raw FROM found LEFT JOIN raws USING (load_id, row)
+            ORDER BY load_id, row, column_name
             """,
             {"load_id": load_id, "type": type_name, "limit": limit},
         )

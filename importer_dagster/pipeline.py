@@ -411,11 +411,11 @@ class _Import:
         stream: RowStream,
         validator: Validator,
     ) -> None:
-        batch, typed, good, failures = judged
+        batch, typed, good, failures, rejects = judged
         self.types.add(batch.columns, failures)
         self.rejects.add(batch.rejects, distinct(batch.rejects["row"]))
         if len(failures):
-            self.rejects.add(located(failures, batch), len(batch.rows) - len(good))
+            self.rejects.add(rejects, len(batch.rows) - len(good))
         damaged = distinct(batch.rejects["row"])
         self.read += len(batch.rows) + damaged + batch.skipped
         self.skipped += batch.skipped
@@ -699,9 +699,11 @@ class _Trace:
         return pa.RecordBatch.from_arrays([*typed.columns, *more, *constants, rows], names=whole.names)
 
 
-# What was read, its good rows as typed columns, their positions, the failing cells.
-_Judged = tuple[TextBatch, pa.RecordBatch, np.ndarray, pa.Table]
+# What was read, its good rows as typed columns, their positions, the failing cells, these as rejects.
+_Judged = tuple[TextBatch, pa.RecordBatch, np.ndarray, pa.Table, pa.Table]
 
 
 def _judge(validator: Validator, batch: TextBatch) -> _Judged:
-    return batch, *validator(batch.columns)
+    typed, good, failures = validator(batch.columns)
+    rejects = located(failures, batch) if len(failures) else REJECT_SCHEMA.empty_table()
+    return batch, typed, good, failures, rejects

@@ -67,20 +67,24 @@ def distinct(column: pa.ChunkedArray) -> int:
 
 
 def located(failures: pa.Table, batch: TextBatch) -> pa.Table:
-    """Failures as rejects: with record number, physical line and raw text."""
+    """Failures (ordered by record) as rejects: with record number and physical line.
+
+    The raw text stands in the first failure of each record.
+    """
     indexes = failures["index"].to_numpy()
-    distinct, inverse = np.unique(indexes, return_inverse=True)
-    lines, raws = batch.locate(distinct)
-    back = pa.array(inverse)
+    first = np.ones(len(indexes), np.bool_)
+    first[1:] = indexes[1:] != indexes[:-1]
+    lines, raws = batch.locate(indexes[first])
+    record = np.cumsum(first) - 1
     return pa.table(
         {
             "row": batch.rows.take(pa.array(indexes)),
-            "line": lines.take(back),
+            "line": lines.take(pa.array(record)),
             "column_name": failures["column_name"],
             "value": failures["value"],
             "rule": failures["rule"],
             "message": failures["message"],
-            "raw": raws.take(back),
+            "raw": raws.take(pa.array(record, mask=~first)),
         },
         schema=REJECT_SCHEMA,
     )
