@@ -13,6 +13,8 @@ from __future__ import annotations
 import bz2
 import hashlib
 import lzma
+import os
+import stat
 import struct
 import zipfile
 import zlib
@@ -165,6 +167,9 @@ def open_url(url: str) -> BinaryIO:
 
 
 def _open_local(path: str) -> BinaryIO:
+    mode = os.stat(path).st_mode  # noqa: PTH116
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a pipe would wait for ever
+        raise RefusedError(f"{path} is a pipe or a device; name a regular file.", rule="missing")
     return open(path, "rb")  # noqa: PTH123 - the caller closes it
 
 

@@ -42,6 +42,7 @@ _HEADINGS: Mapping[str, str] = {
     "SchemaContract": "schema_contract",
     "RejectLimit": "reject_limit",
     "Scd2": "scd2",
+    "Complete": "complete",
     "Gate": "gate",
     "RowsGate": "gate.rows",
     "RejectsGate": "gate.rejects",

@@ -25,7 +25,8 @@ class Delivery:
     relative to the inbox where the file lies below it. ``url`` is what fsspec
     opens. ``tenant`` is "" where none is named; ``has_tenant`` says whether the
     type's paths name tenants at all, so whether its table has ``_tenant``.
-    ``size`` is in bytes as listed, None when unknown.
+    ``size`` is in bytes as listed, None when unknown. ``waiting`` says what a
+    file that is not complete yet waits for.
     """
 
     type: str
@@ -35,6 +36,7 @@ class Delivery:
     url: str
     size: int | None = None
     has_tenant: bool = True
+    waiting: str | None = None
 
 
 # One row per failing cell (or per damaged record, then without a column).

@@ -26,6 +26,7 @@ import psycopg
 import pyarrow as pa
 
 from importer_dagster import evolve, gate, held, ledger, schema
+from importer_dagster.completeness import unchanged
 from importer_dagster.drift import map_header
 from importer_dagster.errors import RefusedError, TransientError, WarehouseUnavailable
 from importer_dagster.extras import Extras, Rescued
@@ -276,18 +277,19 @@ class _Import:
         if prior is not None:
             # before publishing: from here on the prior load's rows are not in force
             ledger.supersede(conn, prior.load_id, load_id)
-        with open_delivery(self.delivery, self.layout.spec) as reader:
-            self.warnings = reader.warnings
-            self._map(conn, reader.header)
-            publisher = self._publisher(conn, load_id, prior)
-            staged = self._needs_stage()
-            table = publisher.create_stage() if staged else self.target.live
-            if self.extras.grows:
-                evolve.prepare_stage(conn, list(self.extras.grows.values()), self.target.gained)
-            stream = self._copy_rows(conn, load_id, table, reader)
-        self._judge_types()
-        self.findings = gate.repeats(conn, self.spec)
-        self._reject_duplicates(publisher, load_id)
+        with unchanged(self.delivery.url):
+            with open_delivery(self.delivery, self.layout.spec) as reader:
+                self.warnings = reader.warnings
+                self._map(conn, reader.header)
+                publisher = self._publisher(conn, load_id, prior)
+                staged = self._needs_stage()
+                table = publisher.create_stage() if staged else self.target.live
+                if self.extras.grows:
+                    evolve.prepare_stage(conn, list(self.extras.grows.values()), self.target.gained)
+                stream = self._copy_rows(conn, load_id, table, reader)
+            self._judge_types()
+            self.findings = gate.repeats(conn, self.spec)
+            self._reject_duplicates(publisher, load_id)
         self._check_limit()
         self._grow(conn, publisher)
         if self._is_to_be_held(conn, prior):

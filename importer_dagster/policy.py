@@ -66,6 +66,29 @@ class RejectLimit(Model):
         return None
 
 
+class Complete(Model):
+    """When a file in the inbox is all there; until then a scheduled run leaves it alone."""
+
+    marker: str | None = Field(
+        None,
+        min_length=1,
+        description="A file that the supplier writes when the delivery is complete: a name such as _SUCCESS "
+        'in the same folder, or with {path}, such as "{path}.done", one for each file.',
+    )
+    min_age: int | None = Field(
+        None,
+        ge=0,
+        description="Seconds that a file must have been unchanged before a scheduled run reads it; "
+        "IMPORTER_MIN_AGE if not given.",
+    )
+
+    @model_validator(mode="after")
+    def _stays_in_the_inbox(self) -> Complete:
+        if self.marker and (self.marker.startswith("/") or ".." in self.marker.split("/")):
+            raise ValueError("complete.marker must stay in the inbox: no leading slash, no '..'")
+        return self
+
+
 class Scd2(Model):
     """How write_disposition scd2 keeps history."""
 

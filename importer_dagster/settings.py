@@ -36,6 +36,7 @@ class Settings:
     start_date: date = date(2024, 1, 1)
     schedule: str = "0 6 * * *"
     lookback_days: int = 14
+    min_age: int = 60
     lock_timeout: int = 60
     statement_timeout: int = 3600
 
@@ -55,6 +56,7 @@ class Settings:
             start_date=_date(env, "IMPORTER_START_DATE", cls.start_date),
             schedule=env.get("IMPORTER_SCHEDULE") or cls.schedule,
             lookback_days=_positive(env, "IMPORTER_LOOKBACK_DAYS", cls.lookback_days),
+            min_age=_natural(env, "IMPORTER_MIN_AGE", cls.min_age),
             lock_timeout=_positive(env, "IMPORTER_LOCK_TIMEOUT", cls.lock_timeout),
             statement_timeout=_positive(env, "IMPORTER_STATEMENT_TIMEOUT", cls.statement_timeout),
         )
@@ -64,6 +66,13 @@ def _positive(env: Mapping[str, str], name: str, default: int) -> int:
     text = env.get(name) or str(default)
     if not text.isdecimal() or int(text) < 1:
         raise UsageError(f"{name} is {text!r}; it must be a whole number of at least 1.")
+    return int(text)
+
+
+def _natural(env: Mapping[str, str], name: str, default: int) -> int:
+    text = env.get(name) or str(default)
+    if not text.isdecimal():
+        raise UsageError(f"{name} is {text!r}; it must be a whole number, 0 or more.")
     return int(text)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +25,7 @@ from zoneinfo import ZoneInfo
 import fsspec
 from fsspec.core import url_to_fs
 
+from importer_dagster.completeness import waits_for
 from importer_dagster.errors import SourceUnavailable, UsageError
 from importer_dagster.model import Delivery
 from importer_dagster.settings import Settings
@@ -174,13 +175,16 @@ def find_deliveries(
     default_path: str,
     dates: Collection[date] | None = None,
     types: Collection[str] | None = None,
+    min_age: int = 0,
 ) -> list[Delivery]:
     """All deliveries below ``inbox_url``, ordered by (business date, type, tenant, path).
 
     ``dates`` and ``types`` narrow the answer; ``specs`` must hold all types all
     the same, since a file belongs to the type that describes it best. Each
     folder is listed once, however many types there are. A pattern without
-    ``{date}`` takes the file's modification date. Raises SourceUnavailable when
+    ``{date}`` takes the file's modification date. A file that is not complete
+    (by its type's ``complete``, else ``min_age``) says in ``waiting`` what it
+    waits for. What leads out of the inbox, or is no file, is left out. Raises SourceUnavailable when
     the inbox cannot be listed, UsageError for a URL that makes no sense.
     """
     fs, root = _open_inbox(inbox_url)
@@ -188,7 +192,7 @@ def find_deliveries(
     files = _list_files(fs, root, patterns.values(), dates)
     wanted = set(dates) if dates is not None else None
     found = [
-        delivery
+        replace(delivery, waiting=waits_for(path, info, files, specs[delivery.type].complete, min_age))
         for path, info in files.items()
         for delivery in _claims(path, info, patterns, fs)
         if (types is None or delivery.type in types) and (wanted is None or delivery.business_date in wanted)
@@ -224,10 +228,25 @@ def _list_files(
         for folder in sorted(tops):
             top = f"{root}/{folder}" if folder else root
             for full, info in fs.find(top, detail=True).items():
+                if _is_local(fs) and not _is_file_inside(Path(full), Path(root), info):
+                    continue
                 files[full[len(root) + 1 :]] = {**info, "url": fs.unstrip_protocol(full), "full": full}
     except OSError as error:
         raise SourceUnavailable(f"The inbox {root!r} cannot be listed: {error}") from error
     return files
+
+
+def _is_file_inside(file: Path, root: Path, info: Mapping[str, Any]) -> bool:
+    """False, with a warning, for a link that leads out of the inbox, a pipe, a device, a folder."""
+    if info.get("type") == "file" and not info.get("islink"):
+        return True
+    if not file.is_file():
+        log.warning("%s is left out: it is no regular file", file)
+        return False
+    if not file.resolve().is_relative_to(root.resolve()):
+        log.warning("%s is left out: the link leads out of the inbox", file)
+        return False
+    return True
 
 
 def _claims(

@@ -38,7 +38,7 @@ from importer_dagster.fields import (
     one_or_many,
     without_ignored,
 )
-from importer_dagster.policy import DEFAULT_REJECT_LIMIT, Gate, RejectLimit, Scd2, SchemaContract
+from importer_dagster.policy import DEFAULT_REJECT_LIMIT, Complete, Gate, RejectLimit, Scd2, SchemaContract
 from importer_dagster.versions import FieldChange, Layout, Version, layouts
 
 Disposition = Literal["append", "replace", "merge", "scd2"]
@@ -142,6 +142,7 @@ class TableSpec(Model):
     schema_contract: SchemaContract = Field(SchemaContract(), description="What to do about drift.")
     reject_limit: RejectLimit = Field(DEFAULT_REJECT_LIMIT, description="When rejects refuse the file.")
     gate: Gate = Field(Gate(), description="What makes a readable delivery suspicious.")
+    complete: Complete = Field(Complete(), description="When a file is all there.")
     expected_by: str | None = Field(
         None,
         pattern=r"^([01]\d|2[0-3]):[0-5]\d$",

@@ -82,10 +82,13 @@ class Project:
         self.environment: Environment = prepare_environment(Settings.from_env())
         self.settings = self.environment.settings
 
-    def deliver(self, day: date, name: str, content: str, tenant: str = "acme", suffix: str = "") -> None:
+    def deliver(
+        self, day: date, name: str, content: str, tenant: str = "acme", suffix: str = "", age: int = 3600
+    ) -> None:
         file = self.root / "home" / "inbox" / day.isoformat() / tenant / f"{name}{suffix}.csv"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content)
+        os.utime(file, (time.time() - age,) * 2)
 
     def run(self, *days: date, types: list[str] | None = None) -> LaunchResult:
         return launch_daily(self.settings, days, types, definitions=DEFINITIONS)
@@ -613,6 +616,37 @@ def test_what_is_being_imported_is_not_asked_for(project: Project):
         assert missing_days(instance, project.settings, specs, day(60)) == {"alpha": {day(60)}}
         instance.report_run_canceled(run)
         assert set(missing_days(instance, project.settings, specs, day(60))) == {"alpha", "beta"}
+
+
+def test_a_day_with_a_file_that_is_not_complete_waits(project: Project):
+    project.deliver(day(90), "beta", "id,v\n1,x\n", age=3600)
+    project.deliver(day(90), "beta", "id,v\n2,x\n", suffix="_2", age=0)
+    project.deliver(day(91), "beta", "id,v\n3,x\n")
+    [asked] = tick(project, day(91))
+    assert _gap_tags(asked.tags) == range_tags((day(91), day(91)))
+    project.deliver(day(90), "beta", "id,v\n2,x\n", suffix="_2", age=61)
+    [asked] = tick(project, day(91))
+    assert _gap_tags(asked.tags) == {RANGE_START: day(90).isoformat(), RANGE_END: day(91).isoformat()}
+
+
+def test_a_day_is_not_done_while_a_marker_is_missing(project: Project):
+    spec = project.root / "specs" / "own" / "beta.yaml"
+    before = spec.read_text()
+    try:
+        spec.write_text(before + '\ncomplete: {marker: "{path}.done"}\n')
+        project.deliver(day(95), "beta", "id,v\n951,x\n")
+        project.deliver(day(95), "beta", "id,v\n952,x\n", suffix="_2")
+        folder = project.root / "home" / "inbox" / day(95).isoformat() / "acme"
+        (folder / "beta.csv.done").touch()
+        assert project.run(day(95), types=["beta"]).success
+        assert project.query("SELECT id FROM beta WHERE id > 950") == [(951,)]
+        assert day(95) not in project.materialized("beta")
+        (folder / "beta_2.csv.done").touch()
+        assert project.run(day(95), types=["beta"]).success
+        assert project.query("SELECT id FROM beta WHERE id > 950 ORDER BY id") == [(951,), (952,)]
+        assert day(95) in project.materialized("beta")
+    finally:
+        spec.write_text(before)
 
 
 def test_nothing_missing_is_a_skip(project: Project):

@@ -118,9 +118,14 @@ def missing_days(
     first = max(settings.start_date, today - timedelta(days=settings.lookback_days - 1))
     days = [first + timedelta(days=n) for n in range((today - first).days + 1)]
     missing: dict[str, set[date]] = {}
-    deliveries = find_deliveries(settings.inbox_url, specs, default_path=settings.default_path, dates=days)
+    deliveries = find_deliveries(
+        settings.inbox_url, specs, default_path=settings.default_path, dates=days, min_age=settings.min_age
+    )
+    waiting = {(d.type, d.business_date) for d in deliveries if d.waiting}
     for delivery in deliveries:
-        missing.setdefault(delivery.type, set()).add(delivery.business_date)
+        # a day is imported when all its files are complete
+        if (delivery.type, delivery.business_date) not in waiting:
+            missing.setdefault(delivery.type, set()).add(delivery.business_date)
     under_way = list(_under_way(instance))
     for name, delivered in missing.items():
         done = {date.fromisoformat(k) for k in instance.get_materialized_partitions(dg.AssetKey(name))}

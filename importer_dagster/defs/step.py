@@ -32,6 +32,7 @@ from importer_dagster.warehouse import Warehouse
 
 log = logging.getLogger(__name__)
 
+_SCHEDULED = "dagster/schedule_name"  # Dagster's tag of runs that a schedule asked for
 _NAMED = 20  # as many bad deliveries a failure names; the ledger has them all
 
 
@@ -74,8 +75,10 @@ def run_step(
     """
     days = [date.fromisoformat(key) for key in context.partition_keys]
     warehouse = _warehouse(settings)
-    outcomes = _import_all(context, spec, _deliveries(spec, specs, settings, days), warehouse)
-    good_days = _good_days(outcomes)
+    delivered = _deliveries(context, spec, specs, settings, days)
+    outcomes = _import_all(context, spec, [d for d in delivered if not d.waiting], warehouse)
+    waiting = _log_waiting(context, delivered)
+    good_days = [day for day in _good_days(outcomes) if day not in waiting]
     _log_days_without(context, spec, days, outcomes)
     accounts = _accounts(spec, warehouse, outcomes, good_days)
     bad = [o for o in outcomes if not o.good]
@@ -109,14 +112,32 @@ def _warehouse(settings: Settings) -> Warehouse:
     return Warehouse.of(settings, settings.warehouse_url)
 
 
+def _log_waiting(context: dg.AssetExecutionContext, delivered: Sequence[Delivery]) -> set[date]:
+    """Days that are not done, since one of their files is not complete yet."""
+    for d in delivered:
+        if d.waiting:
+            context.log.warning(f"{d.path} is not read yet: {d.waiting}")
+    return {d.business_date for d in delivered if d.waiting}
+
+
 def _deliveries(
-    spec: TableSpec, specs: Mapping[str, TableSpec], settings: Settings, days: Sequence[date]
+    context: dg.AssetExecutionContext,
+    spec: TableSpec,
+    specs: Mapping[str, TableSpec],
+    settings: Settings,
+    days: Sequence[date],
 ) -> list[Delivery]:
     from importer_dagster.source import find_deliveries
 
     try:
         return find_deliveries(
-            settings.inbox_url, specs, default_path=settings.default_path, dates=days, types=[spec.name]
+            settings.inbox_url,
+            specs,
+            default_path=settings.default_path,
+            dates=days,
+            types=[spec.name],
+            # a person who starts a run takes the files as they are
+            min_age=settings.min_age if _SCHEDULED in context.run.tags else 0,
         )
     except TransientError as error:
         raise dg.Failure(str(error), allow_retries=True) from error

@@ -1,0 +1,115 @@
+"""Is a file all there, and does it stay as it is while it is read?
+
+A supplier that is still writing must not have half its file imported. Before
+reading, a file waits until it is old enough or its marker file is there
+(:func:`waits_for`); while it is read, its size, age and identity are watched
+(:func:`unchanged`).
+
+What does not belong here: finding files (``source.py``), damage inside a file
+(``reader.py``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from importer_dagster.errors import RefusedError, SourceUnavailable
+from importer_dagster.policy import Complete
+
+_MODIFIED = (
+    "mtime",
+    "LastModified",
+    "last_modified",
+    "updated",
+    "created",
+)  # local, S3, Azure, Google, others
+_VERSION = ("ETag", "etag", "md5Hash", "checksum")
+
+State = tuple[Any, ...]
+
+
+def waits_for(
+    path: str, info: Mapping[str, Any], files: Mapping[str, Any], rule: Complete, min_age: int
+) -> str | None:
+    """What a listed file still waits for, in words; None if it is complete.
+
+    ``files`` holds every path of the listing. The spec's own ``min_age`` goes
+    before the project's. A file that has a marker file need not be old.
+    """
+    if rule.marker is not None:
+        marker = _marker_of(path, rule.marker)
+        return None if marker in files else f"its marker file {marker} is not there yet"
+    wanted = min_age if rule.min_age is None else rule.min_age
+    age = _age(info)
+    if age is None or age >= wanted:
+        return None
+    return f"it was changed {max(age, 0):.0f} s ago and must be unchanged for {wanted} s"
+
+
+def _marker_of(path: str, marker: str) -> str:
+    if "{path}" in marker:
+        return marker.replace("{path}", path)
+    folder = path.rpartition("/")[0]
+    return f"{folder}/{marker}" if folder else marker
+
+
+def _age(info: Mapping[str, Any]) -> float | None:
+    """Seconds since it was changed, None where the file system does not say."""
+    changed = next((info[key] for key in _MODIFIED if info.get(key) is not None), None)
+    if isinstance(changed, datetime):
+        changed = changed.timestamp()
+    return time.time() - changed if isinstance(changed, int | float) else None
+
+
+@contextmanager
+def unchanged(url: str) -> Iterator[None]:
+    """Raise SourceUnavailable, to be tried again, if the file is another one at the end than at the beginning.
+
+    A refusal in between counts only if the file stood still: half a file looks damaged.
+    """
+    before = _state(url)
+    try:
+        yield
+    except RefusedError as refused:
+        _compare(url, before, refused)
+        raise
+    _compare(url, before, None)
+
+
+def _compare(url: str, before: State | None, cause: Exception | None) -> None:
+    if before is None:
+        return  # there was nothing to look at; opening it has said so
+    after = _state(url)
+    if after != before:
+        now = "is gone" if after is None else f"has {after[0]} bytes now"
+        raise SourceUnavailable(
+            f"{url} was changed while it was read: it had {before[0]} bytes and {now}. Nothing of it is loaded; "
+            "it is tried again. If this happens often, declare complete.marker or a longer complete.min_age."
+        ) from cause
+
+
+def _state(url: str) -> State | None:
+    """Size and everything else that tells one content from another; None if there is no such file."""
+    try:
+        if "://" not in url:
+            stat = Path(url).stat()
+            return stat.st_size, stat.st_mtime_ns, stat.st_ino
+        return _remote_state(*url_to_fs(url))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise SourceUnavailable(f"{url} cannot be looked at: {error}") from error
+
+
+def _remote_state(fs: fsspec.AbstractFileSystem, path: str) -> State:
+    fs.invalidate_cache()
+    info = fs.info(path)
+    return (info.get("size"), *(str(info[key]) for key in (*_VERSION, *_MODIFIED) if key in info))

@@ -1,0 +1,153 @@
+"""Files that are not complete, change while they are read, or lead out of the inbox."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import DAY, Inbox, Query, make_spec
+
+from importer_dagster.errors import RefusedError, SourceUnavailable, SpecError, UsageError
+from importer_dagster.model import Delivery
+from importer_dagster.pipeline import import_delivery
+from importer_dagster.reader import open_delivery
+from importer_dagster.settings import Settings
+from importer_dagster.source import find_deliveries
+from importer_dagster.spec import TableSpec, parse_spec
+
+FOLDER = "2024-01-01/acme"
+
+
+def put(root: Path, name: str, age: float = 0) -> Path:
+    file = root / FOLDER / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("id,v,n\n1,a,2\n")
+    os.utime(file, (time.time() - age,) * 2)
+    return file
+
+
+def waiting(root: Path, spec: TableSpec, min_age: int = 0) -> dict[str, str | None]:
+    found = find_deliveries(str(root), {spec.name: spec}, default_path=Settings.default_path, min_age=min_age)
+    return {d.path.removeprefix(f"{FOLDER}/"): d.waiting for d in found}
+
+
+def test_a_young_file_waits(tmp_path: Path) -> None:
+    put(tmp_path, "things.csv", age=0)
+    put(tmp_path, "things_old.csv", age=100)
+    found = waiting(tmp_path, make_spec(), min_age=50)
+    assert found["things_old.csv"] is None
+    assert "must be unchanged for 50 s" in str(found["things.csv"])
+    assert set(waiting(tmp_path, make_spec(), min_age=0).values()) == {None}
+    # the spec's own goes before the project's
+    assert set(waiting(tmp_path, make_spec(complete={"min_age": 0}), min_age=50).values()) == {None}
+    assert None not in waiting(tmp_path, make_spec(complete={"min_age": 500}), min_age=50).values()
+
+
+@pytest.mark.parametrize(("marker", "file"), [("{path}.done", "things.csv.done"), ("_SUCCESS", "_SUCCESS")])
+def test_a_marker_file_is_waited_for(tmp_path: Path, marker: str, file: str) -> None:
+    put(tmp_path, "things.csv")
+    spec = make_spec(complete={"marker": marker})
+    assert waiting(tmp_path, spec, min_age=50) == {
+        "things.csv": f"its marker file {FOLDER}/{file} is not there yet"
+    }
+    put(tmp_path, file)
+    assert waiting(tmp_path, spec, min_age=50) == {"things.csv": None}
+
+
+def test_a_marker_cannot_lie_outside_of_the_inbox() -> None:
+    for marker in ("../done", "/tmp/done"):
+        with pytest.raises(ValueError, match="must stay in the inbox"):
+            make_spec(complete={"marker": marker})
+
+
+def test_the_setting_is_checked() -> None:
+    assert Settings.from_env({"IMPORTER_MIN_AGE": "0"}).min_age == 0
+    with pytest.raises(UsageError, match="IMPORTER_MIN_AGE"):
+        Settings.from_env({"IMPORTER_MIN_AGE": "-1"})
+
+
+# --- nothing leads out of the inbox -----------------------------------------------------
+
+
+def test_only_regular_files_inside_the_inbox_are_deliveries(tmp_path: Path) -> None:
+    inbox, outside = tmp_path / "inbox", tmp_path / "outside"
+    put(inbox, "things.csv")
+    secret = put(outside, "secret.csv")
+    here = inbox / FOLDER
+    (here / "things_out.csv").symlink_to(secret)
+    (here / "things_in.csv").symlink_to(here / "things.csv")
+    (here / "things_lost.csv").symlink_to(here / "nothing.csv")
+    (here / "things_dir.csv").symlink_to(secret.parent)
+    (inbox / "2024-01-02").symlink_to(outside / "2024-01-01")
+    os.mkfifo(here / "things_pipe.csv")
+    assert set(waiting(inbox, make_spec())) == {"things.csv", "things_in.csv"}
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(RefusedError, match="pipe or a device"):
+        open_delivery(Delivery("things", "", DAY, "pipe.csv", str(tmp_path / "pipe.csv")), make_spec())
+
+
+def test_a_spec_cannot_run_code(tmp_path: Path) -> None:
+    witness = tmp_path / "ran"
+    for attack in (
+        f"!!python/object/apply:os.system ['touch {witness}']",
+        f"!!python/object/new:os.system ['touch {witness}']",
+        "!!python/name:os.system",
+    ):
+        with pytest.raises(SpecError):
+            parse_spec(f"name: things\ntitle: {attack}\nschema: {{fields: [{{name: id}}]}}\n", "things.yaml")
+    assert not witness.exists()
+
+
+# --- files that change while they are read --------------------------------------------
+
+
+GROW = "f.write(b'999999,late,1\\n')"
+SHRINK = "f.truncate(100)"
+REPLACE = "os.replace(sys.argv[1] + '.new', sys.argv[1])"
+
+
+@pytest.mark.parametrize("change", [GROW, SHRINK, REPLACE])
+def test_a_file_that_changes_while_it_is_read_is_read_again(
+    inbox: Inbox, query: Query, change: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = make_spec()
+    rows = "".join(f"{i},value,1\n" for i in range(300_000))
+    delivery = inbox.delivery(spec, f"id,v,n\n{rows}")
+    Path(f"{delivery.url}.new").write_text("id,v,n\n7,new,1\n8,new,1\n")
+    code = f"import os, sys; f = open(sys.argv[1], 'r+b'); f.seek(0, 2); {change}"
+    changed = []
+
+    def on_progress(_rows: int, _rejected: int) -> None:
+        if not changed:
+            changed.append(subprocess.run([sys.executable, "-c", code, delivery.url], check=True))
+
+    result = import_delivery(delivery, spec, warehouse=inbox.warehouse, progress=on_progress)
+    assert "was changed while it was read" in caplog.text
+    assert result.status == "loaded"
+    # what is in force is the file as it stands now, and only that
+    lines = Path(delivery.url).read_bytes().splitlines()
+    assert result.rows_read == len(lines) - 1
+    assert query("SELECT count(*) FROM things") == [(result.rows_loaded,)]
+    assert query("SELECT status, rows_read FROM importer.loads") == [("loaded", len(lines) - 1)]
+
+
+def test_a_file_that_never_stands_still_is_not_loaded(inbox: Inbox, query: Query) -> None:
+    spec = make_spec()
+    delivery = inbox.delivery(spec, "id,v,n\n1,a,1\n")
+    code = "import sys\nwhile True: open(sys.argv[1], 'ab').write(b'2,b,1\\n')"
+    writer = subprocess.Popen([sys.executable, "-c", code, delivery.url])
+    try:
+        time.sleep(0.5)
+        with pytest.raises(SourceUnavailable, match=r"complete\.min_age"):
+            import_delivery(delivery, spec, warehouse=inbox.warehouse)
+    finally:
+        writer.kill()
+        writer.wait()
+    assert query("SELECT status FROM importer.loads") == [("failed",)]
+    assert query("SELECT count(*) FROM things") == [(0,)]
