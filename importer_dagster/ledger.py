@@ -469,7 +469,7 @@ def write_rejects(conn: psycopg.Connection, load_id: int, rejects: pa.Table) -> 
 
     if not len(rejects):
         return
-    table = rejects.add_column(0, "load_id", pa.array([load_id] * len(rejects), pa.int64()))
+    table = rejects.add_column(0, "load_id", pa.repeat(pa.scalar(load_id, pa.int64()), len(rejects)))
     encoder = pgpq.ArrowToPostgresBinaryEncoder(table.schema)
     statement = (
         "COPY importer.reject_cells (load_id, row, line, column_name, value, rule, message, raw) "

@@ -41,15 +41,13 @@ class TypeWatch:
             self.present[column] += len(cells) - cells.null_count
         if not len(failures):
             return
-        unread = failures.filter(pc.equal(failures["rule"], "type"))
-        for found in unread["column_name"].value_counts().to_pylist():
-            self._count(found["values"], found["counts"], unread)
-
-    def _count(self, column: str, number: int, unread: pa.Table) -> None:
-        self.bad[column] += number
-        if column not in self.example:
-            at = pc.index(unread["column_name"], column).as_py()
-            self.example[column] = unread["message"][at].as_py()
+        unread = pc.equal(failures["rule"], "type")
+        for found in failures["column_name"].filter(unread).value_counts().to_pylist():
+            column = found["values"]
+            self.bad[column] += found["counts"]
+            if column not in self.example:
+                first = pc.index(pc.and_(unread, pc.equal(failures["column_name"], column)), True).as_py()
+                self.example[column] = failures["message"][first].as_py()
 
     def add_rescued(self, column: str, cells: pa.Array) -> None:
         """Take in values (NULL elsewhere) that could not be read, but are no rejects."""

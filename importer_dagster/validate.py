@@ -119,7 +119,9 @@ class Validator:
         column = getattr(error.schema, "name", None) if error.schema is not self.pandera else None
         indexes = _failed_rows(error, len(batch))
         if column in unread:  # its NULL only stands in for what could not be read
-            indexes = np.setdiff1d(indexes, unread[column])
+            known = np.ones(len(batch), np.bool_)
+            known[unread[column]] = False
+            indexes = indexes[known[indexes]]
         if not len(indexes):
             return None
         values = self._text(batch, column, indexes)
@@ -187,7 +189,11 @@ def _split(typed: pa.RecordBatch, failures: list[pa.Table]) -> tuple[pa.RecordBa
     everything = np.arange(len(typed), dtype=np.int64)
     if not failures:
         return typed, everything, FAILURE_SCHEMA.empty_table()
-    table = pa.concat_tables(failures).sort_by("index")
-    bad = np.unique(table["index"].to_numpy())
-    good = np.delete(everything, bad)
+    table = pa.concat_tables(failures)
+    indexes = table["index"].to_numpy()
+    # stable: of one record, the columns keep their order; each table is ordered already, which this sort likes
+    table = table.take(pa.array(np.argsort(indexes, kind="stable")))
+    fine = np.ones(len(typed), np.bool_)
+    fine[indexes] = False
+    good = everything[fine]
     return typed.take(pa.array(good)), good, table
