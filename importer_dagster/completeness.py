@@ -23,6 +23,7 @@ from fsspec.core import url_to_fs
 
 from importer_dagster.errors import RefusedError, SourceUnavailable
 from importer_dagster.policy import Complete
+from importer_dagster.warehouse import redact
 
 _MODIFIED = (
     "mtime",
@@ -89,6 +90,7 @@ def _compare(url: str, before: State | None, cause: Exception | None) -> None:
         return  # there was nothing to look at; opening it has said so
     after = _state(url)
     if after != before:
+        url = redact(url)
         now = "is gone" if after is None else f"has {after[0]} bytes now"
         raise SourceUnavailable(
             f"{url} was changed while it was read: it had {before[0]} bytes and {now}. Nothing of it is loaded; "
@@ -106,7 +108,7 @@ def _state(url: str) -> State | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise SourceUnavailable(f"{url} cannot be looked at: {error}") from error
+        raise SourceUnavailable(f"{redact(url)} cannot be looked at: {error}") from error
 
 
 def _remote_state(fs: fsspec.AbstractFileSystem, path: str) -> State:

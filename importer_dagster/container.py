@@ -26,6 +26,7 @@ import fsspec
 import pyarrow as pa
 
 from importer_dagster.errors import ImporterError, RefusedError, SourceUnavailable
+from importer_dagster.warehouse import redact
 
 CHUNK = 1 << 20
 # A container that unpacks to more than this, and by more than this factor, is taken for a bomb.
@@ -140,6 +141,7 @@ class _Inflated:
 @contextmanager
 def source_errors(url: str) -> Iterator[None]:
     """Turn errors of the file system into ours."""
+    url = redact(url)
     try:
         yield
     except ImporterError:
@@ -189,7 +191,7 @@ class Unpacked:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url
+        self.url = redact(url)  # for messages
         self._file = open_url(url)
         try:
             with source_errors(url):

@@ -52,7 +52,7 @@ def run_demo(settings: Settings, *, days: int, tenants: int, rows: int, console:
     inbox = settings.home / "inbox"
     if settings.inbox_url != str(inbox):
         raise UsageError(
-            f"The demo writes files into the inbox, but IMPORTER_INBOX_URL names {settings.inbox_url!r}. "
+            f"The demo writes files into the inbox, but IMPORTER_INBOX_URL names {redact(settings.inbox_url)!r}. "
             "Unset it, so that the demo uses an inbox of its own in IMPORTER_HOME."
         )
     specs = load_specs(settings.specs)

@@ -30,6 +30,7 @@ from importer_dagster.errors import SourceUnavailable, UsageError
 from importer_dagster.model import Delivery
 from importer_dagster.settings import Settings
 from importer_dagster.spec import TableSpec
+from importer_dagster.warehouse import redact
 
 log = logging.getLogger(__name__)
 
@@ -203,9 +204,11 @@ def find_deliveries(
 def _open_inbox(inbox_url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         fs, root = url_to_fs(inbox_url)
+    except OSError as error:  # some file systems connect at once
+        raise SourceUnavailable(f"The inbox {redact(inbox_url)!r} cannot be reached: {error}") from error
     except (ValueError, ImportError) as error:
         raise UsageError(
-            f"The inbox URL {inbox_url!r} cannot be used: {error}. "
+            f"The inbox URL {redact(inbox_url)!r} cannot be used: {error}. "
             "IMPORTER_INBOX_URL takes a folder or a URL such as s3://bucket/inbox."
         ) from None
     return fs, root.rstrip("/")
@@ -307,7 +310,7 @@ def delivery_of_file(
             "names none. Leave --tenant away, or add {tenant} to the pattern."
         )
     url = file if "://" in file else Path(file).expanduser().absolute().as_posix()
-    path = _below_inbox(url, settings.inbox_url) or url
+    path = _below_inbox(url, settings.inbox_url) or redact(url)
     named_day, named_tenant = _named_by(path, pattern)
     return Delivery(
         type=spec.name,

@@ -58,6 +58,8 @@ def redact(url: str) -> str:
     >>> redact("postgresql://u:secret@h/db")
     'postgresql://u:***@h/db'
     """
+    if "://" not in url:
+        return url  # a path
     try:
         parts = urlsplit(url)
     except ValueError:

@@ -18,6 +18,7 @@ from importer_dagster.cli.ledger import print_rejects
 from importer_dagster.errors import ImporterError, SpecError, UsageError
 from importer_dagster.settings import Settings
 from importer_dagster.spec import Specs, TableSpec, load_spec, load_specs, spec_files
+from importer_dagster.warehouse import redact
 
 
 @click.command()
@@ -124,7 +125,9 @@ def _check_all(settings: Settings, types: Sequence[str]) -> None:
         console.print(f"[green]✓[/green] warehouse: PostgreSQL {version}")
     by_name = {s.name: s for s in specs}
     found = find_deliveries(settings.inbox_url, by_name, default_path=settings.default_path)
-    console.print(f"[green]✓[/green] inbox: {len(found)} deliveries in {settings.inbox_url}", soft_wrap=True)
+    console.print(
+        f"[green]✓[/green] inbox: {len(found)} deliveries in {redact(settings.inbox_url)}", soft_wrap=True
+    )
     if faults:
         sys.exit(2)
 
