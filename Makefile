@@ -46,6 +46,7 @@ ROUNDS ?= 240
 SEED ?= 1
 crash: $(VENV)/.ready  ## kill importing processes and servers at every step; ROUNDS=30 for a short one
 	$(BIN)/python -m reliability.crash --rounds $(ROUNDS) --seed $(SEED)
+	$(BIN)/python -m reliability.orchestrated
 
 soak: $(VENV)/.ready  ## a long mixed load under faults, then a count; MINUTES=15 for the long form
 	$(BIN)/python -m reliability.soak --minutes $(MINUTES) --seed $(SEED)

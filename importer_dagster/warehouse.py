@@ -94,7 +94,7 @@ def plain_url(url: str) -> str:
 def translate(error: psycopg.Error, url: str) -> ImporterError:
     """What a driver's error means to us: come back later, or never."""
     where = redact(url)
-    text = " ".join(str(error).split()).replace(url, where).rstrip(".")
+    text = " ".join(str(error).split()).replace(url, where).rstrip(".?")
     state = error.sqlstate
     if state is None:
         # no SQLSTATE: the connection could not be made or was lost, unless the

@@ -193,6 +193,8 @@ class Crash:
         verdict = Verdict(case)
         started = self._start_under(case, database, verdict, seconds)
         verdict.exit_code, words = self._finish(started)
+        if case.victim == "process" and verdict.exit_code == 0:
+            verdict.reached = False  # it had ended before
         if verdict.exit_code not in (0, 4, -signal.SIGKILL):
             verdict.faults.append(f"ended with {verdict.exit_code}: {words[-500:]}")
         with self.server.connect(database) as conn:

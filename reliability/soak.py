@@ -274,7 +274,7 @@ class Soak:
         records = sum(c.records for contents in files.values() for c in contents.values())
         read, accounted = self._ledger()
         differing = {name: self._differing(name, contents) for name, contents in files.items()}
-        stuck, slots = self._dagster()
+        stuck, slots = self._dagster_figures()
         tally = self.tally
         rows = {
             "deliveries tried": f"{tally.tried:,} ({len([*self.deliveries()]):,} files; sent: {_words(tally.sent)})",
@@ -324,9 +324,9 @@ class Soak:
                 found = conn.execute(query).fetchall()
         return count.difference(count.table(spec.write_disposition, contents), found)
 
-    def _dagster(self) -> tuple[int, int]:
+    def _dagster_figures(self) -> tuple[int, int]:
         """(runs that did not end, slots of the pool that are taken)."""
-        if not self.tally.dagster_runs:
+        if self.server.query("dagster", "SELECT to_regclass('runs')") == [(None,)]:
             return 0, 0
         [(stuck,)] = self.server.query(
             "dagster",
