@@ -25,7 +25,7 @@ from importer_dagster.errors import UsageError
 SLOT_LOCKS = 0x1A57E001
 LOAD_LOCKS = 0x1A57E002
 
-SMALL_BYTES = 8 << 20  # one block of the reader; every other turn is for files below it
+SMALL_BYTES = 8 << 20  # every other turn is for files below it
 CAP = "db_writes"
 
 NEXT_PAUSE_S = 0.1  # of those next in line, who are connected
