@@ -374,9 +374,9 @@ def _read_all(work: _Work) -> None:
             work.columns[name].end_of_file()
     if work.rejects:
         listed = ", ".join(f"{n:,} × {rule}" for rule, n in work.rejects.most_common())
-        work.notes.append(
-            f"{sum(work.rejects.values()):,} records are damaged and will be rejected: {listed}."
-        )
+        total = sum(work.rejects.values())
+        damaged = "1 record is" if total == 1 else f"{total:,} records are"
+        work.notes.append(f"{damaged} damaged and will be rejected: {listed}.")
 
 
 def _texts(work: _Work, wanted: Sequence[str]) -> Iterator[tuple[str, pa.Array]]:
@@ -724,6 +724,7 @@ def _write(work: _Work, name: str) -> tuple[TableSpec, str]:
         "The reason for each choice stands with it; change what you know better.",
     ]
     head += [f"QUESTION: {q}" for q in dict.fromkeys(work.questions)]
+    head += [f"NOTE: {n}" for n in dict.fromkeys(work.notes)]
     text = to_yaml(Document(data, tuple(head), reasons, tuple(comments)))
     return parse_spec(text, f"{name}.yaml"), text
 

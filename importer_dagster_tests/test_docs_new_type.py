@@ -68,6 +68,22 @@ def test_infer_writes_what_an_editor_needs(command: Command, tmp_path: Path) -> 
     assert (again.returncode, "--force" in again.stderr) == (2, True)
 
 
+def test_notes_reach_the_person_and_the_spec(command: Command, tmp_path: Path) -> None:
+    rows = "".join(f"{n},2020-02-01\n" for n in range(300))
+    file = command.file("id,day\n" + rows + "300,never\n301\n", "feed.csv")
+    done = command("infer", file, "--out", str(tmp_path / "new"))
+    notes = [
+        "1 record is damaged and will be rejected: 1 × fields.short.",
+        "day: 1 of 301 values are no date, such as 'never'; their records will be rejected.",
+    ]
+    head = (tmp_path / "new" / "feed.yaml").read_text().split("name: feed")[0]
+    for note in notes:
+        assert f"# NOTE: {note}\n" in head
+        assert f"  i {note}\n" in done.stderr
+    dry = command("infer", file, "--out", str(tmp_path / "new"), "--dry-run")
+    assert all(f"# NOTE: {n}\n" in dry.stdout for n in notes)
+
+
 def test_a_dry_run_writes_nothing(command: Command, tmp_path: Path) -> None:
     file = command.file("id,v\n1,a\n", "things.csv")
     done = command("infer", file, "--out", str(tmp_path / "new"), "--dry-run")

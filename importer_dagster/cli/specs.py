@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,6 +21,16 @@ from importer_dagster.settings import Settings
 
 EDITOR_SCHEMA = "spec.schema.json"
 FORMATS = ("frictionless", "json-schema", "sql", "markdown")
+
+
+@dataclass(frozen=True)
+class _Proposal:
+    """One type's spec as YAML, and what to tell the person about it."""
+
+    name: str
+    text: str
+    questions: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 @click.command()
@@ -60,28 +71,35 @@ def infer(
       importer infer orders.csv --date-order dmy --out specs/      03/04/2024 is in April
       importer infer datapackage.json --out specs/
     """
-    found: dict[str, tuple[str, Sequence[str]]] = {}
+    found: dict[str, _Proposal] = {}
     for descriptor in (f for f in files if f.lower().endswith(".json")):
-        found |= {n: (text, ()) for n, text in _from_descriptor(descriptor, name).items()}
+        found |= {n: _Proposal(n, text) for n, text in _from_descriptor(descriptor, name).items()}
     data = [f for f in files if not f.lower().endswith(".json")]
     if data:
         options = {"encoding": encoding, "delimiter": delimiter, "date_order": date_order}
         for group in _groups(data, name):
-            type_name, text, questions = _infer_one(group, name, options)
-            if type_name in found:
+            proposal = _infer_one(group, name, options)
+            if proposal.name in found:
                 raise UsageError(
-                    f"{group[0]} would be type {type_name!r}, as another of the files; give each a --name of its own."
+                    f"{group[0]} would be type {proposal.name!r}, as another of the files; give each a --name of its own."
                 )
-            found[type_name] = (text, questions)
-    for type_name, (text, questions) in found.items():
+            found[proposal.name] = proposal
+    for proposal in found.values():
         if dry_run:
-            click.echo(text, nl=False)
+            click.echo(proposal.text, nl=False)
         else:
-            _write(out, type_name, text, force=force)
-        for question in questions:
-            errors.print(f"  [yellow]?[/yellow] {plain(question)}", soft_wrap=True)
+            _write(out, proposal.name, proposal.text, force=force)
+        _tell(proposal)
     if not dry_run:
         _write_editor_schema(out)
+
+
+def _tell(proposal: _Proposal) -> None:
+    """What a person should decide (?) and know (i); the same stands in the YAML."""
+    for question in proposal.questions:
+        errors.print(f"  [yellow]?[/yellow] {plain(question)}", soft_wrap=True)
+    for note in proposal.notes:
+        errors.print(f"  [blue]i[/blue] {plain(note)}", soft_wrap=True)
 
 
 def _from_descriptor(file: str, name: str | None) -> Mapping[str, str]:
@@ -104,10 +122,8 @@ def _groups(files: Sequence[str], name: str | None) -> list[list[str]]:
     return [list(files)] if name else group_files(files)
 
 
-def _infer_one(
-    group: Sequence[str], name: str | None, options: Mapping[str, Any]
-) -> tuple[str, str, Sequence[str]]:
-    """(type name, YAML, questions) of one type's files."""
+def _infer_one(group: Sequence[str], name: str | None, options: Mapping[str, Any]) -> _Proposal:
+    """The proposal for one type's files."""
     from importer_dagster.infer import infer as infer_spec
 
     title = Path(group[0]).name + (f" and {len(group) - 1} more" if len(group) > 1 else "")
@@ -117,7 +133,7 @@ def _infer_one(
         inference = infer_spec(
             group, name=name, progress=lambda doing: progress.update(task, doing=doing), **options
         )
-    return inference.spec.name, inference.yaml, inference.questions
+    return _Proposal(inference.spec.name, inference.yaml, inference.questions, inference.notes)
 
 
 def _write(out: Path, type_name: str, text: str, *, force: bool) -> None:
