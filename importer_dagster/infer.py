@@ -599,7 +599,7 @@ def _choose_key(work: _Work, type_name: str) -> None:
     everywhere = [c for n, c in work.columns.items() if all(n in f.names for f in work.files)]
     types = {n: str(c.field["type"]) for n, c in work.choices.items()}
     missing = [n for n, c in work.choices.items() if _lacks_values(work.columns[n], c)]
-    work.key = find_key(
+    found = find_key(
         everywhere,
         types,
         missing,
@@ -607,7 +607,10 @@ def _choose_key(work: _Work, type_name: str) -> None:
         type_name=type_name,
         files=len(work.files),
     )
-    if work.key is None:
+    work.key = found.key
+    if found.question:
+        work.questions.append(found.question)
+    elif work.key is None:
         for column in everywhere:
             _note_near_key(column, work)
 
@@ -758,7 +761,7 @@ def _path(work: _Work) -> str | None:
 def _disposition(work: _Work) -> tuple[str, str]:
     key = work.key
     if key is None:
-        return "append", "no key was found, so every file's rows stand; a re-sent file replaces its own rows"
+        return "append", "no key is certain, so every file's rows stand; a re-sent file replaces its own rows"
     if key.sure and len(work.files) == 1:
         return (
             "merge",

@@ -235,6 +235,72 @@ def test_keys(inferred: Infer) -> None:
     assert inferred("id,v\n1,a\n1,b\n2,c\n3,d\n").spec.tableschema.primaryKey == ()
 
 
+def of_others(names: str, row: str, n: int = 1_200) -> str:
+    """A file of ``n`` records; ``row`` is filled with the number of each."""
+    return names + "\n" + "".join(row.format(i=i) + "\n" for i in range(n))
+
+
+# the file, what it is called, the key that is written, and the one that is asked about
+NARROW = [
+    (of_others("person_id,phone,kind", "{i},555-{i},1"), "person_phone.csv", (), ["person_id"]),
+    (of_others("businessentityid,phone,kind", "{i},555-{i},1"), "personphone.csv", (), ["businessentityid"]),
+    (
+        of_others("productid,photoid,flag", "{i},1,f"),
+        "productphoto.csv",
+        ("productid", "photoid"),
+        ["productid"],
+    ),
+    (
+        of_others("order_id,order_line_id,price", "{i},{i},1.50"),
+        "order_line.csv",
+        ("order_id", "order_line_id"),
+        ["order_line_id"],
+    ),
+    (of_others("name,rate", "n{i},1.50", 50), "rates.csv", (), []),
+    (
+        of_others("order_id,product_id,rate", "{i},{i},1.50", 300),
+        "x.csv",
+        ("order_id", "product_id"),
+        ["order_id"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("content", "file", "written", "asked"), NARROW, ids=lambda v: str(v)[:20])
+def test_a_key_that_may_be_too_narrow_is_asked_about(
+    inferred: Infer, inbox: Inbox, content: str, file: str, written: tuple, asked: list
+) -> None:
+    found = inferred(content, file=file)
+    assert found.spec.tableschema.primaryKey == written
+    assert found.spec.write_disposition == "append"
+    questions = [q for q in found.questions if "primaryKey" in q]
+    assert [f"primaryKey: [{a}]" in q for q, a in zip(questions, asked, strict=True)] == [True] * len(asked)
+    again = content + content.splitlines()[1].replace(",", ",9", 1) + "\n"  # the same first column once more
+    assert inbox.load(found.spec, again).rows_rejected == 0, "nothing is lost until the question is answered"
+
+
+@pytest.mark.parametrize(
+    ("file", "column"),
+    [
+        ("orders.csv", "order_id"),
+        ("order.csv", "OrderID"),
+        ("sales_orders_2024.csv", "order_no"),
+        ("orders_de.csv", "order_id"),
+        ("customers.csv", "cust_id"),
+        ("countries.csv", "countrycode"),
+        ("kunden.csv", "kunde_nr"),
+        ("salesorderheader.csv", "salesorderid"),
+        ("transaction_log.csv", "transactionid"),
+        ("articles.csv", "sku"),
+        ("anything.csv", "id"),
+    ],
+)
+def test_a_key_called_like_its_type_is_sure(inferred: Infer, file: str, column: str) -> None:
+    found = inferred(of_others(f"{column},other_id,v", "{i},5,x"), file=file)
+    assert found.spec.tableschema.primaryKey == (column,)
+    assert (found.spec.write_disposition, found.questions) == ("merge", [])
+
+
 def test_a_country_called_na_can_be_part_of_a_key(inferred: Infer) -> None:
     codes = [a + b for a in "ABCDEFN" for b in "ABCDEFGHIJ"]
     content = "countrycode,name\n" + "".join(f"{c},name of {c}\n" for c in codes)
@@ -510,6 +576,25 @@ def test_adventureworks_loads_without_a_reject(warehouse: Warehouse) -> None:
         result = load(file, found.spec, warehouse)
         assert (result.status, result.rows_rejected) == ("loaded", 0), (file.name, result.reason, found.yaml)
         assert result.rows_loaded == result.rows_read
+
+
+@pytest.mark.shared
+def test_no_key_of_adventureworks_is_smaller_than_the_real_one() -> None:
+    real: dict[str, set[str]] = {}
+    with (SHARED / "adventureworks" / "_schema_columns.csv").open(encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines):
+            if row["primary_key"] == "Y":
+                real.setdefault(row["table"], set()).add(row["column"])
+    equal, asked = 0, []
+    for file in sorted(f for f in (SHARED / "adventureworks").glob("*.csv") if not f.name.startswith("_")):
+        found = infer([file])
+        key = set(found.spec.tableschema.primaryKey)
+        assert key in (set(), real[file.stem]), (file.stem, key)
+        equal += bool(key)
+        if not key and any("primaryKey" in q for q in found.questions):
+            asked.append(file.stem)
+    assert asked == ["employee", "personphone", "salesperson", "store", "vendor"]
+    assert equal == 48
 
 
 @pytest.mark.shared
