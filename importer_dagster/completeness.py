@@ -70,6 +70,26 @@ def _age(info: Mapping[str, Any]) -> float | None:
     return time.time() - changed if isinstance(changed, int | float) else None
 
 
+def stamp_of(info: Mapping[str, Any]) -> str | None:
+    """What a listing says of a file that changes with its content, besides the size; None if nothing.
+
+    A local file's time of change is looked at twice: a copy may keep the time of
+    its content (``mtime``), but not that of the file's entry (``created``).
+    """
+    known = [f"{key} {info[key]}" for key in (*_MODIFIED, *_VERSION) if info.get(key) is not None]
+    return ", ".join(known) or None
+
+
+def look_at(url: str) -> tuple[int | None, str | None]:
+    """(size, stamp) of one file as it is now; nothing if it cannot be told."""
+    try:
+        fs, path = url_to_fs(url)
+        info = fs.info(path)
+    except (OSError, ValueError, ImportError):  # whoever reads it finds out why
+        return None, None
+    return info.get("size"), stamp_of(info)
+
+
 @contextmanager
 def unchanged(url: str) -> Iterator[None]:
     """Raise SourceUnavailable, to be tried again, if the file is another one at the end than at the beginning.

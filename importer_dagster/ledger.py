@@ -23,7 +23,7 @@ from importer_dagster.errors import UsageError
 from importer_dagster.model import Delivery, DriftEvent, Finding
 from importer_dagster.warehouse import SETUP_LOCK, Warehouse
 
-LATEST_REVISION = "0006"
+LATEST_REVISION = "0007"
 
 _COUNTS = ("rows_read", "rows_loaded", "rows_rejected", "rows_skipped", "rows_unchanged")
 
@@ -187,13 +187,14 @@ class Standing:
     rows_read: int
     rows_rejected: int
     rows_skipped: int
+    stamp: str | None
 
 
 def standing(conn: psycopg.Connection, delivery: Delivery) -> list[Standing]:
     """Loads of this very delivery that answer for it, in order; at most one is in force and one held."""
     rows = conn.execute(
         """
-        SELECT load_id, status, sha256, reason, decided_by, rows_read, rows_rejected, rows_skipped
+        SELECT load_id, status, sha256, reason, decided_by, rows_read, rows_rejected, rows_skipped, stamp
         FROM importer.loads
         WHERE (type, tenant, business_date, path) = (%s, %s, %s, %s)
           AND ((status = 'loaded' AND superseded_by IS NULL) OR status = 'held'
@@ -327,13 +328,15 @@ def finish_load(
     counts: dict[str, int],
     size: int | None,
     sha256: str | None,
+    stamp: str | None = None,
     reason: str | None = None,
 ) -> None:
     """Complete the load's row. ``counts`` has the five rows_… figures; the table checks their sum."""
     conn.execute(
         """
         UPDATE importer.loads
-        SET status = %(status)s, bytes = %(bytes)s, sha256 = %(sha256)s, reason = %(reason)s,
+        SET status = %(status)s, bytes = %(bytes)s, sha256 = %(sha256)s, stamp = %(stamp)s,
+            reason = %(reason)s,
             rows_read = %(rows_read)s, rows_loaded = %(rows_loaded)s, rows_rejected = %(rows_rejected)s,
             rows_skipped = %(rows_skipped)s, rows_unchanged = %(rows_unchanged)s,
             finished_at = clock_timestamp()
@@ -344,10 +347,16 @@ def finish_load(
             "status": status,
             "bytes": size,
             "sha256": sha256,
+            "stamp": stamp,
             "reason": reason,
             "load_id": load_id,
         },
     )
+
+
+def set_stamp(conn: psycopg.Connection, load_id: int, stamp: str | None) -> None:
+    """Say that a file with this stamp has the content of a load."""
+    conn.execute("UPDATE importer.loads SET stamp = %s WHERE load_id = %s", (stamp, load_id))
 
 
 def write_drift(conn: psycopg.Connection, load_id: int, events: Sequence[DriftEvent]) -> None:

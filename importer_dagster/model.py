@@ -26,7 +26,8 @@ class Delivery:
     opens. ``tenant`` is "" where none is named; ``has_tenant`` says whether the
     type's paths name tenants at all, so whether its table has ``_tenant``.
     ``size`` is in bytes as listed, None when unknown. ``waiting`` says what a
-    file that is not complete yet waits for.
+    file that is not complete yet waits for. ``stamp`` is what the listing said of
+    it that changes with its content, None if it was not listed.
     """
 
     type: str
@@ -37,6 +38,7 @@ class Delivery:
     size: int | None = None
     has_tenant: bool = True
     waiting: str | None = None
+    stamp: str | None = None
 
 
 # One row per failing cell (or per damaged record, then without a column).

@@ -26,7 +26,7 @@ import psycopg
 import pyarrow as pa
 
 from importer_dagster import evolve, gate, held, ledger, schema
-from importer_dagster.completeness import unchanged
+from importer_dagster.completeness import look_at, unchanged
 from importer_dagster.drift import map_header
 from importer_dagster.errors import RefusedError, TransientError, WarehouseUnavailable
 from importer_dagster.extras import Extras, Rescued
@@ -144,6 +144,7 @@ class _Import:
         self.rescued: dict[str, bool] = {}  # fields of another type: whether they are rescued
         self._begin()
         self.size: int | None = delivery.size
+        self.stamp: str | None = delivery.stamp
         self.has_ledger = True
         self.sha256: str | None = None
 
@@ -161,6 +162,7 @@ class _Import:
         self.findings: tuple[Finding, ...] = ()
 
     def run(self) -> LoadResult:
+        self._look()
         if self.dry_run:
             return self._rehearse()
         ledger.migrate(self.warehouse)
@@ -177,6 +179,12 @@ class _Import:
             except RefusedError as error:
                 conn.rollback()
                 return self._refused(conn, error)
+
+    def _look(self) -> None:
+        """Note what the file is like before it is read: what changes from now on is found by the next listing."""
+        if self.stamp is None or "://" not in self.delivery.url:
+            size, self.stamp = look_at(self.delivery.url)
+            self.size = self.size if size is None else size
 
     def _rehearse(self) -> LoadResult:
         """Everything in one transaction, tables and ledger row included, and then a rollback."""
@@ -218,6 +226,8 @@ class _Import:
         except RefusedError:
             return None  # the import itself finds it again and records it
         same = {s.status: s for s in standing if s.sha256 == self.sha256}
+        for known in same.values():
+            self._recognise(conn, known)
         if "held" in same:
             return self._left_out_before("held", same["held"])
         if "loaded" in same:
@@ -227,6 +237,12 @@ class _Import:
                 self._back_to(conn, same["loaded"])
             return self._unchanged(same["loaded"])
         return self._left_out_before("refused", same["refused"]) if "refused" in same else None
+
+    def _recognise(self, conn: psycopg.Connection, known: ledger.Standing) -> None:
+        """Have the file's new stamp on record, so that no listing takes it for another content."""
+        if known.stamp != self.stamp and not self.dry_run:
+            ledger.set_stamp(conn, known.load_id, self.stamp)
+            conn.commit()
 
     def _back_to(self, conn: psycopg.Connection, loaded: ledger.Standing) -> None:
         """The content in force was sent once more, so that what is held is of no account any longer."""
@@ -650,6 +666,7 @@ class _Import:
             counts=figures,
             size=self.size,
             sha256=self.sha256,
+            stamp=self.stamp,
             reason=reason,
         )
 

@@ -25,7 +25,7 @@ from zoneinfo import ZoneInfo
 import fsspec
 from fsspec.core import url_to_fs
 
-from importer_dagster.completeness import waits_for
+from importer_dagster.completeness import stamp_of, waits_for
 from importer_dagster.errors import SourceUnavailable, UsageError
 from importer_dagster.model import Delivery
 from importer_dagster.settings import Settings
@@ -271,6 +271,7 @@ def _claims(
             url=info["full"] if _is_local(fs) else info["url"],
             size=info.get("size"),
             has_tenant=patterns[name].has_tenant,
+            stamp=stamp_of(info),
         )
         for weight, name, (day, tenant) in matches
         if weight == best

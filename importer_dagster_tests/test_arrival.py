@@ -104,6 +104,38 @@ def test_a_spec_cannot_run_code(tmp_path: Path) -> None:
     assert not witness.exists()
 
 
+# --- what the ledger knows of a file ----------------------------------------------------
+
+
+def test_a_load_has_the_stamp_of_its_file(inbox: Inbox, query: Query) -> None:
+    spec = make_spec()
+    inbox.load(spec, "id,v,n\n1,a,1\n", path=f"{FOLDER}/things.csv")
+    listed = find_deliveries(str(inbox.folder), {"things": spec}, default_path=Settings.default_path)[0]
+    assert listed.stamp
+    assert query("SELECT bytes, stamp FROM importer.loads") == [(listed.size, listed.stamp)]
+    # the same content, written again: no load, but the new stamp
+    again = inbox.load(spec, "id,v,n\n1,a,1\n", path=f"{FOLDER}/things.csv")
+    assert again.status == "unchanged"
+    now = find_deliveries(str(inbox.folder), {"things": spec}, default_path=Settings.default_path)[0]
+    assert now.stamp != listed.stamp
+    assert query("SELECT stamp FROM importer.loads") == [(now.stamp,)]
+    # content of the same size under the same time of change is told apart
+    file = Path(inbox.folder / FOLDER / "things.csv")
+    before = file.stat()
+    file.write_text("id,v,n\n1,b,1\n")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_mtime_ns == before.st_mtime_ns
+    [other] = find_deliveries(str(inbox.folder), {"things": spec}, default_path=Settings.default_path)
+    assert (other.size, other.stamp != now.stamp) == (now.size, True)
+
+
+def test_a_refusal_has_the_stamp_too(inbox: Inbox, query: Query) -> None:
+    assert inbox.load(make_spec(), "id,id\n1,a\n").status == "refused"
+    [(size, stamp)] = query("SELECT bytes, stamp FROM importer.loads")
+    assert size == 10
+    assert stamp
+
+
 # --- files that change while they are read --------------------------------------------
 
 
