@@ -132,7 +132,7 @@ def infer(
     say("looking at the beginning")
     work = _Work([_look_at(str(f), encoding, delimiter) for f in files])
     work.say = say
-    chosen = _type_name(name, [Path(str(f)) for f in files])
+    chosen = name_type(files, name)
     _agree(work)
     _name_columns(work)
     _read_all(work)
@@ -196,21 +196,25 @@ def _look_at(path: str, encoding: str | None, delimiter: str | None) -> _File:
     return _File(url, charset, sniffed)
 
 
-def _type_name(name: str | None, files: Sequence[Path]) -> str:
-    """``name``, or the stem of the files without what differs between them."""
+def name_type(files: Sequence[str | Path], name: str | None = None) -> str:
+    """What the files' type is called: ``name``, or the files' stem without what differs between them.
+
+    Raises UsageError for a name that cannot be.
+    """
     if name is not None:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,54}", name):
             raise UsageError(
                 f"--name {name!r}: letters, digits and _ only, no digit first, at most 55 characters."
             )
         return name
-    stems = [_stem(f) for f in files]
+    paths = [Path(f) for f in files]
+    stems = [_stem(f) for f in paths]
     stem = stems[0]
     if len(set(stems)) > 1:
         bare = {_DATES_AND_COUNTERS.sub("_", s).strip("_") for s in stems}
         shared = re.sub(r"[\d_.-]+$", "", _common_start(stems))
         stem = bare.pop() if len(bare) == 1 else shared
-        stem = stem or files[0].absolute().parent.name
+        stem = stem or paths[0].absolute().parent.name
     word = re.sub(r"[^a-z0-9]+", "_", stem.casefold()).strip("_")
     word = f"t_{word}" if not word or word[0].isdigit() else word
     return word[:55].rstrip("_") or "t"

@@ -84,6 +84,39 @@ def test_notes_reach_the_person_and_the_spec(command: Command, tmp_path: Path) -
     assert all(f"# NOTE: {n}\n" in dry.stdout for n in notes)
 
 
+@pytest.mark.parametrize("place", ["second.yaml", "sales/Second.yml"])
+def test_a_spec_that_exists_is_found_before_anything_is_done(
+    command: Command, tmp_path: Path, place: str
+) -> None:
+    new = tmp_path / "new"
+    (new / place).parent.mkdir(parents=True)
+    (new / place).write_text("by hand")
+    first = command.file("<html>", "first.csv")  # would be refused, were it looked at
+    second = command.file("id,v\n1,a\n", "second.csv")
+    third = command.file('{"name": "third", "schema": {"fields": [{"name": "a"}]}}', "third.json")
+    done = command("infer", first, second, third, "--out", str(new))
+    assert (done.returncode, f"{new / place} exists" in done.stderr) == (2, True), done.stderr
+    assert [f.name for f in new.rglob("*.y*ml")] == [Path(place).name]
+    assert (new / place).read_text() == "by hand"
+    forced = command("infer", second, third, "--out", str(new), "--force")
+    if place == "second.yaml":
+        assert forced.returncode == 0, forced.stderr
+        assert sorted(load_specs(new)) == ["second", "third"]
+    else:  # never a second spec of one type
+        assert (forced.returncode, f"{new / place} exists" in forced.stderr) == (2, True)
+        assert "--out" in forced.stderr
+
+
+def test_two_files_that_would_be_one_type_are_refused_first(command: Command, tmp_path: Path) -> None:
+    files = [
+        command.file('{"name": "a", "schema": {"fields": [{"name": "a"}]}}', "x.json"),
+        command.file('{"name": "a", "schema": {"fields": [{"name": "b"}]}}', "y.json"),
+    ]
+    done = command("infer", *files, "--out", str(tmp_path / "new"))
+    assert (done.returncode, "--name" in done.stderr) == (2, True), done.stderr
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_dry_run_writes_nothing(command: Command, tmp_path: Path) -> None:
     file = command.file("id,v\n1,a\n", "things.csv")
     done = command("infer", file, "--out", str(tmp_path / "new"), "--dry-run")

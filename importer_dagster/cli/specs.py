@@ -18,6 +18,7 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from importer_dagster.cli.common import console, errors, plain, specs_of
 from importer_dagster.errors import UsageError
 from importer_dagster.settings import Settings
+from importer_dagster.spec import spec_files
 
 EDITOR_SCHEMA = "spec.schema.json"
 FORMATS = ("frictionless", "json-schema", "sql", "markdown")
@@ -71,27 +72,60 @@ def infer(
       importer infer orders.csv --date-order dmy --out specs/      03/04/2024 is in April
       importer infer datapackage.json --out specs/
     """
-    found: dict[str, _Proposal] = {}
-    for descriptor in (f for f in files if f.lower().endswith(".json")):
-        found |= {n: _Proposal(n, text) for n, text in _from_descriptor(descriptor, name).items()}
-    data = [f for f in files if not f.lower().endswith(".json")]
-    if data:
-        options = {"encoding": encoding, "delimiter": delimiter, "date_order": date_order}
-        for group in _groups(data, name):
-            proposal = _infer_one(group, name, options)
-            if proposal.name in found:
-                raise UsageError(
-                    f"{group[0]} would be type {proposal.name!r}, as another of the files; give each a --name of its own."
-                )
-            found[proposal.name] = proposal
-    for proposal in found.values():
+    plan = _plan(files, name)
+    if not dry_run:
+        _check_targets(out, list(plan), force=force)
+    options = {"encoding": encoding, "delimiter": delimiter, "date_order": date_order}
+    proposals = [_infer_one(i, name, options) if isinstance(i, list) else i for i in plan.values()]
+    for proposal in proposals:
         if dry_run:
             click.echo(proposal.text, nl=False)
         else:
-            _write(out, proposal.name, proposal.text, force=force)
+            _write(out, proposal.name, proposal.text)
         _tell(proposal)
     if not dry_run:
         _write_editor_schema(out)
+
+
+def _plan(files: Sequence[str], name: str | None) -> dict[str, _Proposal | list[str]]:
+    """By type: the spec that a descriptor gives at once, or the files to infer it from. Two of one name are refused."""
+    from importer_dagster.infer import name_type
+
+    descriptors = [f for f in files if f.lower().endswith(".json")]
+    found: list[tuple[str, str, _Proposal | list[str]]] = [
+        (type_name, file, _Proposal(type_name, text))
+        for file in descriptors
+        for type_name, text in _from_descriptor(file, name).items()
+    ]
+    data = [f for f in files if f not in descriptors]
+    found += [(name_type(g, name), g[0], g) for g in (_groups(data, name) if data else [])]
+    plan: dict[str, _Proposal | list[str]] = {}
+    for type_name, file, item in found:
+        if type_name in plan:
+            raise UsageError(
+                f"{file} would be type {type_name!r}, as another of the files; give each a --name of its own."
+            )
+        plan[type_name] = item
+    return plan
+
+
+def _check_targets(out: Path, types: Sequence[str], *, force: bool) -> None:
+    """Before anything is read: no type may have a spec already, but for one that --force overwrites."""
+    there = {f.stem.lower(): f for f in spec_files(out)} if out.is_dir() else {}
+    for type_name in types:
+        file = there.get(type_name.lower())
+        if file is None or (force and file == _target(out, type_name)):
+            continue
+        remedy = (
+            "--force overwrites it"
+            if file == _target(out, type_name)
+            else "a type has one spec: move that one, or name another folder by --out"
+        )
+        raise UsageError(f"{file} exists already; {remedy}. Nothing was written.")
+
+
+def _target(out: Path, type_name: str) -> Path:
+    return out / f"{type_name}.yaml"
 
 
 def _tell(proposal: _Proposal) -> None:
@@ -136,11 +170,9 @@ def _infer_one(group: Sequence[str], name: str | None, options: Mapping[str, Any
     return _Proposal(inference.spec.name, inference.yaml, inference.questions, inference.notes)
 
 
-def _write(out: Path, type_name: str, text: str, *, force: bool) -> None:
+def _write(out: Path, type_name: str, text: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    target = out / f"{type_name}.yaml"
-    if target.exists() and not force:
-        raise UsageError(f"{target} exists already; --force overwrites it.")
+    target = _target(out, type_name)
     target.write_text(f"# yaml-language-server: $schema=./{EDITOR_SCHEMA}\n{text}", encoding="utf-8")
     fields = text.count("\n    - {")
     console.print(f"[green]✓[/green] {target}: {fields} fields", soft_wrap=True)
