@@ -14,29 +14,24 @@ What does not belong here: columns that the spec declares (``tables.py``).
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
-from psycopg import errors as pg
 from psycopg import sql
 
 from importer_dagster.adopt import MARK
 from importer_dagster.cells import try_cast
 from importer_dagster.fields import TRACE_COLUMNS, short_identifier
 from importer_dagster.model import DriftEvent
-from importer_dagster.tables import Target
+from importer_dagster.tables import Target, lock
 from importer_dagster.warehouse import SETUP_LOCK
 
 TEXT = "text"
 _BIGINT, _NUMERIC, _TIMESTAMP = "bigint", "numeric", "timestamp without time zone"
 _MOST_COLUMNS = 1_590
-# shorter than PostgreSQL's deadlock_timeout, so that who waits steps back before anyone is killed
-_LOCK_WAIT_MS, _LOCK_TRIES = 500, 240
 
 # PostgreSQL type → what its values look like when PostgreSQL writes them
 _WRITTEN = {
@@ -197,7 +192,7 @@ def grow(conn: psycopg.Connection, target: Target, planned: Sequence[Grown], ori
     """
     if all(g.type == g.before for g in planned):
         return
-    _lock(conn, target)
+    lock(conn, target, "ACCESS EXCLUSIVE")
     for g in planned:
         for table in (target.live, target.superseded):
             _change(conn, table, g, origin)
@@ -208,22 +203,6 @@ def _empty(conn: psycopg.Connection, target: Target, column: str) -> bool:
     query = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {} IS NOT NULL)")
     tables = (target.live, target.superseded)
     return all(conn.execute(query.format(t, sql.Identifier(column))).fetchone() == (False,) for t in tables)
-
-
-def _lock(conn: psycopg.Connection, target: Target) -> None:
-    """Lock the tables without making readers queue behind us for long: wait a little, step back, again."""
-    statement = sql.SQL("LOCK TABLE {}, {} IN ACCESS EXCLUSIVE MODE").format(target.live, target.superseded)
-    for attempt in range(_LOCK_TRIES):
-        try:
-            with conn.transaction():
-                conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(_LOCK_WAIT_MS))
-                conn.execute(statement)
-                conn.execute("SET LOCAL lock_timeout TO DEFAULT")
-            return
-        except pg.LockNotAvailable:
-            if attempt == _LOCK_TRIES - 1:
-                raise
-            time.sleep(random.uniform(0.2, 0.8))  # noqa: S311 - no secret depends on it
 
 
 def _change(conn: psycopg.Connection, table: sql.Composable, grown: Grown, origin: str) -> None:

@@ -96,7 +96,7 @@ def release(
         spec = specs[row["type"]]
         target = Target(spec, has_tenant(spec), warehouse.schema)
     with warehouse.writing(row["type"], row["tenant"], size=row["bytes"]) as conn:
-        ensure_tables(warehouse, target)
+        ensure_tables(conn, warehouse, target)
         row = _held(conn, load_id)  # someone else may have been quicker
         settled = _release(conn, with_gained(conn, target), row, by, why)
         if dry_run:

@@ -147,6 +147,7 @@ class _Import:
         self.stamp: str | None = delivery.stamp
         self.has_ledger = True
         self.sha256: str | None = None
+        self.unreadable = False
 
     def _begin(self) -> None:
         """Nothing is read yet."""
@@ -163,22 +164,29 @@ class _Import:
 
     def run(self) -> LoadResult:
         self._look()
-        if self.dry_run:
-            return self._rehearse()
-        ledger.migrate(self.warehouse)
+        if not self.dry_run:
+            ledger.migrate(self.warehouse)
+        while True:
+            try:
+                return self._rehearse() if self.dry_run else self._import()
+            except _Unread as unread:
+                self._fingerprint()
+                if same := self._same(unread.standing):
+                    return same
+
+    def _import(self) -> LoadResult:
         with self.warehouse.connect() as conn:
             if same := self._already_settled(conn):
                 return same
-        # no connection is kept while it waits for its turn
-        with self._writing() as conn:
-            if same := self._already_settled(conn, alone=True):
-                return same  # someone else was quicker
-            try:
-                ensure_tables(self.warehouse, self.target)
-                return self._load_settled(conn)
-            except RefusedError as error:
-                conn.rollback()
-                return self._refused(conn, error)
+            with self._writing(conn) as writer:
+                if same := self._already_settled(writer, alone=True):
+                    return same  # someone else was quicker
+                try:
+                    ensure_tables(writer, self.warehouse, self.target)
+                    return self._load_settled(writer)
+                except RefusedError as error:
+                    writer.rollback()
+                    return self._refused(writer, error)
 
     def _look(self) -> None:
         """Note what the file is like before it is read: what changes from now on is found by the next listing."""
@@ -192,20 +200,25 @@ class _Import:
             self.has_ledger, queue = ledger.exists(conn), ledger.is_current(conn)
             if self.has_ledger and (same := self._already_settled(conn)):
                 return same
-        # a database without a ledger has no queue, and nobody who writes
-        with self._writing() if queue else self.warehouse.connect() as conn:
-            try:
-                return self._load_settled(conn)
-            except RefusedError as error:
-                return self._refused(conn, error)
+            conn.rollback()
+            with self._writing(conn, queue=queue) as writer:
+                try:
+                    return self._load_settled(writer)
+                except RefusedError as error:
+                    return self._refused(writer, error)
 
-    def _writing(self) -> AbstractContextManager[psycopg.Connection]:
+    def _writing(
+        self, conn: psycopg.Connection, *, queue: bool = True
+    ) -> AbstractContextManager[psycopg.Connection]:
+        """``conn`` when its turn has come, or another: none is kept while it waits."""
         return self.warehouse.writing(
             self.delivery.type,
             self.delivery.tenant,
             size=self.size,
             on_wait=self._waiting,
             trace=not self.dry_run,
+            queue=queue,
+            conn=conn,
         )
 
     def _waiting(self, seconds: float) -> None:
@@ -215,34 +228,49 @@ class _Import:
     # --- is there anything to do? ---
 
     def _already_settled(self, conn: psycopg.Connection, *, alone: bool = False) -> LoadResult | None:
-        """What became of the same content when it came before; ``alone``: nobody else writes meanwhile."""
+        """What became of the same content when it came before; ``alone``: nobody else writes meanwhile.
+
+        Raises _Unread where that depends on a content that is not known yet.
+        """
         standing = [s for s in ledger.standing(conn, self.delivery) if s.sha256 is not None]
         conn.commit()
-        if self.force or not standing:
+        if self.force or not standing or self.unreadable:
             return None
-        try:
-            if self.sha256 is None:
-                self.sha256, self.size = fingerprint(self.delivery)
-        except RefusedError:
-            return None  # the import itself finds it again and records it
+        if self.sha256 is None:
+            raise _Unread(standing)
+        return self._same(standing, conn if alone else None)
+
+    def _same(
+        self, standing: Sequence[ledger.Standing], alone: psycopg.Connection | None = None
+    ) -> LoadResult | None:
+        """What those that stand say of the content; ``alone``: a connection that may write."""
         same = {s.status: s for s in standing if s.sha256 == self.sha256}
+        if alone is None and not self.dry_run and any(s.stamp != self.stamp for s in same.values()):
+            return None  # that is to be put on record, which takes a slot
         for known in same.values():
-            self._recognise(conn, known)
+            self._recognise(alone, known)
         if "held" in same:
             return self._left_out_before("held", same["held"])
         if "loaded" in same:
             if any(s.status == "held" for s in standing) and not self.dry_run:
-                if not alone:
+                if alone is None:
                     return None
-                self._back_to(conn, same["loaded"])
+                self._back_to(alone, same["loaded"])
             return self._unchanged(same["loaded"])
         return self._left_out_before("refused", same["refused"]) if "refused" in same else None
 
-    def _recognise(self, conn: psycopg.Connection, known: ledger.Standing) -> None:
+    def _recognise(self, conn: psycopg.Connection | None, known: ledger.Standing) -> None:
         """Have the file's new stamp on record, so that no listing takes it for another content."""
-        if known.stamp != self.stamp and not self.dry_run:
+        if conn is not None and known.stamp != self.stamp and not self.dry_run:
             ledger.set_stamp(conn, known.load_id, self.stamp)
             conn.commit()
+
+    def _fingerprint(self) -> None:
+        """Read the whole file, which may take long: without a slot, and without a connection."""
+        try:
+            self.sha256, self.size = fingerprint(self.delivery)
+        except RefusedError:
+            self.unreadable = True  # the import itself finds it again and records it
 
     def _back_to(self, conn: psycopg.Connection, loaded: ledger.Standing) -> None:
         """The content in force was sent once more, so that what is held is of no account any longer."""
@@ -693,6 +721,14 @@ class _Import:
 
 class _Again(Exception):
     """The load must begin anew, with what is known by now."""
+
+
+class _Unread(Exception):
+    """The delivery stands already: whether with the same content, only its fingerprint says."""
+
+    def __init__(self, standing: Sequence[ledger.Standing]) -> None:
+        super().__init__()
+        self.standing = standing
 
 
 class _Trace:

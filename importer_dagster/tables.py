@@ -11,7 +11,9 @@ What does not belong here: rows (``writer.py``), the ledger's tables (``migratio
 
 from __future__ import annotations
 
+import random
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -20,6 +22,7 @@ from typing import Any
 
 import psycopg
 import sqlalchemy as sa
+from psycopg import errors as pg
 from psycopg import sql
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable, SetColumnComment, SetTableComment
@@ -32,6 +35,9 @@ from importer_dagster.warehouse import SETUP_LOCK, Warehouse
 
 SUPERSEDED = "importer_superseded"
 REPEATS = "importer_repeats"
+
+# shorter than PostgreSQL's deadlock_timeout, so that who waits steps back before anyone is killed
+_LOCK_WAIT_MS, _LOCK_TRIES = 500, 240
 
 
 @lru_cache
@@ -151,23 +157,23 @@ def _equal(columns: Sequence[str]) -> sql.Composed:
     return sql.SQL(" AND ").join(sql.SQL("{} = {}").format(Name("t", c), Name("g", c)) for c in columns)
 
 
-def ensure_tables(warehouse: Warehouse, target: Target) -> None:
-    """Create the type's tables, or add the columns that its spec gained since.
+def ensure_tables(conn: psycopg.Connection, warehouse: Warehouse, target: Target) -> None:
+    """Create the type's tables, or add the columns that its spec gained since, and commit.
 
-    Cheap when this process did it before. Raises WarehouseError where a column
-    has another type than the spec says, or the table is not the importer's.
+    ``conn`` holds a slot, since this writes. Cheap when this process did it
+    before. Raises WarehouseError where a column has another type than the spec
+    says, or the table is not the importer's.
     """
     done = f"{target.spec.name} {target.spec.hash} {target.has_tenant}"
     if done in warehouse.prepared:
         return
-    with warehouse.connect() as conn:
-        create_tables(conn, target)
-        conn.commit()
+    create_tables(conn, target)
+    conn.commit()
     warehouse.prepared.add(done)
 
 
 def create_tables(conn: psycopg.Connection, target: Target) -> None:
-    """The same on a connection of the caller's, in whose transaction it stays."""
+    """The same, always, and without a commit."""
     conn.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (SETUP_LOCK, target.spec.name))
     for place in _places(target):
         _ensure_table(conn, target, *place)
@@ -253,19 +259,42 @@ def _gained_of(conn: psycopg.Connection, schema_name: str, table: str) -> list[s
 
 
 def move_rescued(warehouse: Warehouse, target: Target, names: Sequence[str]) -> tuple[int, list[str]]:
-    """Move what ``_extra`` holds of fields into their columns; (rows, what could not be read and stays)."""
-    ensure_tables(warehouse, target)
+    """Move what ``_extra`` holds of fields into their columns; (rows, what could not be read and stays).
+
+    Of all tenants: those who would load the type meanwhile wait for the tables.
+    """
     types = {c.name: _type_text(c.type) for c in _table(target, target.schema, "live").columns}
     moved = 0
     stay: list[str] = []
-    with warehouse.connect() as conn:
+    with warehouse.writing(target.spec.name, "") as conn:
+        ensure_tables(conn, warehouse, target)
         gained = _gained_of(conn, target.schema, target.spec.name)
+        # a gained column whose values have all been moved is dropped
+        lock(conn, target, "ACCESS EXCLUSIVE" if gained else "SHARE ROW EXCLUSIVE")
         for name in names:
             type_ = types[target.spec.field(name).column]
             found = fill(conn, (target.live, target.superseded), target.spec, name, type_, gained)
             moved, stay = moved + found[0], [*stay, *found[1]]
         conn.commit()
     return moved, stay
+
+
+def lock(conn: psycopg.Connection, target: Target, mode: str) -> None:
+    """Lock the type's rows without making readers queue behind us for long: wait a little, step back, again."""
+    statement = sql.SQL("LOCK TABLE {}, {} IN {} MODE").format(target.live, target.superseded, sql.SQL(mode))
+    usual = conn.execute("SELECT current_setting('lock_timeout')").fetchone()
+    assert usual
+    for attempt in range(_LOCK_TRIES):
+        try:
+            with conn.transaction():
+                conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(_LOCK_WAIT_MS))
+                conn.execute(statement)
+                conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(usual[0]))
+            return
+        except pg.LockNotAvailable:
+            if attempt == _LOCK_TRIES - 1:
+                raise
+            time.sleep(random.uniform(0.2, 0.8))  # noqa: S311 - no secret depends on it
 
 
 def recent_values(

@@ -71,7 +71,7 @@ def unload(
         spec = specs[row["type"]]
         target = Target(spec, has_tenant(spec), warehouse.schema)
     with warehouse.writing(row["type"], row["tenant"], size=row["bytes"]) as conn:
-        ensure_tables(warehouse, target)
+        ensure_tables(conn, warehouse, target)
         row = _loaded(conn, load_id)  # someone else may have been quicker
         result = _unload(conn, with_gained(conn, target), row, by, why)
         if spec.versions:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -25,7 +25,7 @@ from importer_dagster.errors import (
     WarehouseUnavailable,
 )
 from importer_dagster.settings import Settings
-from importer_dagster.turns import Turn
+from importer_dagster.turns import Turn, TurnWithoutQueue
 
 # First key of the two-key advisory locks; any fixed number that others hardly use.
 SETUP_LOCK = 0x1A57E003
@@ -227,26 +227,36 @@ class Warehouse:
         size: int | None = None,
         on_wait: Callable[[float], None] | None = None,
         trace: bool = True,
+        queue: bool = True,
+        conn: psycopg.Connection | None = None,
     ) -> Iterator[psycopg.Connection]:
         """A connection that holds a slot of the cap, and the lock of one type and tenant.
 
         Waits for it as long as it takes, without a connection unless it is next
         in line. ``size`` in bytes: small files have turns of their own.
         ``on_wait`` is called with the seconds waited so far. Without ``trace``
-        nothing is written, not even to the queue. The ledger must be migrated.
+        nothing is written, not even to the queue; without ``queue``, which needs
+        a current ledger, it is not even read. ``conn`` is a connection that the
+        caller has already; it is closed if there is much waiting to do.
         """
-        turn = Turn(type_name, tenant, size, self.db_writes, trace=trace)
+        kind = Turn if queue else TurnWithoutQueue
+        turn = kind(type_name, tenant, size, self.db_writes, trace=trace)
         start = time.monotonic()
-        while True:
-            with self.connect() as conn:
+        with ExitStack() as stack:
+            while True:
+                if conn is None:
+                    conn = stack.enter_context(self.connect())
                 pause = self._wait_connected(conn, turn, start, on_wait)
                 if pause is None:
-                    try:
-                        yield conn
-                        return
-                    finally:
-                        _release(conn)
-            time.sleep(pause)
+                    break
+                conn.close()
+                conn = None
+                stack.close()
+                time.sleep(pause)
+            try:
+                yield conn
+            finally:
+                _release(conn)
 
     def _wait_connected(
         self,

@@ -13,6 +13,8 @@ from conftest import Inbox, Query, make_spec
 
 from importer_dagster import pipeline, turns
 from importer_dagster.cli import main
+from importer_dagster.model import Delivery
+from importer_dagster.pipeline import import_delivery
 from importer_dagster.turns import SLOT_LOCKS, Turn
 from importer_dagster.warehouse import Warehouse
 from importer_dagster_tests import flood
@@ -51,6 +53,70 @@ def test_processes_that_load_the_same_load_it_once(
 def test_waiting_takes_no_cpu(database_url: str, tmp_path: Path) -> None:
     _, most = flood.cpu_while_waiting(database_url, tmp_path, 3)
     assert most < 0.25, "measured: 0.01 to 0.04, while a busy wait takes 0.65 and more"
+
+
+def test_a_file_is_hashed_without_a_connection(
+    inbox: Inbox, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+    original = pipeline.fingerprint
+
+    def fingerprint(delivery: Delivery) -> tuple[str, int]:
+        with psycopg.connect(warehouse.url, autocommit=True) as conn:
+            deadline = time.monotonic() + 1  # a session's process ends a moment after its client has gone
+            while (count := _sessions(conn)) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            seen.append((count, turns.counts(conn)[0]))
+        return original(delivery)
+
+    monkeypatch.setattr(pipeline, "fingerprint", fingerprint)
+    spec = make_spec()
+    assert inbox.load(spec, HEADER + "1,a,1\n").status == "loaded"
+    assert seen == [], "a file that was never seen is not read twice"
+    assert inbox.load(spec, HEADER + "1,a,1\n").status == "unchanged"
+    assert inbox.load(spec, HEADER + "1,b,1\n").status == "loaded"
+    assert inbox.load(spec, HEADER + "1,b,1\n", dry_run=True).status == "unchanged"
+    assert seen == [(0, 0)] * 3
+
+
+def _sessions(conn: psycopg.Connection) -> int:
+    row = conn.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'importer' "
+                       "AND datname = current_database()").fetchone()  # fmt: skip
+    assert row
+    return row[0]
+
+
+def test_who_was_overtaken_hashes_without_a_slot(
+    inbox: Inbox, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots: list[int] = []
+    original = pipeline.fingerprint
+
+    def fingerprint(delivery: Delivery) -> tuple[str, int]:
+        with psycopg.connect(warehouse.url, autocommit=True) as conn:
+            slots.append(turns.counts(conn)[0])
+        return original(delivery)
+
+    monkeypatch.setattr(pipeline, "fingerprint", fingerprint)
+    flood.set_cap(warehouse.url, 1)
+    spec, results = make_spec(), []
+    delivery = inbox.delivery(spec, HEADER + "1,a,1\n")
+    with take(warehouse, 0):
+        threads = [
+            threading.Thread(
+                target=lambda: results.append(import_delivery(delivery, spec, warehouse=warehouse))
+            )
+            for _ in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        with psycopg.connect(warehouse.url, autocommit=True) as conn:
+            while turns.counts(conn)[1] < 3:
+                time.sleep(0.02)
+    for thread in threads:
+        thread.join()
+    assert sorted(r.status for r in results) == ["loaded", "unchanged", "unchanged"]
+    assert slots == [0, 0], "the others read the file when it is not their turn"
 
 
 def test_a_raised_cap_lets_the_waiting_in_at_once(inbox: Inbox, warehouse: Warehouse) -> None:

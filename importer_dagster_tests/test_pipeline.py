@@ -45,10 +45,15 @@ def test_rejects_carry_row_line_column_value_rule_and_raw(inbox: Inbox, query: Q
 
 
 @pytest.mark.parametrize("disposition", ["append", "replace", "merge"])
-def test_same_content_again_writes_nothing_but_the_stamp(inbox: Inbox, query: Query, disposition: str) -> None:
+def test_same_content_again_writes_nothing_but_the_stamp(
+    inbox: Inbox, query: Query, disposition: str
+) -> None:
     spec = make_spec(key=["id"], write_disposition=disposition)
     first = inbox.load(spec, HEADER + "1,a,1\n2,b,2\n")
-    before = query("SELECT xmin::text, * FROM things"), query("SELECT to_jsonb(l) - 'stamp' FROM importer.loads l")
+    before = (
+        query("SELECT xmin::text, * FROM things"),
+        query("SELECT to_jsonb(l) - 'stamp' FROM importer.loads l"),
+    )
     again = inbox.load(spec, HEADER + "1,a,1\n2,b,2\n")
     assert (again.status, again.load_id, again.rows_unchanged) == ("unchanged", first.load_id, 2)
     assert before == (
