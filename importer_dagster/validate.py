@@ -6,7 +6,7 @@ exist (``schema.py``), uniqueness (``writer.py``: it needs the whole file).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pandera.config import ValidationDepth, config_context
 
-from importer_dagster import parse, schema
+from importer_dagster import checks, parse, schema
 from importer_dagster.cells import BadCells, Positions, said
+from importer_dagster.checks import Verdict
 from importer_dagster.errors import SpecError
 from importer_dagster.fields import FieldSpec
 from importer_dagster.model import FAILURE_SCHEMA
@@ -81,54 +82,37 @@ class Validator:
         self, batch: pa.RecordBatch, typed: pa.RecordBatch, unread: Mapping[str | None, Positions]
     ) -> list[pa.Table]:
         """What Pandera finds, every failing cell of it."""
-        frame = self._with_stand_ins(typed, unread).to_pandas(types_mapper=pd.ArrowDtype)
-        try:
-            # the batch has its schema by construction; PANDERA_* in the environment may not switch checks off
-            with config_context(validation_enabled=True, validation_depth=ValidationDepth.DATA_ONLY):
-                self.pandera.validate(frame, lazy=True, inplace=True)
-        except pandera.errors.SchemaErrors as errors:
-            return [t for e in errors.schema_errors if (t := self._one_check(batch, e, unread)) is not None]
-        return []
+        frame = typed.to_pandas(types_mapper=pd.ArrowDtype)
+        errors: Sequence[pandera.errors.SchemaError] = ()
+        with checks.collecting() as verdicts:
+            try:
+                # the batch has its schema by construction; PANDERA_* in the environment may not switch checks off
+                with config_context(validation_enabled=True, validation_depth=ValidationDepth.DATA_ONLY):
+                    self.pandera.validate(frame, lazy=True, inplace=True)
+            except pandera.errors.SchemaErrors as found:
+                errors = found.schema_errors
+        verdicts += [self._verdict(error, len(batch)) for error in errors]
+        failing = (self._failing(batch, verdict, unread) for verdict in verdicts)
+        return [table for table in failing if table is not None]
 
-    def _with_stand_ins(
-        self, typed: pa.RecordBatch, unread: Mapping[str | None, Positions]
-    ) -> pa.RecordBatch:
-        """Required values in place of cells that could not be read, so that Pandera has nothing to say of them.
-
-        What it says of them is left out in any case, but to make one of its errors
-        takes 10 ms. Checks over rows see the NULL, which they do not judge.
-        """
-        if self.spec.checks:
-            return typed
-        for field in self.spec.fields:
-            if field.required and field.column in unread:
-                at = typed.schema.get_field_index(field.column)
-                values = typed.column(at)
-                known = values.drop_null()
-                if len(known):
-                    mask = np.zeros(len(values), np.bool_)
-                    mask[unread[field.column]] = True
-                    filled = pc.if_else(pa.array(mask), known[0], values)
-                    typed = typed.set_column(at, typed.schema.field(at), filled)
-        return typed
-
-    def _one_check(
-        self, batch: pa.RecordBatch, error: pandera.errors.SchemaError, unread: Mapping[str | None, Positions]
+    def _failing(
+        self, batch: pa.RecordBatch, verdict: Verdict, unread: Mapping[str | None, Positions]
     ) -> pa.Table | None:
-        rule, words = self._rule(error)
-        column = getattr(error.schema, "name", None) if error.schema is not self.pandera else None
-        indexes = _failed_rows(error, len(batch))
-        if column in unread:  # its NULL only stands in for what could not be read
+        """The failures of one check."""
+        indexes = verdict.indexes
+        if verdict.column in unread:  # its NULL only stands in for what could not be read
             known = np.ones(len(batch), np.bool_)
-            known[unread[column]] = False
+            known[unread[verdict.column]] = False
             indexes = indexes[known[indexes]]
         if not len(indexes):
             return None
-        values = self._text(batch, column, indexes)
-        return _failures(indexes, column, values, rule, said(values, pa.scalar(words)))
+        check = verdict.check
+        values = self._text(batch, verdict.column, indexes)
+        words = said(values, pa.scalar(str(check.error or f"fails the check {check.name}")))
+        return _failures(indexes, verdict.column, values, str(check.name), words)
 
-    def _rule(self, error: pandera.errors.SchemaError) -> tuple[str, str]:
-        """(short name of the rule, words that follow the value) of a failed check."""
+    def _verdict(self, error: pandera.errors.SchemaError, length: int) -> Verdict:
+        """What a check of somebody else's found, from Pandera's error."""
         check = error.check
         if error.reason_code == pandera.errors.SchemaErrorReason.CHECK_ERROR:
             raise SpecError(
@@ -137,7 +121,8 @@ class Validator:
             )
         if not isinstance(check, pandera.Check):
             raise AssertionError(f"Pandera found a fault of the importer itself: {error}")
-        return str(check.name), str(check.error or f"fails the check {check.name}")
+        column = getattr(error.schema, "name", None) if error.schema is not self.pandera else None
+        return Verdict(check, column, _failed_rows(error, length))
 
     def _text(self, batch: pa.RecordBatch, column: str | None, indexes: Positions) -> pa.Array:
         """The cells as they stood in the file."""
