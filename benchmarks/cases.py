@@ -224,7 +224,7 @@ def dirty(bench: Bench) -> list[Line]:
 
     def empty(_: str) -> None:
         bench.empty(TYPE)
-        bench.server.execute("TRUNCATE importer.reject_cells")
+        bench.server.execute("TRUNCATE importer.reject_records, importer.reject_reasons")
 
     series = bench.turns({n: partial(bench.load, f, spec) for n, f in files.items()}, before=empty)
     empty("")

@@ -23,10 +23,31 @@ Positions: TypeAlias = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class BadCells:
-    """Cells that could not be read: positions from 0 (int64, ascending) and what is wrong with each."""
+    """Cells of the column ``text`` that could not be read.
 
-    indexes: Positions
-    messages: pa.Array
+    Each group has positions from 0 (int64, ascending) and what is wrong: the
+    same words for all, or an array of one for each. No cell is in two groups.
+    """
+
+    text: pa.Array
+    groups: tuple[tuple[Positions, str | pa.Array], ...]
+
+    @property
+    def indexes(self) -> Positions:
+        """The positions of all, ascending."""
+        return np.sort(np.concatenate([indexes for indexes, _ in self.groups]))
+
+    @property
+    def messages(self) -> pa.Array:
+        """What is wrong with each, its value included, in the order of ``indexes``."""
+        order = np.argsort(np.concatenate([indexes for indexes, _ in self.groups]), kind="stable")
+        return pa.concat_arrays([said(self.values(i), words) for i, words in self.groups]).take(
+            pa.array(order)
+        )
+
+    def values(self, indexes: Positions) -> pa.Array:
+        """The texts at some positions."""
+        return self.text.take(pa.array(indexes))
 
 
 class Faults:
@@ -37,32 +58,29 @@ class Faults:
 
     def __init__(self, text: pa.Array) -> None:
         self.text = text
-        self._found: list[tuple[Positions, pa.Array]] = []
+        self._found: list[tuple[Positions, str | pa.Array]] = []
+        self._known = np.zeros(len(text), np.bool_)
 
     def add(self, where: Mask, words: str) -> None:
         """Say ``words`` of every cell where the mask is true."""
-        if where.any():
-            indexes = np.flatnonzero(where)
-            self._found.append((indexes, pa.repeat(pa.scalar(words), len(indexes))))
+        new = np.flatnonzero(where & ~self._known)
+        if len(new):
+            self._known[new] = True
+            self._found.append((new, words))
 
     def add_each(self, indexes: Positions, words: Sequence[str]) -> None:
         """Say the words of the same rank of each cell at ``indexes``."""
-        if len(indexes):
-            self._found.append((indexes, pa.array(words, pa.string())))
+        new = ~self._known[indexes]
+        if new.any():
+            self._known[indexes] = True
+            self._found.append((indexes[new], pa.array(words, pa.string()).filter(pa.array(new))))
 
     def cells(self) -> BadCells | None:
         """All bad cells, each once; None if there are none."""
-        if not self._found:
-            return None
-        if len(self._found) == 1:  # the usual case
-            indexes, words = self._found[0]
-            return BadCells(indexes, said(self.text.take(pa.array(indexes)), words))
-        indexes, first = np.unique(np.concatenate([i for i, _ in self._found]), return_index=True)
-        words = pa.concat_arrays([w for _, w in self._found]).take(pa.array(first))
-        return BadCells(indexes, said(self.text.take(pa.array(indexes)), words))
+        return BadCells(self.text, tuple(self._found)) if self._found else None
 
 
-def said(values: pa.Array, words: pa.Array | pa.Scalar) -> pa.Array:
+def said(values: pa.Array, words: pa.Array | str) -> pa.Array:
     """Messages such as ``'12a' is no integer``; the words alone where there is no value."""
     shown = pc.utf8_slice_codeunits(values, 0, SHOWN)
     cut = pc.if_else(pc.greater(pc.binary_length(values), pc.binary_length(shown)), "…' ", "' ")
@@ -121,12 +139,14 @@ def strange(text: pa.Array, alphabet: bytes) -> Mask:
 
 
 def holds(text: pa.Array, wanted: bytes) -> bool:
-    """Whether any cell, or what is hidden behind a null, holds one of the bytes; nearly free."""
+    """Whether any cell holds one of the bytes; nearly free where none does."""
     data = text.buffers()[2]
     if data is None:
         return False
     raw = np.frombuffer(data, np.uint8)
-    return any(bool((raw == byte).any()) for byte in wanted)
+    if not any(bool((raw == byte).any()) for byte in wanted):
+        return False
+    return holds(text.drop_null(), wanted) if text.null_count else True  # null slots may hide bytes
 
 
 def matching(text: pa.Array, pattern: str, faults: Faults, words: str) -> pa.Array:

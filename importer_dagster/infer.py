@@ -793,7 +793,7 @@ def _rehearse(work: _Work, spec: TableSpec) -> Counter[str]:
             reader.select(sorted(set(sources.values())))
             for batch in reader.batches():
                 _, _, failures = validator(batch.columns)
-                rejected.update(failures["column_name"].to_pylist())
+                rejected.update({str(f.column): len(f.indexes) for f in failures})
     return rejected
 
 

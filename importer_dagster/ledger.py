@@ -9,7 +9,7 @@ What does not belong here: data tables (``writer.py``).
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -20,7 +20,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from importer_dagster.errors import UsageError
-from importer_dagster.model import Delivery, DriftEvent, Finding
+from importer_dagster.model import Delivery, DriftEvent, Finding, Reason
 from importer_dagster.warehouse import SETUP_LOCK, Warehouse
 
 LATEST_REVISION = "0007"
@@ -472,21 +472,31 @@ def deliveries_with_drift(conn: psycopg.Connection, type_name: str) -> list[dict
     )
 
 
-def write_rejects(conn: psycopg.Connection, load_id: int, rejects: pa.Table) -> None:
-    """COPY rejects (model.REJECT_SCHEMA) into quarantine; ``raw`` may be in the first of a record's only."""
+_REJECTS_ENCODED = 2_000  # records at a time
+
+
+def write_rejects(
+    conn: psycopg.Connection, load_id: int, records: pa.Table, reasons: Mapping[int, Reason]
+) -> None:
+    """COPY rejected records (model.RECORD_SCHEMA) into quarantine, and the reasons that are new in them."""
     import pgpq
 
-    if not len(rejects):
+    if not len(records):
         return
-    table = rejects.add_column(0, "load_id", pa.repeat(pa.scalar(load_id, pa.int64()), len(rejects)))
+    conn.cursor().executemany(
+        "INSERT INTO importer.reject_reasons (load_id, reason, column_name, rule, words, quotes) "
+        "VALUES (%s, %s, %s, %s, %s, %s)",
+        [(load_id, number, *reason) for number, reason in reasons.items()],
+    )
+    table = records.add_column(0, "load_id", pa.repeat(pa.scalar(load_id, pa.int64()), len(records)))
     encoder = pgpq.ArrowToPostgresBinaryEncoder(table.schema)
     statement = (
-        "COPY importer.reject_cells (load_id, row, line, column_name, value, rule, message, raw) "
+        "COPY importer.reject_records (load_id, row, line, reasons, values, details, raw) "
         "FROM STDIN (FORMAT BINARY)"
     )
     with conn.cursor().copy(statement) as copy:
         copy.write(encoder.write_header())
-        for batch in table.to_batches(max_chunksize=10_000):
+        for batch in table.to_batches(max_chunksize=_REJECTS_ENCODED):
             copy.write(encoder.write_batch(batch))
         copy.write(encoder.finish())
 
@@ -503,22 +513,18 @@ def load_rejects(
         conn.cursor(row_factory=dict_row)
         .execute(
             """
-            -- the cells first: the view would look for the raw text of all before it took a few
+            -- so many records have at least as many cells
             WITH found AS MATERIALIZED (
-                SELECT r.load_id, l.type, l.tenant, l.business_date, l.path,
-                       r.row, r.line, r.column_name, r.value, r.rule, r.message
-                FROM importer.reject_cells r JOIN importer.loads l USING (load_id)
+                SELECT DISTINCT r.load_id, r.row FROM importer.reject_records r JOIN importer.loads l USING (load_id)
                 WHERE (%(load_id)s::bigint IS NULL OR r.load_id = %(load_id)s)
                   AND (%(type)s::text IS NULL OR l.type = %(type)s)
-                ORDER BY r.load_id, r.row, r.column_name LIMIT %(limit)s
-            ), raws AS (
-                SELECT load_id, row, max(raw) AS raw FROM importer.reject_cells
-                WHERE (%(load_id)s::bigint IS NULL OR load_id = %(load_id)s)
-                  AND (load_id, row) IN (SELECT load_id, row FROM found)
-                GROUP BY load_id, row
+                ORDER BY r.load_id, r.row LIMIT %(limit)s
             )
-            SELECT found.*, raws.raw FROM found LEFT JOIN raws USING (load_id, row)
-            ORDER BY load_id, row, column_name
+            SELECT r.load_id, l.type, l.tenant, l.business_date, l.path,
+                   r.row, r.line, r.column_name, r.value, r.rule, r.message, r.raw
+            FROM found JOIN importer.rejects r USING (load_id, row) JOIN importer.loads l USING (load_id)
+            WHERE (%(load_id)s::bigint IS NULL OR r.load_id = %(load_id)s)
+            ORDER BY r.load_id, r.row, r.column_name LIMIT %(limit)s
             """,
             {"load_id": load_id, "type": type_name, "limit": limit},
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -56,16 +56,46 @@ REJECT_SCHEMA = pa.schema(
     ]
 )
 
-# What validation says of cells; ``index`` counts from 0 inside the batch.
-FAILURE_SCHEMA = pa.schema(
+# The same, one row per rejected record, as it lies in quarantine. reasons: numbers of Reasons.
+# values, details: one for each reason; details are words that differ from cell to cell.
+RECORD_SCHEMA = pa.schema(
     [
-        pa.field("index", pa.int64(), nullable=False),
-        pa.field("column_name", pa.string()),
-        pa.field("value", pa.string()),
-        pa.field("rule", pa.string(), nullable=False),
-        pa.field("message", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("line", pa.int64()),
+        pa.field("reasons", pa.list_(pa.int32()), nullable=False),
+        pa.field("values", pa.list_(pa.string()), nullable=False),
+        pa.field("details", pa.list_(pa.string())),
+        pa.field("raw", pa.string()),
     ]
 )
+
+
+class Reason(NamedTuple):
+    """What many rejected cells have in common.
+
+    Their message is ``words`` and a cell's own details; ``quotes``: behind the
+    cell's value, if it has one.
+    """
+
+    column_name: str | None
+    rule: str
+    words: str
+    quotes: bool
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Cells of one column of a batch (or whole rows, then ``column`` is None) that break one rule.
+
+    ``indexes`` (int64, ascending) count from 0 inside the batch; ``values`` (string)
+    are the cells' texts, ``words`` what is wrong, where it differs one for each cell.
+    """
+
+    column: str | None
+    rule: str
+    indexes: np.ndarray
+    values: pa.Array
+    words: str | pa.Array
 
 
 class Locate(Protocol):

@@ -35,6 +35,7 @@ from importer_dagster.model import (
     ColumnMapping,
     Delivery,
     DriftEvent,
+    Failure,
     Finding,
     LoadResult,
     Status,
@@ -42,7 +43,7 @@ from importer_dagster.model import (
 )
 from importer_dagster.profiles import with_profiles
 from importer_dagster.reader import Reader, fingerprint, open_delivery
-from importer_dagster.rejects import Rejects, distinct, first_reasons, located
+from importer_dagster.rejects import Rejected, Rejects, first_reasons, from_table, located
 from importer_dagster.retype import TypeWatch
 from importer_dagster.spec import TableSpec
 from importer_dagster.stages import ahead
@@ -54,7 +55,7 @@ from importer_dagster.writer import Counts, Publisher, RowStream
 
 log = logging.getLogger(__name__)
 
-REJECTS_IN_MEMORY = 20_000  # then they are written, and the COPY of rows begins anew
+REJECTS_IN_MEMORY = 8_000_000  # bytes; then they are written, and the COPY of rows begins anew
 ATTEMPTS = 3
 ATTEMPTS_AT_A_RESTART = 6  # half a minute: what a server takes to restart, or a standby to take over
 _FIRST_PAUSE_S = 0.5
@@ -457,29 +458,28 @@ class _Import:
         stream: RowStream,
         validator: Validator,
     ) -> None:
-        batch, typed, good, failures, rejects = judged
+        batch, typed, good, failures, failing = judged
         self.types.add(batch.columns, failures)
-        self.rejects.add(batch.rejects, distinct(batch.rejects["row"]))
-        if len(failures):
-            self.rejects.add(rejects, len(batch.rows) - len(good))
-        damaged = distinct(batch.rejects["row"])
-        self.read += len(batch.rows) + damaged + batch.skipped
+        damaged = from_table(batch.rejects)
+        self.rejects.add(damaged)
+        self.rejects.add(failing)
+        self.read += len(batch.rows) + len(damaged.records) + batch.skipped
         self.skipped += batch.skipped
         if len(good):
             rows = batch.rows if len(good) == len(batch.rows) else batch.rows.take(pa.array(good))
             more = self.extras.arrays(batch.columns, typed, good, partial(self._unread, validator))
             stream.write(trace.add(typed, rows, more, stream.arrow_schema))
         self._check_count()
-        if self.rejects.pending_rows >= REJECTS_IN_MEMORY:
+        if self.rejects.pending_bytes >= REJECTS_IN_MEMORY:
             self._write_rejects(conn, load_id, stream)
         if self.progress:
             self.progress(self.read, self.rejects.records)
 
     def _write_rejects(self, conn: psycopg.Connection, load_id: int, stream: RowStream) -> None:
         stream.pause()
-        rejects = self.rejects.take()
+        records, reasons = self.rejects.take()
         if not self.dry_run:
-            ledger.write_rejects(conn, load_id, rejects)
+            ledger.write_rejects(conn, load_id, records, reasons)
 
     def _reject_duplicates(self, publisher: Publisher, load_id: int) -> None:
         """Reject later rows of a key. Only where there are any is the file read once more, for their text."""
@@ -517,11 +517,11 @@ class _Import:
             },
             schema=REJECT_SCHEMA,
         )
-        self.rejects.add(table, n)
+        self.rejects.add(from_table(table))
         self._check_count()
-        pending = self.rejects.take()
+        records, reasons = self.rejects.take()
         if not self.dry_run:
-            ledger.write_rejects(publisher.conn, load_id, pending)
+            ledger.write_rejects(publisher.conn, load_id, records, reasons)
 
     # --- a column of another type? ---
 
@@ -672,7 +672,9 @@ class _Import:
             refused = self._result("refused", None, figures, reason=str(error))
             return replace(refused, rejects=self._kept_rejects())
         load_id = ledger.begin_load(conn, self.delivery, self.spec.hash, self.run_id)
-        ledger.write_rejects(conn, load_id, first_reasons(self.rejects, error))
+        kept = Rejects()
+        kept.add(from_table(first_reasons(self.rejects, error)))
+        ledger.write_rejects(conn, load_id, *kept.take())
         self._record(conn, load_id, "refused", figures, str(error))
         conn.commit()
         return self._result("refused", load_id, figures, reason=str(error))
@@ -754,11 +756,10 @@ class _Trace:
         return pa.RecordBatch.from_arrays([*typed.columns, *more, *constants, rows], names=whole.names)
 
 
-# What was read, its good rows as typed columns, their positions, the failing cells, these as rejects.
-_Judged = tuple[TextBatch, pa.RecordBatch, np.ndarray, pa.Table, pa.Table]
+# What was read, its good rows as typed columns, their positions, the failing cells, the records of these.
+_Judged = tuple[TextBatch, pa.RecordBatch, np.ndarray, list[Failure], Rejected]
 
 
 def _judge(validator: Validator, batch: TextBatch) -> _Judged:
     typed, good, failures = validator(batch.columns)
-    rejects = located(failures, batch) if len(failures) else REJECT_SCHEMA.empty_table()
-    return batch, typed, good, failures, rejects
+    return batch, typed, good, failures, located(failures, batch)

@@ -10,13 +10,13 @@ What does not belong here: reading values (``parse.py``), doing it (``pipeline.p
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from importer_dagster.model import DriftEvent
+from importer_dagster.cells import said
+from importer_dagster.model import DriftEvent, Failure
 
 SHARE = 0.9  # of a column's values that cannot be read
 LEAST = 20  # values below which it may be chance
@@ -34,20 +34,17 @@ class TypeWatch:
     bad: Counter[str] = field(default_factory=Counter)
     example: dict[str, str] = field(default_factory=dict)
 
-    def add(self, columns: pa.RecordBatch, failures: pa.Table) -> None:
+    def add(self, columns: pa.RecordBatch, failures: Sequence[Failure]) -> None:
         """Take in one batch of text and what validation says of it."""
         for column, source in self.sources.items():
             cells = columns.column(source)
             self.present[column] += len(cells) - cells.null_count
-        if not len(failures):
-            return
-        unread = pc.equal(failures["rule"], "type")
-        for found in failures["column_name"].filter(unread).value_counts().to_pylist():
-            column = found["values"]
-            self.bad[column] += found["counts"]
-            if column not in self.example:
-                first = pc.index(pc.and_(unread, pc.equal(failures["column_name"], column)), True).as_py()
-                self.example[column] = failures["message"][first].as_py()
+        for failure in failures:
+            if failure.rule == "type" and failure.column is not None:
+                self.bad[failure.column] += len(failure.indexes)
+                if failure.column not in self.example:
+                    words = failure.words if isinstance(failure.words, str) else failure.words.slice(0, 1)
+                    self.example[failure.column] = said(failure.values.slice(0, 1), words)[0].as_py()
 
     def add_rescued(self, column: str, cells: pa.Array) -> None:
         """Take in values (NULL elsewhere) that could not be read, but are no rejects."""

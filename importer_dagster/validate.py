@@ -17,11 +17,11 @@ import pyarrow.compute as pc
 from pandera.config import ValidationDepth, config_context
 
 from importer_dagster import checks, parse, schema
-from importer_dagster.cells import BadCells, Positions, said
+from importer_dagster.cells import BadCells, Positions
 from importer_dagster.checks import Verdict
 from importer_dagster.errors import SpecError
 from importer_dagster.fields import FieldSpec
-from importer_dagster.model import FAILURE_SCHEMA
+from importer_dagster.model import Failure
 from importer_dagster.spec import TableSpec
 
 
@@ -41,15 +41,15 @@ class Validator:
         self.pandera = schema.pandera_schema(spec)
         self._missing = {f.name: _missing_tokens(spec, f) for f in spec.fields}
 
-    def __call__(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, Positions, pa.Table]:
+    def __call__(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, Positions, list[Failure]]:
         """Judge one batch of text.
 
         Returns the typed columns of the good rows (named by ``field.column``),
-        the positions of the good rows in the batch (int64), and one failure
-        (model.FAILURE_SCHEMA) for every failing cell of the other rows.
+        the positions of the good rows in the batch (int64), and the failures,
+        which together name every failing cell of the other rows.
         """
         arrays: list[pa.Array] = []
-        failures: list[pa.Table] = []
+        failures: list[Failure] = []
         unread: dict[str | None, Positions] = {}
         for field in self.spec.fields:
             typed, bad = self._parse(batch, field)
@@ -57,10 +57,10 @@ class Validator:
             if bad is not None:
                 unread[field.column] = bad.indexes
             if bad is not None and field.name not in self.rescued:
-                failures.append(self._unreadable(batch, field, bad))
+                failures += [Failure(field.column, "type", i, bad.values(i), w) for i, w in bad.groups]
         typed_batch = pa.RecordBatch.from_arrays(arrays, schema=self.schema)
         failures += self._constraints(batch, typed_batch, unread)
-        return _split(typed_batch, failures)
+        return *_split(typed_batch, failures), failures
 
     def unread(self, name: str, cells: pa.Array, typed: pa.Array) -> pa.Array:
         """Of a rescued field: the texts that could not be read, NULL elsewhere."""
@@ -74,13 +74,9 @@ class Validator:
             return pa.nulls(len(batch), schema.arrow_type(field)), None
         return parse.parse(batch.column(source), field, self._missing[field.name])
 
-    def _unreadable(self, batch: pa.RecordBatch, field: FieldSpec, bad: BadCells) -> pa.Table:
-        values = batch.column(str(self.sources[field.name])).take(pa.array(bad.indexes))
-        return _failures(bad.indexes, field.column, values, "type", bad.messages)
-
     def _constraints(
         self, batch: pa.RecordBatch, typed: pa.RecordBatch, unread: Mapping[str | None, Positions]
-    ) -> list[pa.Table]:
+    ) -> list[Failure]:
         """What Pandera finds, every failing cell of it."""
         frame = typed.to_pandas(types_mapper=pd.ArrowDtype)
         errors: Sequence[pandera.errors.SchemaError] = ()
@@ -93,23 +89,20 @@ class Validator:
                 errors = found.schema_errors
         verdicts += [self._verdict(error, len(batch)) for error in errors]
         failing = (self._failing(batch, verdict, unread) for verdict in verdicts)
-        return [table for table in failing if table is not None]
+        return [failure for failure in failing if len(failure.indexes)]
 
     def _failing(
         self, batch: pa.RecordBatch, verdict: Verdict, unread: Mapping[str | None, Positions]
-    ) -> pa.Table | None:
+    ) -> Failure:
         """The failures of one check."""
         indexes = verdict.indexes
         if verdict.column in unread:  # its NULL only stands in for what could not be read
             known = np.ones(len(batch), np.bool_)
             known[unread[verdict.column]] = False
             indexes = indexes[known[indexes]]
-        if not len(indexes):
-            return None
-        check = verdict.check
+        words = str(verdict.check.error or f"fails the check {verdict.check.name}")
         values = self._text(batch, verdict.column, indexes)
-        words = said(values, pa.scalar(str(check.error or f"fails the check {check.name}")))
-        return _failures(indexes, verdict.column, values, str(check.name), words)
+        return Failure(verdict.column, str(verdict.check.name), indexes, values, words)
 
     def _verdict(self, error: pandera.errors.SchemaError, length: int) -> Verdict:
         """What a check of somebody else's found, from Pandera's error."""
@@ -154,31 +147,10 @@ def _failed_rows(error: pandera.errors.SchemaError, length: int) -> Positions:
     return np.sort(output.index.to_numpy(dtype=np.int64)[failed])
 
 
-def _failures(
-    indexes: Positions, column: str | None, values: pa.Array, rule: str, messages: pa.Array
-) -> pa.Table:
-    n = len(indexes)
-    return pa.table(
-        [
-            pa.array(indexes, pa.int64()),
-            pa.repeat(pa.scalar(column, pa.string()), n),
-            values,
-            pa.repeat(pa.scalar(rule, pa.string()), n),
-            messages,
-        ],
-        schema=FAILURE_SCHEMA,
-    )
-
-
-def _split(typed: pa.RecordBatch, failures: list[pa.Table]) -> tuple[pa.RecordBatch, Positions, pa.Table]:
-    everything = np.arange(len(typed), dtype=np.int64)
-    if not failures:
-        return typed, everything, FAILURE_SCHEMA.empty_table()
-    table = pa.concat_tables(failures)
-    indexes = table["index"].to_numpy()
-    # stable: of one record, the columns keep their order; each table is ordered already, which this sort likes
-    table = table.take(pa.array(np.argsort(indexes, kind="stable")))
+def _split(typed: pa.RecordBatch, failures: list[Failure]) -> tuple[pa.RecordBatch, Positions]:
+    """The good rows, and where they stood."""
     fine = np.ones(len(typed), np.bool_)
-    fine[indexes] = False
-    good = everything[fine]
-    return typed.take(pa.array(good)), good, table
+    for failure in failures:
+        fine[failure.indexes] = False
+    good = np.flatnonzero(fine)
+    return (typed if len(good) == len(typed) else typed.take(pa.array(good))), good

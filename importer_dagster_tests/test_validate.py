@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from importer_dagster import checks
+from importer_dagster.cells import said
 from importer_dagster.errors import SpecError
-from importer_dagster.model import FAILURE_SCHEMA
+from importer_dagster.model import Failure
 from importer_dagster.schema import arrow_schema
 from importer_dagster.spec import TableSpec, parse_spec
 from importer_dagster.validate import Validator
@@ -32,12 +33,22 @@ def validate(of: TableSpec, columns: Columns) -> tuple[pa.RecordBatch, list[int]
     sources = {f.name: f.name if f.name in columns else None for f in of.fields}
     typed, good, failures = Validator(of, sources)(batch)
     assert typed.schema == arrow_schema(of)
-    assert failures.schema == FAILURE_SCHEMA
     assert good.dtype == "int64"
     assert len(typed) == len(good)
-    assert sorted({*good.tolist(), *failures["index"].to_pylist()}) == list(range(len(batch)))
-    assert not {*good.tolist()} & {*failures["index"].to_pylist()}
-    return typed, good.tolist(), failures.to_pylist()
+    cells = [cell for failure in failures for cell in cells_of(failure)]
+    bad = {cell["index"] for cell in cells}
+    assert sorted({*good.tolist(), *bad}) == list(range(len(batch)))
+    assert not {*good.tolist()} & bad
+    return typed, good.tolist(), sorted(cells, key=lambda cell: cell["index"])
+
+
+def cells_of(failure: Failure) -> list[dict[str, Any]]:
+    messages = said(failure.values, failure.words).to_pylist()
+    rows = zip(failure.indexes.tolist(), failure.values.to_pylist(), messages, strict=True)
+    return [
+        {"index": i, "column_name": failure.column, "value": value, "rule": failure.rule, "message": message}
+        for i, value, message in rows
+    ]
 
 
 def failed(of: TableSpec, columns: Columns) -> list[tuple[Any, ...]]:
@@ -196,7 +207,7 @@ def test_a_slice_of_a_batch() -> None:
     typed, good, failures = Validator(of, {"a": "a", "u": "u"})(batch)
     assert typed.to_pydict() == {"a": [1], "u": [b"\0" * 15 + b"\1"]}
     assert good.tolist() == [0]
-    assert failures.select(["index", "value"]).to_pylist() == [{"index": 1, "value": "9"}]
+    assert [(c["index"], c["value"]) for f in failures for c in cells_of(f)] == [(1, "9")]
 
 
 # --- checks --------------------------------------------------------------------------------------
