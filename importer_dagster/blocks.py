@@ -71,7 +71,8 @@ class Block:
 
     def _regular_spans(self) -> tuple[np.ndarray, np.ndarray]:
         quote = self._grammar.quote
-        starts, ends = record_spans(self._structure, quote[0] if quote else None)
+        lines = self._lines() if self._structure is self.data else line_ends(self._structure)
+        starts, ends = record_spans(self._structure, lines, quote[0] if quote else None)
         if self._grammar.skip_space:
             filled = np.array(
                 [not self._grammar.is_blank(self.data[a:b]) for a, b in zip(starts, ends, strict=True)], bool
@@ -144,9 +145,12 @@ class Block:
 
     def lines_at(self, offsets: np.ndarray) -> np.ndarray:
         """Physical line numbers of places in the block."""
+        return self.line + np.searchsorted(self._lines(), offsets)
+
+    def _lines(self) -> np.ndarray:
         if self._line_ends is None:
-            self._line_ends = line_ends(np.frombuffer(self.data, np.uint8))
-        return self.line + np.searchsorted(self._line_ends, offsets)
+            self._line_ends = line_ends(self.data)
+        return self._line_ends
 
     def locator(self, positions: np.ndarray) -> Locate:
         """Finds lines and raw text of the rows of a batch, which are at these positions."""

@@ -75,6 +75,17 @@ class Faults:
             self._known[indexes] = True
             self._found.append((indexes[new], pa.array(words, pa.string()).filter(pa.array(new))))
 
+    def among(self, where: Mask) -> Faults:
+        """An own collection for the cells where the mask is true, which are looked at apart."""
+        return Faults(self.text.filter(pa.array(where)))
+
+    def include(self, among: Faults, where: Mask) -> None:
+        """Take over what was found ``among`` the cells where the mask is true."""
+        positions = np.flatnonzero(where)
+        for indexes, words in among._found:
+            self._known[positions[indexes]] = True
+            self._found.append((positions[indexes], words))
+
     def cells(self) -> BadCells | None:
         """All bad cells, each once; None if there are none."""
         return BadCells(self.text, tuple(self._found)) if self._found else None

@@ -111,6 +111,7 @@ def _without(text: pa.Array, missing: Sequence[str]) -> pa.Array:
 # --- numbers --------------------------------------------------------------------
 
 _POINT_NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+_NO_NUMBER = "is no number"
 _NOT_FINITE = "[+-]?(?i:nan|inf|infinity)"
 _MOST_DIGITS = 38
 
@@ -170,18 +171,26 @@ def _cast_known(
 
     Each step is dearer than the one before and comes only when that has failed.
     """
-    typed = cast(text)
-    if typed is not None:
-        return text, typed
-    garbage = strange(text, alphabet)
-    if garbage.any():
-        faults.add(garbage, words)
-        text = blank(text, garbage)
-        typed = cast(text)
+    text, typed = _without_garbage(text, cast, alphabet, faults, words)
     if typed is None:
         text = matching(text, pattern, faults, words)
         typed = cast(text)
     return text, typed
+
+
+def _without_garbage(
+    text: pa.Array, cast: Cast, alphabet: bytes, faults: Faults, words: str
+) -> tuple[pa.Array, pa.Array | None]:
+    """Text without the cells that hold bytes which no value has, and the cast of it, or None if it cannot be cast."""
+    typed = cast(text)
+    if typed is not None:
+        return text, typed
+    garbage = strange(text, alphabet)
+    if not garbage.any():
+        return text, None
+    faults.add(garbage, words)
+    text = blank(text, garbage)
+    return text, cast(text)
 
 
 def _parse_integer(text: pa.Array, field: FieldSpec, faults: Faults) -> pa.Array:
@@ -214,15 +223,35 @@ def _parse_number(text: pa.Array, field: FieldSpec, faults: Faults) -> pa.Array:
         return _parse_double(_plain(text, field, faults), faults)
     text = _plain(text, field, faults)
     type_ = pa.decimal128(field.precision, field.scale)
-    text, typed = _cast_known(
-        text,
-        partial(_cast_decimal, type_=type_),
-        b"+-.0123456789Ee",
-        _POINT_NUMBER,
-        faults,
-        "is no number",
-    )
-    return typed if typed is not None else pc.cast(_fitting(text, field, faults), type_)
+    cast = partial(_cast_decimal, type_=type_)
+    text, typed = _without_garbage(text, cast, b"+-.0123456789Ee", faults, _NO_NUMBER)
+    if typed is not None:
+        return typed
+    rare = _perhaps_unfit(text, field)
+    usual = cast(blank(text, rare))
+    if usual is None:
+        return _parse_rare_decimals(text, field, faults)
+    among = faults.among(rare)
+    cells = _parse_rare_decimals(text.filter(pa.array(rare)), field, among)
+    faults.include(among, rare)
+    return pc.replace_with_mask(usual, pa.array(rare), cells)
+
+
+def _parse_rare_decimals(text: pa.Array, field: FieldSpec, faults: Faults) -> pa.Array:
+    text = matching(text, _POINT_NUMBER, faults, _NO_NUMBER)
+    return pc.cast(_fitting(text, field, faults), pa.decimal128(field.precision, field.scale))
+
+
+def _perhaps_unfit(text: pa.Array, field: FieldSpec) -> Mask:
+    """Cells that have an exponent, or more characters than surely fit on either side of the point."""
+    point = pc.find_substring(text, ".")
+    length = pc.binary_length(text)
+    none = pc.less(point, 0)
+    before = pc.if_else(none, length, point)
+    behind = pc.if_else(none, 0, pc.subtract(pc.subtract(length, point), 1))
+    long = pc.or_(pc.greater(before, field.precision - field.scale), pc.greater(behind, field.scale))
+    exponents = strange(text, b"+-.0123456789") if holds(text, b"eE") else np.zeros(len(text), np.bool_)
+    return as_mask(long) | exponents
 
 
 def _cast_decimal(text: pa.Array, type_: pa.Decimal128Type) -> pa.Array | None:

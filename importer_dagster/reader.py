@@ -156,7 +156,7 @@ class Reader:
         window, grammar = self._window, self._grammar
         whole = length == len(window.data)
         data = window.data if whole else window.data[:length]
-        structure = structure if whole else structure[:length]
+        structure = data if structure is window.data else structure[:length]
         if self._has_comments(data) or (grammar.escape and structure.endswith(grammar.escape)):
             return None  # an escape character at the very end has nothing to escape
         given, bare = data, structure

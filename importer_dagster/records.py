@@ -77,14 +77,14 @@ class Scan:
     cut_line: bool = False
 
 
-def line_ends(data: np.ndarray) -> np.ndarray:
+def line_ends(data: bytes) -> np.ndarray:
     """Positions of the last byte of every line end: LF, CRLF, or a CR alone."""
-    ends = data == LF
-    carriage = data == CR
-    if carriage.any():
-        alone = carriage.copy()
-        alone[:-1] &= data[1:] != LF
-        ends = ends | alone
+    raw = np.frombuffer(data, np.uint8)
+    ends = raw == LF
+    if b"\r" in data:  # asked first, since nearly no file has one alone
+        alone = raw == CR
+        alone[:-1] &= raw[1:] != LF
+        ends |= alone
     return np.flatnonzero(ends)
 
 
@@ -96,22 +96,22 @@ def count_lines(data: bytes) -> int:
     return count
 
 
-def record_ends(data: np.ndarray, quote: int | None) -> np.ndarray:
-    """Positions of line ends that are outside of quotes, taking the stretch to start outside."""
-    ends = line_ends(data)
-    if quote is None:
-        return ends
-    quotes = np.flatnonzero(data == quote)
+def _outside_quotes(ends: np.ndarray, data: np.ndarray, quote: int | None) -> np.ndarray:
+    """Those line ends that are outside of quotes, taking the stretch to start outside."""
+    quotes = np.flatnonzero(data == quote) if quote is not None else ()
     if not len(quotes):
         return ends
     outside: np.ndarray = ends[np.searchsorted(quotes, ends) % 2 == 0]
     return outside
 
 
-def record_spans(data: bytes, quote: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Start and end (without line end) of every record of a regular stretch; blank lines are none."""
+def record_spans(data: bytes, ends: np.ndarray, quote: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Start and end (without line end) of every record of a regular stretch with these line ends.
+
+    Blank lines are no records.
+    """
     raw = np.frombuffer(data, np.uint8)
-    ends = record_ends(raw, quote)
+    ends = _outside_quotes(ends, raw, quote)
     if not len(ends) or ends[-1] != len(raw) - 1:
         ends = np.append(ends, len(raw))
     starts = np.concatenate([[0], ends[:-1] + 1])
