@@ -555,7 +555,7 @@ def rehearse(spec: TableSpec, file: Path) -> list[dict]:
         )
         for batch in reader.batches():
             _, _, failures = validator(batch.columns)
-            found += failures.to_pylist() + batch.rejects.to_pylist()
+            found += [*failures, *batch.rejects.to_pylist()]
     return found
 
 
