@@ -23,7 +23,7 @@ from importer_dagster.evolve import with_gained
 from importer_dagster.model import Delivery
 from importer_dagster.spec import TableSpec
 from importer_dagster.tables import Target, ensure_tables
-from importer_dagster.undo import HasTenant
+from importer_dagster.undo import HasTenant, refuse_before_horizon
 from importer_dagster.versions import declarations
 from importer_dagster.warehouse import Warehouse
 from importer_dagster.writer import Counts, Publisher
@@ -49,6 +49,21 @@ class Settled:
 def table_of(type_name: str, load_id: int) -> sql.Identifier:
     """Where a held load's rows are."""
     return sql.Identifier(SCHEMA, f"{type_name[:_NAME_PART]}_{load_id}")
+
+
+def leftovers(conn: psycopg.Connection) -> list[str]:
+    """Tables of loads that are not held any more."""
+    rows = conn.execute(
+        r"""
+        SELECT tablename FROM pg_tables
+        WHERE schemaname = %s AND tablename ~ '_\d+$' AND NOT EXISTS (
+            SELECT FROM importer.loads
+            WHERE status = 'held' AND load_id::text = substring(tablename from '_(\d+)$'))
+        ORDER BY tablename
+        """,
+        (SCHEMA,),
+    ).fetchall()
+    return [row[0] for row in rows]
 
 
 # --- while importing -----------------------------------------------------------------------
@@ -148,6 +163,8 @@ def _release(
     prior = ledger.in_force(conn, delivery)
     prior_id = prior.load_id if prior else None
     newest = ledger.newest_rank(conn, delivery.type, delivery.tenant, besides=prior_id)
+    if target.is_keyed:
+        refuse_before_horizon(conn, row, "released")
     publisher = Publisher(
         conn,
         target,

@@ -80,6 +80,12 @@ def prepare_environment(settings: Settings) -> Environment:
     return Environment(resolved, dagster_url, home, server)
 
 
+def dagster_records(settings: Settings) -> tuple[str, Path]:
+    """Where Dagster keeps its records and its home; nothing is made there."""
+    given = _given("DAGSTER_HOME")
+    return _dagster_url(settings), Path(given).expanduser().resolve() if given else settings.home / "dagster"
+
+
 # --- addresses --------------------------------------------------------------------
 
 
@@ -179,6 +185,7 @@ def _export(settings: Settings, dagster_url: str, dagster_home: Path) -> None:
             "IMPORTER_START_DATE": settings.start_date.isoformat(),
             "IMPORTER_SCHEDULE": settings.schedule,
             "IMPORTER_LOOKBACK_DAYS": str(settings.lookback_days),
+            "IMPORTER_PRUNE_SCHEDULE": settings.prune_schedule,
             "DAGSTER_HOME": str(dagster_home),
         }
     )

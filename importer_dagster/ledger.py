@@ -11,7 +11,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 
 import psycopg
@@ -115,6 +115,25 @@ def newest_rank(
         ORDER BY business_date DESC, path COLLATE "C" DESC LIMIT 1
         """,
         (type_name, tenant, besides),
+    ).fetchone()
+    return row
+
+
+def pruned_until(
+    conn: psycopg.Connection, type_name: str, tenant: str, *, also: int | None = None
+) -> tuple[date, datetime] | None:
+    """The last business date in force of which retention has deleted what stood aside, and when; None: of none.
+
+    ``also`` is a load that is in force but for the transaction at hand.
+    """
+    row: tuple[date, datetime] | None = conn.execute(
+        """
+        SELECT business_date, pruned_at FROM importer.loads
+        WHERE type = %s AND tenant = %s AND pruned_at IS NOT NULL
+          AND status = 'loaded' AND (superseded_by IS NULL OR load_id = %s)
+        ORDER BY business_date DESC LIMIT 1
+        """,
+        (type_name, tenant, also),
     ).fetchone()
     return row
 

@@ -341,6 +341,7 @@ class _Import:
             return self._hold(conn, load_id, prior)
         if staged:
             newest = self._newest(conn, prior)
+            self._check_place(conn, newest, prior)
             counts = publisher.publish(newest)
         else:
             publisher.retire_prior()
@@ -413,6 +414,24 @@ class _Import:
             return None
         besides = prior.load_id if prior else None
         return ledger.newest_rank(conn, self.delivery.type, self.delivery.tenant, besides=besides)
+
+    def _check_place(
+        self, conn: psycopg.Connection, newest: tuple[date, str] | None, prior: ledger.LoadRow | None
+    ) -> None:
+        """Refuse a late or corrected file whose place cannot be told any more, unless that is accepted."""
+        on_top = prior is None and (newest is None or self.delivery.business_date > newest[0])
+        if on_top or self.force or not self.target.is_keyed or not self.has_ledger:
+            return
+        also = prior.load_id if prior else None
+        pruned = ledger.pruned_until(conn, self.delivery.type, self.delivery.tenant, also=also)
+        if pruned and self.delivery.business_date <= pruned[0]:
+            raise RefusedError(
+                f"What the deliveries until {pruned[0]} said before others did was deleted on "
+                f"{pruned[1]:%Y-%m-%d} (IMPORTER_KEEP_HISTORY), so the place of a file of "
+                f"{self.delivery.business_date} among them cannot be told exactly. `importer load --force` puts "
+                "it where the rest says",
+                rule="retention",
+            )
 
     def _needs_stage(self) -> bool:
         """Whether rows must be looked at as a whole before they may stand in the table."""

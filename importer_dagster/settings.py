@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from datetime import date
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -15,6 +15,45 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from importer_dagster.errors import UsageError
 
 SHIPPED_SPECS = Path(__file__).parent / "specs"
+
+
+def _days(default: int, what: str) -> int:
+    return field(default=default, metadata={"what": what})
+
+
+@dataclass(frozen=True)
+class Keep:
+    """For how many days things are kept before `importer prune` deletes them; 0 means for ever.
+
+    Each field is an environment variable, ``IMPORTER_KEEP_`` and its name; docs/operations.md
+    lists them as they stand here.
+    """
+
+    replaced: int = _days(
+        90, "rows of a file's earlier content after the file was sent again: what `importer unload` restores"
+    )
+    copies: int = _days(
+        90, "`replace`: rows of days that a newer day stands in place of (the last two days always stay)"
+    )
+    history: int = _days(
+        0, "`merge`, `scd2`: what deliveries said before others did, needed for late and corrected files"
+    )
+    loads: int = _days(400, "ledger rows of refused, failed, unloaded and replaced loads")
+    rejects: int = _days(180, "rejected records; their number stays on the ledger")
+    drift: int = _days(400, "drift events and what gates found; the first and the last of each stay")
+    profiles: int = _days(90, "the sample of values kept with a drift event")
+    runs: int = _days(90, "Dagster's runs, events and backfills; the last materialization of each day stays")
+    files: int = _days(30, "files that runs leave in the Dagster home, such as captured output")
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Keep:
+        """Read ``IMPORTER_KEEP_*``; raises UsageError naming the variable at fault."""
+        return cls(**{f.name: _natural(env, keep_variable(f.name), int(str(f.default))) for f in fields(cls)})
+
+
+def keep_variable(name: str) -> str:
+    """The environment variable of a field of Keep."""
+    return f"IMPORTER_KEEP_{name.upper()}"
 
 
 @dataclass(frozen=True)
@@ -39,6 +78,8 @@ class Settings:
     min_age: int = 60
     lock_timeout: int = 60
     statement_timeout: int = 3600
+    keep: Keep = Keep()
+    prune_schedule: str = "30 3 * * *"
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -59,6 +100,8 @@ class Settings:
             min_age=_natural(env, "IMPORTER_MIN_AGE", cls.min_age),
             lock_timeout=_positive(env, "IMPORTER_LOCK_TIMEOUT", cls.lock_timeout),
             statement_timeout=_positive(env, "IMPORTER_STATEMENT_TIMEOUT", cls.statement_timeout),
+            keep=Keep.from_env(env),
+            prune_schedule=env.get("IMPORTER_PRUNE_SCHEDULE") or cls.prune_schedule,
         )
 
 

@@ -99,6 +99,8 @@ def _unload(
 ) -> Unloaded:
     load_id, tenant = row["load_id"], row["tenant"]
     before = _count(conn, target, tenant)
+    if target.is_keyed and row["superseded_by"] is None:
+        refuse_before_horizon(conn, row, "taken out exactly")
     replaced = ledger.replaced_by(conn, load_id)
     pruned = replaced is not None and replaced["pruned_at"] is not None
     # what is in force again afterwards: not if this load is itself superseded
@@ -139,9 +141,39 @@ def _take_out(
     if target.spec.write_disposition == "replace":
         newest = ledger.newest_rank(conn, row["type"], row["tenant"], besides=None)
         if newest is not None:
+            _refuse_pruned_day(conn, row, newest[0])
             Publisher(conn, target, load_id=None, tenant=row["tenant"], business_date=newest[0]).settle()
     elif back is not None:
         publisher.revive_load(back)
+
+
+def refuse_before_horizon(conn: psycopg.Connection, row: dict[str, Any], what: str) -> None:
+    """merge, scd2: raise UsageError for a load of days of which only the last word on each key was kept."""
+    pruned = ledger.pruned_until(conn, row["type"], row["tenant"])
+    if pruned and row["business_date"] <= pruned[0]:
+        raise UsageError(
+            f"Load {row['load_id']} of {row['business_date']} cannot be {what}: what the deliveries until "
+            f"{pruned[0]} said before others did was deleted on {pruned[1]:%Y-%m-%d} (IMPORTER_KEEP_HISTORY). "
+            "Send a corrected file with `importer load --force`, or make the table anew from its files."
+        )
+
+
+def _refuse_pruned_day(conn: psycopg.Connection, row: dict[str, Any], day: date) -> None:
+    """replace: the table may not go back to a day whose rows are no longer there."""
+    found = conn.execute(
+        """
+        SELECT load_id, path, pruned_at FROM importer.loads
+        WHERE (type, tenant, business_date) = (%s, %s, %s) AND pruned_at IS NOT NULL
+          AND status = 'loaded' AND superseded_by IS NULL ORDER BY load_id LIMIT 1
+        """,
+        (row["type"], row["tenant"], day),
+    ).fetchone()
+    if found:
+        raise UsageError(
+            f"Load {row['load_id']} cannot be taken out: the table would go back to {day}, and the rows of load "
+            f"{found[0]} ({found[1]}) were deleted on {found[2]:%Y-%m-%d} (IMPORTER_KEEP_COPIES). Send the files "
+            "of that day once more with `importer load --force`, then unload."
+        )
 
 
 def _pruned_note(replaced: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import click
 
 from importer_dagster import __version__
-from importer_dagster.cli import cap, drift, gate, ledger, load, operate, specs
+from importer_dagster.cli import cap, drift, gate, ledger, load, operate, prune, specs
 from importer_dagster.cli.common import Group
 
 
@@ -44,6 +44,7 @@ for _command in (
     specs.infer,
     specs.schema,
     cap.cap,
+    prune.prune,
     operate.backfill,
     operate.demo,
     operate.dev,

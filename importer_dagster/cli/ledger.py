@@ -14,7 +14,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from importer_dagster.cli.common import console, person, plain, specs_of, warehouse_of
+from importer_dagster.cli.common import console, errors, person, plain, specs_of, warehouse_of
 from importer_dagster.errors import UsageError
 from importer_dagster.settings import Settings
 from importer_dagster.spec import TableSpec
@@ -77,8 +77,10 @@ def rejects(type_name: str | None, load_id: int | None, as_csv: bool, limit: int
     with warehouse_of(settings) as warehouse:
         ledger.migrate(warehouse)
         with warehouse.connect() as conn:
-            if load_id is not None:
-                ledger.get_load(conn, load_id)
+            if load_id is not None and (when := ledger.get_load(conn, load_id)["rejects_pruned_at"]):
+                errors.print(
+                    f"The rejects of load {load_id} were deleted on {when:%Y-%m-%d} (IMPORTER_KEEP_REJECTS)."
+                )
             rows = ledger.load_rejects(conn, load_id=load_id, type_name=type_name, limit=limit)
     if as_csv:
         _write_csv(rows)

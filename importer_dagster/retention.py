@@ -1,0 +1,289 @@
+"""What is deleted after a time, so that nothing grows for ever: :func:`prune`.
+
+Most of it is of the ledger: small transactions that no import waits for. Rows
+of a type's tables are deleted with the turn of that type and tenant, as an
+import would write them, so the cap counts them too.
+
+What must stay, and why, is written at the statements (``sql/retention.sql``).
+
+What does not belong here: Dagster's own records (``dagster_retention.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from importer_dagster import held, ledger
+from importer_dagster.settings import Keep, keep_variable
+from importer_dagster.spec import TableSpec
+from importer_dagster.tables import REPEATS, SUPERSEDED, Target, column_list, statements
+from importer_dagster.warehouse import Warehouse
+
+HasTenant = Callable[[TableSpec], bool]
+
+_SOME = 5_000  # rows of the ledger in one transaction
+_SOME_LOADS = 200
+
+
+@dataclass(frozen=True)
+class Gone:
+    """One kind of thing that went, or would go. ``oldest`` is when the oldest of them came to be.
+
+    ``keep`` is the field of Keep that it goes by; None for what nothing points to.
+    """
+
+    what: str
+    keep: str | None
+    days: int
+    count: int
+    oldest: datetime | None = None
+
+    @property
+    def setting(self) -> str:
+        """The environment variable that says for how long it is kept."""
+        return keep_variable(self.keep) if self.keep else ""
+
+
+def prune(
+    warehouse: Warehouse,
+    specs: Mapping[str, TableSpec],
+    keep: Keep,
+    *,
+    has_tenant: HasTenant,
+    now: datetime | None = None,
+    dry_run: bool = False,
+) -> list[Gone]:
+    """Delete what is older than ``keep`` says and nothing goes by any more; with ``dry_run`` only count it.
+
+    Begun again after a crash, it goes on where it was. Types that are in no spec
+    any more keep the rows of their tables, and lose what the ledger has of them.
+    """
+    ledger.migrate(warehouse)
+    work = _Prune(warehouse, specs, keep, has_tenant, now or datetime.now(UTC), dry_run)
+    return [gone for gone in work() if gone.count]
+
+
+@dataclass(frozen=True)
+class _Old:
+    """A load some of whose rows are to go."""
+
+    load_id: int
+    type: str
+    tenant: str
+    at: datetime
+
+
+class _Prune:
+    """One pass over everything, in an order in which one deletion makes room for the next."""
+
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        specs: Mapping[str, TableSpec],
+        keep: Keep,
+        has_tenant: HasTenant,
+        now: datetime,
+        dry_run: bool,
+    ) -> None:
+        self.warehouse, self.specs, self.keep, self.has_tenant = warehouse, specs, keep, has_tenant
+        self.now, self.dry_run = now, dry_run
+
+    def __call__(self) -> Iterator[Gone]:
+        yield self._rows("rows of files that were sent again", "replaced", self._replaced)
+        yield self._rows("rows of earlier days (replace)", "copies", self._copies)
+        yield self._rows("what was said before (merge, scd2)", "history", self._histories, self._tenth())
+        yield self._by_load("rejects, by load", "rejects", "rejects")
+        yield self._by_row("samples of values", "profiles", "profiles")
+        yield self._by_row("drift events", "drift", "drift")
+        yield self._by_row("findings of gates", "drift", "findings")
+        yield self._by_load("ledger rows", "loads", "loads")
+        yield self._held_leftovers()
+
+    def _before(self, kind: str) -> datetime | None:
+        days = getattr(self.keep, kind)
+        return self.now - timedelta(days=days) if days else None
+
+    def _gone(self, what: str, kind: str, count: int, oldest: datetime | None) -> Gone:
+        return Gone(what, kind, getattr(self.keep, kind), count, oldest)
+
+    # --- the ledger ---
+
+    def _by_load(self, what: str, kind: str, name: str) -> Gone:
+        """Loads whose own row, or whose rejects, go; some of them in a transaction."""
+        before, count, oldest = self._before(kind), 0, None
+        if before is None:
+            return self._gone(what, kind, 0, None)
+        with self.warehouse.connect() as conn:
+            # what goes may leave others that nothing points to any more
+            while found := self._run(conn, f"old_{name}", before=before).fetchall():
+                count += len(found)
+                oldest = min([oldest or found[0][1], *(at for _, at in found)])
+                if self.dry_run:
+                    break
+                for start in range(0, len(found), _SOME_LOADS):
+                    ids = [load_id for load_id, _ in found[start : start + _SOME_LOADS]]
+                    self._run(conn, f"delete_{name}", ids=ids)
+                    conn.commit()
+        return self._gone(what, kind, count, oldest)
+
+    def _by_row(self, what: str, kind: str, name: str) -> Gone:
+        before = self._before(kind)
+        if before is None:
+            return self._gone(what, kind, 0, None)
+        old = sql.SQL(statements("retention")[f"old_{name}"])
+        with self.warehouse.connect() as conn:
+            counted = sql.SQL("SELECT count(*), min(at) FROM ({}) AS old").format(old)
+            row = conn.execute(counted, {"before": before}).fetchone()
+            conn.commit()
+            assert row
+            left = 0 if self.dry_run else row[0]
+            while left > 0:
+                names = {f"old_{name}": old}
+                done = self._run(conn, f"delete_{name}", before=before, some=_SOME, names=names).rowcount
+                conn.commit()
+                left = left - done if done else 0
+        return self._gone(what, kind, *row)
+
+    def _held_leftovers(self) -> Gone:
+        """Tables of held loads that are not held any more: none, unless somebody meddled with the ledger."""
+        with self.warehouse.connect() as conn:
+            names = held.leftovers(conn)
+            if not self.dry_run:
+                for name in names:
+                    conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(held.SCHEMA, name)))
+                    conn.commit()
+        return Gone("tables of loads that are not held any more", None, 0, len(names))
+
+    # --- rows of the types' tables ---
+
+    def _rows(
+        self,
+        what: str,
+        kind: str,
+        find: Callable[[psycopg.Connection, datetime], list[_Old]],
+        slack: timedelta = timedelta(0),
+    ) -> Gone:
+        """Rows of some loads, one type and tenant after the other, each with its turn; counts the loads' rows."""
+        before = self._before(kind)
+        if before is None:
+            return self._gone(what, kind, 0, None)
+        with self.warehouse.connect() as conn:
+            found = find(conn, before)
+        count, oldest = 0, None
+        whose = itemgetter(0, 1)
+        for (type_name, tenant), group in groupby(
+            sorted(((o.type, o.tenant, o) for o in found), key=whose), whose
+        ):
+            olds = [o for _, _, o in group]
+            first = min(o.at for o in olds)
+            if first > before - slack:
+                continue  # soon, with others
+            count += self._take(kind, find, before, type_name, tenant)
+            oldest = min(oldest or first, first)
+        return self._gone(what, kind, count, oldest)
+
+    def _take(
+        self,
+        kind: str,
+        find: Callable[[psycopg.Connection, datetime], list[_Old]],
+        before: datetime,
+        type_name: str,
+        tenant: str,
+    ) -> int:
+        with self.warehouse.writing(type_name, tenant, size=0, trace=not self.dry_run) as conn:
+            # once more: it took a while until it was our turn
+            olds = [o for o in find(conn, before) if (o.type, o.tenant) == (type_name, tenant)]
+            if not olds:
+                return 0
+            if kind == "history":
+                count = self._take_history(conn, type_name, tenant, olds)
+            else:
+                count = self._delete_rows(conn, type_name, [o.load_id for o in olds])
+            self._run(conn, "mark_pruned", ids=[o.load_id for o in olds])
+            if self.dry_run:
+                conn.rollback()
+            else:
+                conn.commit()
+        return count
+
+    def _delete_rows(self, conn: psycopg.Connection, type_name: str, ids: Sequence[int]) -> int:
+        count = 0
+        for schema_name in (SUPERSEDED, REPEATS):
+            table = sql.Identifier(schema_name, type_name)
+            if conn.execute("SELECT to_regclass(%s)", (table.as_string(conn),)).fetchone() != (None,):
+                count += self._run(conn, "delete_rows", ids=list(ids), names={"table": table}).rowcount
+        return count
+
+    def _replaced(self, conn: psycopg.Connection, before: datetime) -> list[_Old]:
+        return [_Old(*row) for row in self._run(conn, "old_replaced", before=before).fetchall()]
+
+    def _copies(self, conn: psycopg.Connection, before: datetime) -> list[_Old]:
+        return self._of_types(conn, "old_copies", before, lambda s: s.write_disposition == "replace")
+
+    def _histories(self, conn: psycopg.Connection, before: datetime) -> list[_Old]:
+        return self._of_types(conn, "old_history", before, history_may_go)
+
+    def _of_types(
+        self, conn: psycopg.Connection, name: str, before: datetime, wanted: Callable[[TableSpec], bool]
+    ) -> list[_Old]:
+        types = [spec.name for spec in self.specs.values() if wanted(spec)]
+        return [_Old(*row) for t in types for row in self._run(conn, name, before=before, type=t).fetchall()]
+
+    def _tenth(self) -> timedelta:
+        """History goes in few large steps: each looks at the whole table."""
+        return timedelta(days=self.keep.history // 10)
+
+    def _take_history(
+        self, conn: psycopg.Connection, type_name: str, tenant: str, olds: Sequence[_Old]
+    ) -> int:
+        """Of what was said of a key before the horizon only the last word stays, with the row that it repeats."""
+        spec = self.specs[type_name]
+        target = Target(spec, self.has_tenant(spec), self.warehouse.schema)
+        row = conn.execute(
+            "SELECT max(business_date) + 1 FROM importer.loads WHERE load_id = ANY(%s)",
+            ([o.load_id for o in olds],),
+        ).fetchone()
+        assert row
+        names = {
+            **target.names,
+            "c_key": column_list(target.key, "c"),
+            "same_claim": sql.SQL(" AND ").join(
+                sql.SQL("{} = {}").format(column_list([c], "c"), column_list([c], "s")) for c in target.key
+            ),
+        }
+        self._run(conn, "history_claims", names=names, tenant=tenant, horizon=row[0])
+        self._run(conn, "history_keep", names=names)
+        tables = (target.superseded, target.repeats)
+        return sum(
+            self._run(conn, "history_gone", names={**names, "table": t}, tenant=tenant).rowcount
+            for t in tables
+        )
+
+    def _run(
+        self,
+        conn: psycopg.Connection,
+        name: str,
+        *,
+        names: Mapping[str, sql.Composable] | None = None,
+        **values: Any,
+    ) -> psycopg.Cursor:
+        return conn.execute(sql.SQL(statements("retention")[name]).format(**(names or {})), values)
+
+
+def history_may_go(spec: TableSpec) -> bool:
+    """Whether what was said before a horizon can be told in short.
+
+    Not where absence closes a version (``scd2.absent: close``): each word on a key says that
+    the key was there on that day.
+    """
+    return spec.write_disposition == "merge" or (
+        spec.write_disposition == "scd2" and spec.scd2.absent == "keep"
+    )

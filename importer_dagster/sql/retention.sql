@@ -1,0 +1,139 @@
+-- What `importer prune` deletes. Names in braces are filled in by retention.py
+-- with quoted identifiers; %(…)s are bound values. %(before)s: older than that goes.
+--
+-- Which rows of importer.loads are never deleted, since something goes by them:
+--   * in force: the same file again is unchanged, the place of a late file, the usual
+--     number of rows, the days that were delivered, where a row of the data came from;
+--   * the one that stood before a load in force: unload says what it cannot restore;
+--   * the last one of each delivery: what `importer status` says of it;
+--   * refused by a person: the same content stays refused;
+--   * held; and replaced ones whose rows are still there.
+
+-- name: old_loads
+-- refused, failed, unloaded, replaced: those that nothing goes by any more
+SELECT l.load_id, l.finished_at AS at FROM importer.loads l
+WHERE l.finished_at < %(before)s
+  AND (l.status IN ('failed', 'unloaded')
+       OR (l.status = 'refused' AND l.decided_by IS NULL)
+       OR (l.status = 'loaded' AND l.superseded_by IS NOT NULL AND l.pruned_at IS NOT NULL AND NOT EXISTS (
+           SELECT FROM importer.loads n
+           WHERE n.load_id = l.superseded_by AND n.status = 'loaded' AND n.superseded_by IS NULL)))
+  AND EXISTS (
+      SELECT FROM importer.loads n
+      WHERE (n.type, n.tenant, n.business_date, n.path) = (l.type, l.tenant, l.business_date, l.path)
+        AND n.load_id > l.load_id)
+  AND NOT EXISTS (SELECT FROM importer.loads e WHERE e.superseded_by = l.load_id)
+ORDER BY l.load_id
+
+-- name: delete_loads
+WITH gone AS (DELETE FROM importer.loads WHERE load_id = ANY(%(ids)s) RETURNING load_id)
+DELETE FROM importer.reject_cells r USING gone WHERE r.load_id = gone.load_id
+
+-- name: old_rejects
+SELECT load_id, finished_at AS at FROM importer.loads
+WHERE finished_at < %(before)s AND (rows_rejected > 0 OR status = 'refused') AND rejects_pruned_at IS NULL
+  AND status <> 'held'
+ORDER BY load_id
+
+-- name: delete_rejects
+WITH marked AS (
+    UPDATE importer.loads SET rejects_pruned_at = clock_timestamp() WHERE load_id = ANY(%(ids)s) RETURNING load_id
+)
+DELETE FROM importer.reject_cells r USING marked WHERE r.load_id = marked.load_id
+
+-- name: old_drift
+-- what versions declare stays, and since when and until when each thing was seen
+SELECT d.ctid AS id, d.at FROM (
+    SELECT d.ctid, l.finished_at AS at, d.version,
+           row_number() OVER seen AS nth, row_number() OVER seen_last AS nth_last
+    FROM importer.drift d JOIN importer.loads l USING (load_id)
+    WINDOW seen AS (PARTITION BY l.type, l.tenant, d.kind, d.column_name ORDER BY l.business_date, d.load_id),
+           seen_last AS (PARTITION BY l.type, l.tenant, d.kind, d.column_name
+                         ORDER BY l.business_date DESC, d.load_id DESC)
+) AS d
+WHERE d.at < %(before)s AND d.version IS NULL AND d.nth > 1 AND d.nth_last > 1
+
+-- name: delete_drift
+DELETE FROM importer.drift WHERE ctid IN (SELECT id FROM ({old_drift}) AS old LIMIT %(some)s)
+
+-- name: old_findings
+SELECT g.ctid AS id, l.finished_at AS at FROM importer.gate g JOIN importer.loads l USING (load_id)
+WHERE l.finished_at < %(before)s AND l.status <> 'held'
+
+-- name: delete_findings
+DELETE FROM importer.gate WHERE ctid IN (SELECT id FROM ({old_findings}) AS old LIMIT %(some)s)
+
+-- name: old_profiles
+-- of values that could not be read, the sample says whether a new spec can read them: kept as long as the event
+SELECT d.ctid AS id, d.at FROM (
+    SELECT d.ctid, l.finished_at AS at, d.kind, d.profile,
+           row_number() OVER (PARTITION BY l.type, l.tenant, d.kind, d.column_name
+                              ORDER BY l.business_date DESC, d.load_id DESC) AS nth_last
+    FROM importer.drift d JOIN importer.loads l USING (load_id)
+) AS d
+WHERE d.at < %(before)s AND d.kind <> 'retyped' AND d.profile ? 'values' AND d.nth_last > 1
+
+-- name: delete_profiles
+UPDATE importer.drift SET profile = profile - 'values'
+WHERE ctid IN (SELECT id FROM ({old_profiles}) AS old LIMIT %(some)s)
+
+-- name: old_replaced
+-- contents of files that were sent again: needed by nothing but unload of what stands in their place
+SELECT l.load_id, l.type, l.tenant, n.finished_at AS at
+FROM importer.loads l JOIN importer.loads n ON n.load_id = l.superseded_by
+WHERE l.status = 'loaded' AND (l.pruned_at IS NULL OR l.pruned_at < n.finished_at) AND n.finished_at < %(before)s
+ORDER BY l.load_id
+
+-- name: old_copies
+-- replace: days before the last two that were delivered
+SELECT l.load_id, l.type, l.tenant, l.finished_at AS at
+FROM importer.loads l
+WHERE l.type = %(type)s AND l.status = 'loaded' AND l.superseded_by IS NULL AND l.pruned_at IS NULL
+  AND l.finished_at < %(before)s
+  AND (SELECT count(DISTINCT n.business_date) FROM importer.loads n
+       WHERE n.type = l.type AND n.tenant = l.tenant AND n.status = 'loaded' AND n.superseded_by IS NULL
+         AND n.business_date > l.business_date) >= 2
+ORDER BY l.load_id
+
+-- name: mark_pruned
+UPDATE importer.loads SET pruned_at = clock_timestamp() WHERE load_id = ANY(%(ids)s)
+
+-- name: delete_rows
+DELETE FROM {table} t WHERE t._load_id = ANY(%(ids)s)
+
+-- name: old_history
+-- merge, scd2: loads of days before all that arrived since, and before the last day
+SELECT l.load_id, l.type, l.tenant, l.finished_at AS at
+FROM importer.loads l
+WHERE l.type = %(type)s AND l.status = 'loaded' AND l.superseded_by IS NULL AND l.pruned_at IS NULL
+  AND l.business_date < (
+      SELECT least(min(n.business_date) FILTER (WHERE n.finished_at >= %(before)s), max(n.business_date))
+      FROM importer.loads n
+      WHERE n.type = l.type AND n.tenant = l.tenant AND n.status = 'loaded' AND n.superseded_by IS NULL)
+ORDER BY l.load_id
+
+-- name: history_claims
+-- what was said of each key before the horizon, the last of it first
+CREATE TEMP TABLE importer_claims ON COMMIT DROP AS
+WITH claims AS (
+    SELECT {key}, _load_id, _row, _load_id AS source FROM {live} t WHERE {mine}
+    UNION ALL SELECT {key}, _load_id, _row, _load_id FROM {superseded} t WHERE {mine}
+    UNION ALL SELECT {key}, _load_id, _row, _same_as FROM {repeats} t WHERE {mine}
+)
+SELECT {c_key}, c._load_id, c._row, c.source,
+       row_number() OVER (PARTITION BY {c_key} ORDER BY l.business_date DESC, l.path COLLATE "C" DESC) = 1 AS last
+FROM claims c JOIN importer.loads l ON l.load_id = c._load_id
+WHERE l.status = 'loaded' AND l.superseded_by IS NULL AND l.business_date < %(horizon)s
+
+-- name: history_keep
+-- The last word on a key before the horizon stays, and the row that it repeats; so does,
+-- of versions, whatever stands in the table that BI reads.
+CREATE TEMP TABLE importer_kept ON COMMIT DROP AS
+SELECT _load_id, _row FROM importer_claims WHERE last
+UNION SELECT s._load_id, s._row FROM importer_claims c JOIN importer_claims s
+    ON {same_claim} AND s._load_id = c.source AND s.source = s._load_id WHERE c.last
+
+-- name: history_gone
+DELETE FROM {table} t USING importer_claims c
+WHERE {mine} AND (c._load_id, c._row) = (t._load_id, t._row)
+  AND NOT EXISTS (SELECT FROM importer_kept k WHERE (k._load_id, k._row) = (t._load_id, t._row))
