@@ -104,6 +104,7 @@ class _Prune:
         yield self._by_row("samples of values", "profiles", "profiles")
         yield self._by_row("drift events", "drift", "drift")
         yield self._by_row("findings of gates", "drift", "findings")
+        yield self._by_row("reports of missing files", "loads", "missing")
         yield self._by_load("ledger rows", "loads", "loads")
         yield self._held_leftovers()
 

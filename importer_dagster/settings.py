@@ -38,7 +38,9 @@ class Keep:
     history: int = _days(
         0, "`merge`, `scd2`: what deliveries said before others did, needed for late and corrected files"
     )
-    loads: int = _days(400, "ledger rows of refused, failed, unloaded and replaced loads")
+    loads: int = _days(
+        400, "ledger rows of refused, failed, unloaded and replaced loads; reports of missing files"
+    )
     rejects: int = _days(180, "rejected records; their number stays on the ledger")
     drift: int = _days(400, "drift events and what gates found; the first and the last of each stay")
     profiles: int = _days(90, "the sample of values kept with a drift event")

@@ -192,7 +192,7 @@ def test_the_nightly_job_deletes_and_says_what(project: Project, records: psycop
     )
     assert "1 Dagster's runs deleted" in done.stderr
     assert records.execute("SELECT count(*) FROM runs WHERE run_id = %s", (run.run_id,)).fetchone() == (0,)
-    assert project.query("SELECT count(*) FROM importer.reject_cells") == [(0,)]
+    assert project.query("SELECT count(*) FROM importer.reject_records") == [(0,)]
 
 
 def test_the_schedule_is_on_and_runs_daily() -> None:

@@ -255,7 +255,7 @@ def test_ledger_rows_go_once_nothing_goes_by_them(inbox: Inbox, query: Query) ->
     assert prune(inbox, spec, on=70, keep=keep) == {"ledger rows": 7}
     # the one in force, the one before it, and the last word on the file that is refused
     assert [i for i, _ in statuses(query)] == [*loads[2:], waits[2]]
-    assert query("SELECT DISTINCT load_id FROM importer.reject_cells") == [(waits[2],)]
+    assert query("SELECT DISTINCT load_id FROM importer.reject_records") == [(waits[2],)]
     assert query("SELECT count(*) FROM importer.drift WHERE load_id = ANY(%s)", refused) == [(0,)]
     after = query("SELECT * FROM importer.status")
     assert [r[:10] for r in after] == [(*r[:9], 1) for r in status]  # refused once, not three times
@@ -310,6 +310,17 @@ def test_of_drift_the_first_and_the_last_stay(inbox: Inbox, query: Query) -> Non
     assert query(seen) == [(n, n == 5) for n in range(6)]
     assert prune(inbox, spec, on=40, keep=replace(FOR_EVER, drift=30)) == {"drift events": 4}
     assert query(seen) == [(0, False), (5, True)]
+
+
+def test_reports_of_missing_files_go(inbox: Inbox, query: Query) -> None:
+    with inbox.warehouse.connect() as conn:
+        conn.cursor().executemany(
+            "INSERT INTO importer.missing VALUES ('things', 'acme', %s, %s, %s, 'late')",
+            [(day(n), noon(n), noon(n)) for n in (1, 50)],
+        )
+        conn.commit()
+    assert prune(inbox, on=70, keep=replace(FOR_EVER, loads=30)) == {"reports of missing files": 1}
+    assert query("SELECT business_date FROM importer.missing") == [(day(50),)]
 
 
 # --- nothing grows -----------------------------------------------------------------------------------------

@@ -26,8 +26,9 @@ WHERE l.finished_at < %(before)s
 ORDER BY l.load_id
 
 -- name: delete_loads
-WITH gone AS (DELETE FROM importer.loads WHERE load_id = ANY(%(ids)s) RETURNING load_id)
-DELETE FROM importer.reject_cells r USING gone WHERE r.load_id = gone.load_id
+WITH gone AS (DELETE FROM importer.loads WHERE load_id = ANY(%(ids)s) RETURNING load_id),
+     reasons AS (DELETE FROM importer.reject_reasons r USING gone WHERE r.load_id = gone.load_id)
+DELETE FROM importer.reject_records r USING gone WHERE r.load_id = gone.load_id
 
 -- name: old_rejects
 SELECT load_id, finished_at AS at FROM importer.loads
@@ -38,8 +39,8 @@ ORDER BY load_id
 -- name: delete_rejects
 WITH marked AS (
     UPDATE importer.loads SET rejects_pruned_at = clock_timestamp() WHERE load_id = ANY(%(ids)s) RETURNING load_id
-)
-DELETE FROM importer.reject_cells r USING marked WHERE r.load_id = marked.load_id
+), reasons AS (DELETE FROM importer.reject_reasons r USING marked WHERE r.load_id = marked.load_id)
+DELETE FROM importer.reject_records r USING marked WHERE r.load_id = marked.load_id
 
 -- name: old_drift
 -- what versions declare stays, and since when and until when each thing was seen
@@ -62,6 +63,13 @@ WHERE l.finished_at < %(before)s AND l.status <> 'held'
 
 -- name: delete_findings
 DELETE FROM importer.gate WHERE ctid IN (SELECT id FROM ({old_findings}) AS old LIMIT %(some)s)
+
+-- name: old_missing
+SELECT ctid AS id, reported_at AS at FROM importer.missing
+WHERE reported_at < %(before)s AND expected_at < %(before)s
+
+-- name: delete_missing
+DELETE FROM importer.missing WHERE ctid IN (SELECT id FROM ({old_missing}) AS old LIMIT %(some)s)
 
 -- name: old_profiles
 -- of values that could not be read, the sample says whether a new spec can read them: kept as long as the event
