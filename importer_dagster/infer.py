@@ -441,9 +441,10 @@ def _choose_types(work: _Work, date_order: Order | None) -> None:
     order, why = _file_order(trials, date_order)
     for name, column in work.columns.items():
         work.choices[name] = _choose(column, trials[name], order, why, work)
-        if style is None and kinds.is_ambiguous_comma(column):
+        if style is None and (mark := kinds.ambiguous_mark(column)):
+            word = "comma" if mark == "," else "point"
             work.questions.append(
-                f"{name} holds numbers such as {column.samples[0]!r}: is the comma a decimal comma or does it group "
+                f"{name} holds numbers such as {column.samples[0]!r}: is the {word} a decimal {word} or does it group "
                 "digits? It is text until you say decimalChar or groupChar."
             )
 

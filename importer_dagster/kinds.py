@@ -406,8 +406,11 @@ def _choose_style(
     return styles[0], ""
 
 
-def _what_a_point_means(cores: Sequence[str], other: Style | None) -> tuple[Style, str]:
+def _what_a_point_means(cores: Sequence[str], other: Style | None) -> tuple[Style | None, str]:
+    """1.234 may be a little more than one or a thousand."""
     groups = all(re.fullmatch(r"9{1,3}(?:\.999)*", c) for c in cores)
+    if groups and other is None:
+        return None, ""
     if groups and other is not None and other[0] == ",":
         return (",", "."), "other columns have a decimal comma, so the point groups digits"
     return (".", None), ""
@@ -428,13 +431,19 @@ def _two_groups(core: str) -> bool:
     return bool(re.search(r"(?P<mark>[^z9])999(?P=mark)999", core))
 
 
-def is_ambiguous_comma(column: Column) -> bool:
-    """Whether all that is known are numbers such as 1,234, a thousand or a little more than one."""
+def ambiguous_mark(column: Column) -> str | None:
+    """The comma or point where all that is known are numbers such as 1,234, a thousand or a little more than one."""
     shapes = column.shapes or {}
     cores = [_core(s, v, _Digits()) for s, v in shapes.items()]
-    if not cores or any(not c or not re.fullmatch(r"9{1,3},999|[z9]9{0,2}", c) for c in cores):
-        return False
-    return any(c is not None and "," in c for c in cores)
+    for mark in (",", "."):
+        number = rf"9{{1,3}}{re.escape(mark)}999|[z9]9{{0,2}}"
+        if (
+            cores
+            and all(c and re.fullmatch(number, c) for c in cores)
+            and any(mark in (c or "") for c in cores)
+        ):
+            return mark
+    return None
 
 
 def style_of(found: Iterable[Candidate]) -> Style | None:
@@ -513,7 +522,8 @@ def _integer(
 ) -> Candidate | None:
     if _TEXT_NAMES.search(column.name) or (digits.plus and digits.before > 6):
         return None
-    extra = {k: v for k, v in extra.items() if k != "decimalChar"}
+    # a point that groups digits needs to be told from the decimal point that nobody wrote
+    extra = {k: v for k, v in extra.items() if k != "decimalChar" or style[1] == "."}
     values = _all(column) if share == 1 else f"{share:.2%} of the values"
     one_length = column.longest == column.shortest
     if one_length and digits.before >= _IDENTIFIER_DIGITS and not _TIME_NAMES.search(column.name):

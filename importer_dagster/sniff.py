@@ -103,6 +103,8 @@ def _best(sample: bytes, whole: bool, delimiter: str | None) -> _Trial:
     good = [t for t in trials if _credible(t)]
     if not good:
         return max(trials, key=lambda t: t.rank) if delimiter is not None and trials else one_column
+    # blanks stand in names, dates and texts: they part columns only where nothing else does
+    good = [t for t in good if t.dialect.delimiter != " " and t.agree == 1] or good
     # max takes the first of equals: delimiters stand in order of how usual they are
     return max(good, key=lambda t: t.rank)
 

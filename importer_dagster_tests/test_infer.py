@@ -66,6 +66,8 @@ TYPES = [
     (["52.51704532197341", "13.3888599", "0.1"], {"type": "number", "format": "double"}),
     (['"1,234"', '"12,345,678"', "5"], {"type": "integer", "groupChar": ","}),
     (['"1,234.50"', "7.25"], {"type": "number", "groupChar": ","}),
+    (["1.234.567", "12.345"], {"type": "integer", "groupChar": ".", "decimalChar": ","}),
+    (["1.234", "5.678"], {"type": "number", "decimalChar": "."}),  # between commas
     (["$5.25", "$10.00"], {"type": "number", "bareNumber": False}),
     (["95%", "3%"], {"type": "integer", "bareNumber": False}),
     (["$5.25", "€10.00"], {"type": "string"}),
@@ -148,6 +150,11 @@ def test_a_comma_that_may_mean_two_things_is_asked_about(inferred: Infer, inbox:
     assert field_of(found).type == "string"
     assert any("decimal comma" in q for q in found.questions)
     assert "QUESTION" in found.yaml
+    found = inferred("id;v\n1;1.234\n2;5.678\n")
+    assert field_of(found).type == "string"
+    assert any("decimal point" in q for q in found.questions)
+    assert field_of(inferred("id;v;w\n1;1.234;0,5\n2;5.678;1,25\n")).groupChar == "."
+    assert field_of(inferred("id;v;w\n1;1.234;0.5\n2;5.678;1.25\n")).decimalChar == "."
     found = inferred("id;v;w\n1;1,234;0,5\n2;5,678;1,25\n")
     assert (field_of(found).type, field_of(found).decimalChar) == ("number", ",")
 
@@ -399,6 +406,7 @@ DIALECTS = [
     ("a\n1\n2\n", {}),
     ("a,b\r1,2\r3,4\r", {"delimiter": ","}),
     ("a;b;\n1;2;\n3;4;\n", {"delimiter": ";"}),
+    ("name a,name b\n,2000-01-01 1:00 AM\n1,2000-01-02 2:00 AM\n", {"delimiter": ","}),
     ("Country,2019,2020\nDE,1,2\nFR,3,4\n", {"delimiter": ","}),
 ]
 
