@@ -23,7 +23,7 @@ from fsspec.core import url_to_fs
 
 from importer_dagster.errors import RefusedError, SourceUnavailable
 from importer_dagster.policy import Complete
-from importer_dagster.warehouse import redact
+from importer_dagster.warehouse import redact, redact_text
 
 _MODIFIED = (
     "mtime",
@@ -128,7 +128,7 @@ def _state(url: str) -> State | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise SourceUnavailable(f"{redact(url)} cannot be looked at: {error}") from error
+        raise SourceUnavailable(f"{redact(url)} cannot be looked at: {redact_text(error, url)}") from error
 
 
 def _remote_state(fs: fsspec.AbstractFileSystem, path: str) -> State:

@@ -26,7 +26,7 @@ import fsspec
 import pyarrow as pa
 
 from importer_dagster.errors import ImporterError, RefusedError, SourceUnavailable
-from importer_dagster.warehouse import redact
+from importer_dagster.warehouse import redact, redact_text
 
 CHUNK = 1 << 20
 # A container that unpacks to more than this, and by more than this factor, is taken for a bomb.
@@ -140,8 +140,8 @@ class _Inflated:
 
 @contextmanager
 def source_errors(url: str) -> Iterator[None]:
-    """Turn errors of the file system into ours."""
-    url = redact(url)
+    """Turn errors of the file system into ours. Their words may hold the whole address, with its secrets."""
+    address, url = url, redact(url)
     try:
         yield
     except ImporterError:
@@ -151,14 +151,16 @@ def source_errors(url: str) -> Iterator[None]:
     except IsADirectoryError:
         raise RefusedError(f"{url} is a folder; name a file.", rule="missing") from None
     except PermissionError as error:
-        raise RefusedError(f"{url} may not be read: {error}. Grant read access.", rule="unreadable") from None
+        raise RefusedError(
+            f"{url} may not be read: {redact_text(error, address)}. Grant read access.", rule="unreadable"
+        ) from None
     except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
         raise RefusedError(
             f"{url} is a damaged or truncated archive: {error}. Ask the supplier to send it again.",
             rule="container",
         ) from None
     except (OSError, ValueError, ImportError) as error:
-        raise SourceUnavailable(f"{url} could not be read: {error}") from error
+        raise SourceUnavailable(f"{url} could not be read: {redact_text(error, address)}") from error
 
 
 def open_url(url: str) -> BinaryIO:

@@ -6,6 +6,7 @@ What does not belong here: what a delivery should look like (``fields.py``,
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -66,6 +67,17 @@ class RejectLimit(Model):
         return None
 
 
+def leads_out(pattern: str) -> bool:
+    r"""Whether a path may lead out of the folder that it is relative to, here or on Windows.
+
+    >>> [leads_out(p) for p in ("/etc", "a/../b", "..\\b", "C:/b", "C:\\b")]
+    [True, True, True, True, True]
+    >>> [leads_out(p) for p in ("a/b..csv", "{date:%H:%M}/b", "a:b/c")]
+    [False, False, False]
+    """
+    return bool(re.match(r"[/\\]|[A-Za-z]:(?:[/\\]|$)", pattern)) or ".." in re.split(r"[/\\]", pattern)
+
+
 class Complete(Model):
     """When a file in the inbox is all there; until then a scheduled run leaves it alone."""
 
@@ -84,7 +96,7 @@ class Complete(Model):
 
     @model_validator(mode="after")
     def _stays_in_the_inbox(self) -> Complete:
-        if self.marker and (self.marker.startswith("/") or ".." in self.marker.split("/")):
+        if self.marker and leads_out(self.marker):
             raise ValueError("complete.marker must stay in the inbox: no leading slash, no '..'")
         return self
 

@@ -1,8 +1,8 @@
 """What is deleted after a time, so that nothing grows for ever: :func:`prune`.
 
-Most of it is of the ledger: small transactions that no import waits for. Rows
-of a type's tables are deleted with the turn of that type and tenant, as an
-import would write them, so the cap counts them too.
+Most of it is of the ledger: small transactions that no import waits for but for
+a slot of the cap. Rows of a type's tables are deleted with the turn of that type
+and tenant, as an import would write them.
 
 What must stay, and why, is written at the statements (``sql/retention.sql``).
 
@@ -12,6 +12,7 @@ What does not belong here: Dagster's own records (``dagster_retention.py``).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
@@ -29,6 +30,7 @@ from importer_dagster.warehouse import Warehouse
 
 HasTenant = Callable[[TableSpec], bool]
 
+_NAME = "retention (no type)"  # in the queue of writers
 _SOME = 5_000  # rows of the ledger in one transaction
 _SOME_LOADS = 200
 
@@ -117,12 +119,18 @@ class _Prune:
 
     # --- the ledger ---
 
+    def _turn(self) -> AbstractContextManager[psycopg.Connection]:
+        """A connection for the ledger's own rows: whoever writes holds a slot; to count needs none."""
+        if self.dry_run:
+            return self.warehouse.connect()
+        return self.warehouse.writing(_NAME, "", size=0)
+
     def _by_load(self, what: str, kind: str, name: str) -> Gone:
         """Loads whose own row, or whose rejects, go; some of them in a transaction."""
         before, count, oldest = self._before(kind), 0, None
         if before is None:
             return self._gone(what, kind, 0, None)
-        with self.warehouse.connect() as conn:
+        with self._turn() as conn:
             # what goes may leave others that nothing points to any more
             while found := self._run(conn, f"old_{name}", before=before).fetchall():
                 count += len(found)
@@ -140,7 +148,7 @@ class _Prune:
         if before is None:
             return self._gone(what, kind, 0, None)
         old = sql.SQL(statements("retention")[f"old_{name}"])
-        with self.warehouse.connect() as conn:
+        with self._turn() as conn:
             counted = sql.SQL("SELECT count(*), min(at) FROM ({}) AS old").format(old)
             row = conn.execute(counted, {"before": before}).fetchone()
             conn.commit()
@@ -155,7 +163,7 @@ class _Prune:
 
     def _held_leftovers(self) -> Gone:
         """Tables of held loads that are not held any more: none, unless somebody meddled with the ledger."""
-        with self.warehouse.connect() as conn:
+        with self._turn() as conn:
             names = held.leftovers(conn)
             if not self.dry_run:
                 for name in names:

@@ -13,6 +13,7 @@ What does not belong here: opening and reading files (``reader.py``).
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -28,9 +29,10 @@ from fsspec.core import url_to_fs
 from importer_dagster.completeness import stamp_of, waits_for
 from importer_dagster.errors import SourceUnavailable, UsageError
 from importer_dagster.model import Delivery
+from importer_dagster.policy import leads_out
 from importer_dagster.settings import Settings
 from importer_dagster.spec import TableSpec
-from importer_dagster.warehouse import redact
+from importer_dagster.warehouse import redact, redact_text
 
 log = logging.getLogger(__name__)
 
@@ -90,9 +92,9 @@ class PathPattern:
 @lru_cache(maxsize=4096)
 def compile_pattern(pattern: str, type_name: str) -> PathPattern:
     """Read a path pattern; raises UsageError if it makes no sense."""
-    if pattern.startswith("/") or ".." in pattern.split("/"):
+    if leads_out(pattern):
         raise UsageError(
-            f"The path pattern {pattern!r} must stay below the inbox: no leading slash, no '..'."
+            f"The path pattern {pattern!r} must stay below the inbox: no leading slash, no drive, no '..'."
         )
     regex, literal, folder, weight, position = "", "", "", 0, 0
     date_format: str | None = None
@@ -205,10 +207,11 @@ def _open_inbox(inbox_url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         fs, root = url_to_fs(inbox_url)
     except OSError as error:  # some file systems connect at once
-        raise SourceUnavailable(f"The inbox {redact(inbox_url)!r} cannot be reached: {error}") from error
+        words = redact_text(error, inbox_url)
+        raise SourceUnavailable(f"The inbox {redact(inbox_url)!r} cannot be reached: {words}") from error
     except (ValueError, ImportError) as error:
         raise UsageError(
-            f"The inbox URL {redact(inbox_url)!r} cannot be used: {error}. "
+            f"The inbox URL {redact(inbox_url)!r} cannot be used: {redact_text(error, inbox_url)}. "
             "IMPORTER_INBOX_URL takes a folder or a URL such as s3://bucket/inbox."
         ) from None
     return fs, root.rstrip("/")
@@ -231,12 +234,22 @@ def _list_files(
         for folder in sorted(tops):
             top = f"{root}/{folder}" if folder else root
             for full, info in fs.find(top, detail=True).items():
-                if _is_local(fs) and not _is_file_inside(Path(full), Path(root), info):
+                if not _stays_inside(fs, full, root, info):
                     continue
                 files[full[len(root) + 1 :]] = {**info, "url": fs.unstrip_protocol(full), "full": full}
     except OSError as error:
-        raise SourceUnavailable(f"The inbox {root!r} cannot be listed: {error}") from error
+        raise SourceUnavailable(f"The inbox {root!r} cannot be listed: {redact_text(error, root)}") from error
     return files
+
+
+def _stays_inside(fs: fsspec.AbstractFileSystem, full: str, root: str, info: Mapping[str, Any]) -> bool:
+    """False, with a warning, for what would not be read as the very file that was listed."""
+    if _is_local(fs):
+        return _is_file_inside(Path(full), Path(root), info)
+    if "::" in full[len(root) :]:  # to fsspec, an address behind it
+        log.warning("%s is left out: '::' in its name means several file systems", full)
+        return False
+    return True
 
 
 def _is_file_inside(file: Path, root: Path, info: Mapping[str, Any]) -> bool:
@@ -310,7 +323,8 @@ def delivery_of_file(
             f"Type {spec.name} has no tenants: its path pattern {spec.path or settings.default_path!r} "
             "names none. Leave --tenant away, or add {tenant} to the pattern."
         )
-    url = file if "://" in file else Path(file).expanduser().absolute().as_posix()
+    # abspath: "inbox/x/../a.csv" is the delivery inbox/a.csv, and "inbox/../a.csv" none of the inbox
+    url = file if "://" in file else Path(os.path.abspath(Path(file).expanduser())).as_posix()  # noqa: PTH100
     path = _below_inbox(url, settings.inbox_url) or redact(url)
     named_day, named_tenant = _named_by(path, pattern)
     return Delivery(
@@ -324,7 +338,8 @@ def delivery_of_file(
 
 
 def _below_inbox(url: str, inbox_url: str) -> str | None:
-    root = inbox_url if "://" in inbox_url else Path(inbox_url).expanduser().absolute().as_posix()
+    local = "://" not in inbox_url
+    root = Path(os.path.abspath(Path(inbox_url).expanduser())).as_posix() if local else inbox_url  # noqa: PTH100
     root = root.rstrip("/") + "/"
     return url[len(root) :] if url.startswith(root) else None
 

@@ -14,7 +14,7 @@ from importer_dagster.model import Delivery
 from importer_dagster.pipeline import import_delivery
 from importer_dagster.reader import open_delivery
 from importer_dagster.settings import Settings
-from importer_dagster.source import find_deliveries
+from importer_dagster.source import delivery_of_file, find_deliveries
 from importer_dagster.spec import TableSpec, parse_spec
 
 FOLDER = "2024-01-01/acme"
@@ -57,7 +57,7 @@ def test_a_marker_file_is_waited_for(tmp_path: Path, marker: str, file: str) -> 
 
 
 def test_a_marker_cannot_lie_outside_of_the_inbox() -> None:
-    for marker in ("../done", "/tmp/done"):
+    for marker in ("../done", "/tmp/done", "..\\done", "C:\\done"):
         with pytest.raises(ValueError, match="must stay in the inbox"):
             make_spec(complete={"marker": marker})
 
@@ -102,6 +102,73 @@ def test_a_spec_cannot_run_code(tmp_path: Path) -> None:
         with pytest.raises(SpecError):
             parse_spec(f"name: things\ntitle: {attack}\nschema: {{fields: [{{name: id}}]}}\n", "things.yaml")
     assert not witness.exists()
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/etc/{type}*", "../{type}*.csv", "{date}/../../{type}*.csv", "..\\{type}*.csv", "C:\\files\\{type}*.csv",
+     "C:/files/{type}*.csv", "\\\\server\\share\\{type}*.csv", "a\\..\\..\\{type}.csv"],
+)  # fmt: skip
+def test_a_path_pattern_stays_below_the_inbox(tmp_path: Path, path: str) -> None:
+    with pytest.raises(UsageError, match="must stay below the inbox"):
+        find_deliveries(str(tmp_path), {"things": make_spec(path=path)}, default_path=Settings.default_path)
+
+
+def test_names_are_names_however_they_look(tmp_path: Path) -> None:
+    """Encoded slashes, backslashes and addresses in a file's name are letters of its name."""
+    inbox, secret = tmp_path / "inbox", put(tmp_path, "secret.csv")
+    names = {
+        "things_%2e%2e%2f%2e%2e%2fsecret.csv",
+        "things_..%2F..%2Fsecret.csv",
+        "things_..\\..\\secret.csv",
+        "things_C:\\secret.csv",
+        "things_..csv",
+    }
+    for name in sorted(names):
+        put(inbox, name).write_text("id,v,n\n7,own,1\n")
+    (inbox / FOLDER / ".." / "..things").mkdir()
+    put(inbox, "things::file:secret.csv").write_text("id,v,n\n7,own,1\n")
+    found = find_deliveries(str(inbox), {"things": make_spec()}, default_path=Settings.default_path)
+    assert {d.path.removeprefix(f"{FOLDER}/") for d in found} == {*names, "things::file:secret.csv"}
+    assert secret.exists()
+    for delivery in found:
+        with open_delivery(delivery, make_spec()) as reader:
+            [batch] = reader.batches()
+            assert batch.columns.column(1).to_pylist() == ["own"], delivery.path
+
+
+def test_a_remote_name_is_no_chain_of_addresses(caplog: pytest.LogCaptureFixture) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe(f"/inbox/{FOLDER}/things.csv", b"id,v,n\n1,own,1\n")
+    memory.pipe(f"/inbox/{FOLDER}/things::file:x.csv", b"id,v,n\n1,own,1\n")
+    memory.pipe(f"/inbox/{FOLDER}/../../../things.csv", b"id,v,n\n1,up,1\n")
+    try:
+        found = find_deliveries("memory://inbox", {"things": make_spec()}, default_path=Settings.default_path)
+        assert [d.path for d in found] == [f"{FOLDER}/things.csv"]
+        assert "'::' in its name" in caplog.text
+    finally:
+        memory.rm("/inbox", recursive=True)
+
+
+def test_a_path_with_dots_names_the_delivery_that_it_leads_to(tmp_path: Path) -> None:
+    file = put(tmp_path / "inbox", "things.csv")
+    settings = Settings(None, tmp_path, str(tmp_path / "inbox"), tmp_path)
+    around = delivery_of_file(f"{file.parent}/../acme/things.csv", make_spec(), settings)
+    assert (around.path, around.tenant) == (f"{FOLDER}/things.csv", "acme")
+    outside = delivery_of_file(f"{tmp_path}/inbox/../secret.csv", make_spec(), settings)
+    assert outside.path == f"{tmp_path}/secret.csv"  # a person may load any file, and it is called what it is
+
+
+@pytest.mark.timeout(20)
+def test_a_spec_cannot_take_all_memory() -> None:
+    """Aliases of aliases: ten lines that would be billions of words."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    for bomb in ("\n".join([*lines, "name: things", "title: *a11"]), "name: &n [*n]", "<<: &m {<<: *m}"):
+        with pytest.raises(SpecError):
+            parse_spec(bomb, "things.yaml")
 
 
 # --- what the ledger knows of a file ----------------------------------------------------

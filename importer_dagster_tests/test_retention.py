@@ -5,6 +5,8 @@ Time passes by changing when loads were finished, and by the ``now`` that prune 
 
 import datetime
 import random
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -321,6 +323,24 @@ def test_reports_of_missing_files_go(inbox: Inbox, query: Query) -> None:
         conn.commit()
     assert prune(inbox, on=70, keep=replace(FOR_EVER, loads=30)) == {"reports of missing files": 1}
     assert query("SELECT business_date FROM importer.missing") == [(day(50),)]
+
+
+def test_whoever_deletes_holds_a_slot(inbox: Inbox, query: Query) -> None:
+    """Laws of the cap hold for retention too: with no slot free it waits, and deletes nothing."""
+    spec = make_spec(key=["id"])
+    inbox.load(spec, HEADER + "x,a,y\n", path="1", day=day(1))
+    let_time_pass(inbox.warehouse)
+    one = Warehouse(inbox.warehouse.url, db_writes=1)
+    keep = replace(FOR_EVER, rejects=30)
+    with one.writing("other", "acme"):
+        waiting = threading.Thread(
+            target=retention.prune, args=(one, {}, keep), kwargs={"has_tenant": bool, "now": noon(60)}
+        )
+        waiting.start()
+        time.sleep(2)
+        assert query("SELECT count(*) FROM importer.reject_records") == [(1,)]
+    waiting.join(30)
+    assert query("SELECT count(*) FROM importer.reject_records") == [(0,)]
 
 
 # --- nothing grows -----------------------------------------------------------------------------------------
