@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -64,7 +64,10 @@ class Settings:
 
     ``warehouse_url`` is None when the embedded PostgreSQL is to be used.
     ``start_date`` is the first daily partition; ``lookback_days`` is how far
-    back the schedule looks for missed days.
+    back schedule and sensor look for what is not imported; they have ``max_runs``
+    runs at most waiting or running; the sensor looks every ``arrival_interval``
+    seconds (0: it is off), and what was asked for in vain is asked for again
+    after ``retry_after`` seconds at first.
     """
 
     warehouse_url: str | None
@@ -78,6 +81,9 @@ class Settings:
     schedule: str = "0 6 * * *"
     lookback_days: int = 14
     min_age: int = 60
+    max_runs: int = 10
+    arrival_interval: int = 60
+    retry_after: int = 600
     lock_timeout: int = 60
     statement_timeout: int = 3600
     keep: Keep = Keep()
@@ -100,11 +106,20 @@ class Settings:
             schedule=env.get("IMPORTER_SCHEDULE") or cls.schedule,
             lookback_days=_positive(env, "IMPORTER_LOOKBACK_DAYS", cls.lookback_days),
             min_age=_natural(env, "IMPORTER_MIN_AGE", cls.min_age),
+            max_runs=_positive(env, "IMPORTER_MAX_RUNS", cls.max_runs),
+            arrival_interval=_natural(env, "IMPORTER_ARRIVAL_INTERVAL", cls.arrival_interval),
+            retry_after=_positive(env, "IMPORTER_RETRY_AFTER", cls.retry_after),
             lock_timeout=_positive(env, "IMPORTER_LOCK_TIMEOUT", cls.lock_timeout),
             statement_timeout=_positive(env, "IMPORTER_STATEMENT_TIMEOUT", cls.statement_timeout),
             keep=Keep.from_env(env),
             prune_schedule=env.get("IMPORTER_PRUNE_SCHEDULE") or cls.prune_schedule,
         )
+
+
+def lookback(settings: Settings, today: date) -> list[date]:
+    """The days that schedule and sensor look at, up to ``today``."""
+    first = max(settings.start_date, today - timedelta(days=settings.lookback_days - 1))
+    return [first + timedelta(days=n) for n in range((today - first).days + 1)]
 
 
 def _positive(env: Mapping[str, str], name: str, default: int) -> int:

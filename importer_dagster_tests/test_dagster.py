@@ -25,21 +25,12 @@ from importer_dagster.defs import build_defs
 from importer_dagster.defs.launch import LaunchResult, StepEnd, days_between, launch_daily
 from importer_dagster.defs.orphans import end_orphans
 from importer_dagster.defs.report import CELL_LENGTH, markdown_table
-from importer_dagster.defs.schedule import (
-    JOB,
-    PARTITION,
-    RANGE_END,
-    RANGE_START,
-    SCHEDULE,
-    contiguous,
-    gaps_of,
-    missing_days,
-    range_tags,
-)
+from importer_dagster.defs.runs import PARTITION, RANGE_END, RANGE_START, contiguous, gaps_of, range_tags
+from importer_dagster.defs.schedule import SCHEDULE
 from importer_dagster.errors import UsageError, WarehouseUnavailable
 from importer_dagster.instance import POOL, PROJECT_ROOT, Environment, prepare_environment, with_search_path
 from importer_dagster.settings import SHIPPED_SPECS, Settings
-from importer_dagster.spec import TableSpec, load_specs
+from importer_dagster.spec import load_specs
 from importer_dagster.warehouse import Warehouse
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
@@ -96,6 +87,19 @@ class Project:
     def query(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         with Warehouse(self.settings.warehouse_url or "").connect() as conn:
             return conn.execute(statement, values or None).fetchall()
+
+    def execute(self, statement: str, *values: Any) -> None:
+        with Warehouse(self.settings.warehouse_url or "").connect() as conn:
+            conn.execute(statement, values or None)
+            conn.commit()
+
+    def importer(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "importer_dagster.cli", *arguments],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def materialized(self, name: str) -> set[date]:
         with dg.DagsterInstance.get() as instance:
@@ -176,6 +180,7 @@ def test_a_spec_shows_in_its_asset(project: Project):
     assert {c.name for c in defs.resolve_assets_def("gamma").check_specs} == {
         "rejects",
         "drift",
+        "arrived",
         "references",
     }
     # what is referred to starts first
@@ -320,7 +325,7 @@ def test_a_day_is_imported_and_accounted_for(project: Project):
     checks = project.events(result, dg.DagsterEventType.ASSET_CHECK_EVALUATION, "gamma")
     said = {e.asset_check_evaluation_data.check_name: e.asset_check_evaluation_data for e in checks}
     assert {name: data.passed for name, data in said.items()} == {
-        "rejects": False, "drift": False, "references": False,
+        "rejects": False, "drift": False, "arrived": True, "references": False,
     }  # fmt: skip
     assert all(data.severity == dg.AssetCheckSeverity.WARN for data in said.values())
     assert "| alpha_id | alpha | 1 | 99 |" in said["references"].metadata["first"].value
@@ -594,39 +599,12 @@ def test_the_schedule_asks_for_what_is_missing_and_only_that(project: Project):
         project.run(
             *days_between(first, last), types=[k.to_user_string() for k in request.asset_selection or ()]
         )
-    # what failed is asked for again on the next day, under another key
-    [left] = tick(project, today + timedelta(days=1))
+    # what was refused would be refused again: it is not asked for until the file changes
+    assert tick(project, today + timedelta(days=1)) == []
+    project.deliver(day(40), "beta", "id,v\n40,x\n")
+    [left] = tick(project, today + timedelta(days=2))
     assert _gap_tags(left.tags) == range_tags((day(40), day(40)))
     assert left.run_key not in keys
-
-
-def test_what_is_being_imported_is_not_asked_for(project: Project):
-    project.deliver(day(60), "beta", "id,v\n60,x\n")
-    project.deliver(day(60), "alpha", "id,v\n60,x\n")
-    specs: dict[str, TableSpec] = dict(load_specs(project.settings.specs))
-    with dg.DagsterInstance.get() as instance:
-        assert missing_days(instance, project.settings, specs, day(60)) == {
-            "alpha": {day(60)}, "beta": {day(60)},
-        }  # fmt: skip
-        run = instance.create_run_for_job(
-            build_defs(settings=project.settings).resolve_job_def(JOB),
-            tags=range_tags((day(59), day(61))),
-            asset_selection=frozenset({dg.AssetKey("beta")}),
-        )
-        assert missing_days(instance, project.settings, specs, day(60)) == {"alpha": {day(60)}}
-        instance.report_run_canceled(run)
-        assert set(missing_days(instance, project.settings, specs, day(60))) == {"alpha", "beta"}
-
-
-def test_a_day_with_a_file_that_is_not_complete_waits(project: Project):
-    project.deliver(day(90), "beta", "id,v\n1,x\n", age=3600)
-    project.deliver(day(90), "beta", "id,v\n2,x\n", suffix="_2", age=0)
-    project.deliver(day(91), "beta", "id,v\n3,x\n")
-    [asked] = tick(project, day(91))
-    assert _gap_tags(asked.tags) == range_tags((day(91), day(91)))
-    project.deliver(day(90), "beta", "id,v\n2,x\n", suffix="_2", age=61)
-    [asked] = tick(project, day(91))
-    assert _gap_tags(asked.tags) == {RANGE_START: day(90).isoformat(), RANGE_END: day(91).isoformat()}
 
 
 def test_a_day_is_not_done_while_a_marker_is_missing(project: Project):

@@ -27,7 +27,7 @@ from itertools import cycle, islice, product
 import psutil  # type: ignore[import-untyped]
 
 from importer_dagster import ledger
-from importer_dagster.defs.schedule import JOB
+from importer_dagster.defs.runs import JOB
 from importer_dagster.instance import PROJECT_ROOT
 from importer_dagster.warehouse import Warehouse
 from reliability.crash import write_csv

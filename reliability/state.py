@@ -19,7 +19,7 @@ WHERE c.relkind = 'r' AND n.nspname IN ('public', 'importer_superseded', 'import
 ORDER BY 1, 2
 """
 # what differs between two runs that did the same
-_OF_THE_RUN = ("load_id", "run_id", "started_at", "finished_at")
+_OF_THE_RUN = ("load_id", "run_id", "started_at", "finished_at", "stamp")
 
 
 def state(conn: psycopg.Connection) -> State:

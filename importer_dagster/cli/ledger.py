@@ -8,50 +8,102 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import click
 from rich.table import Table
 
 from importer_dagster.cli.common import console, errors, person, plain, specs_of, warehouse_of
-from importer_dagster.errors import UsageError
-from importer_dagster.settings import Settings
+from importer_dagster.errors import ImporterError, UsageError
+from importer_dagster.settings import Settings, lookback
 from importer_dagster.spec import TableSpec
 
+_NO_LOADS = {"last_success": None, "last_business_date": None, "deliveries": 0, "rows_loaded": 0,
+             "rows_rejected": 0, "rows_unchanged": 0, "rows_skipped": 0, "refused": 0, "last_reason": None,
+             "days_late": None, "held": 0}  # fmt: skip
 _UNSHOWN = ("_load_id", "_row", "_tenant", "_current")  # of rows shown as examples
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array, one object per type and tenant.")
 def status(as_json: bool) -> None:
-    """Show the last success, rows, rejects and lateness of every type and tenant."""
+    """Show the last success, rows, rejects and lateness of every type and tenant.
+
+    The columns "to import", "waiting" (not complete yet) and "missing" (expected
+    by now) are of the inbox as it is, for the last IMPORTER_LOOKBACK_DAYS.
+
+    \b
+    Examples:
+      importer status
+      importer status --json
+    """
     from importer_dagster import ledger
 
-    with warehouse_of(Settings.from_env()) as warehouse:
+    settings = Settings.from_env()
+    with warehouse_of(settings) as warehouse:
         ledger.migrate(warehouse)
         with warehouse.connect() as conn:
-            rows = ledger.status_rows(conn)
+            rows = _with_inbox(ledger.status_rows(conn), conn, settings)
     if as_json:
         click.echo(json.dumps(rows, default=str, ensure_ascii=False))
         return
-    table = Table(
-        "type",
-        "tenant",
-        "last day",
-        "days late",
-        "deliveries",
-        "loaded",
-        "rejected",
-        "refused",
-        "held",
-        "why",
+    console.print(_status_table(rows) if rows else "Nothing has been imported yet.")
+
+
+# Heading → column; the last ones are shown where there is something to see.
+_SHOWN = {"type": "type", "tenant": "tenant", "last day": "last_business_date", "days late": "days_late",
+          "deliveries": "deliveries", "loaded": "rows_loaded", "rejected": "rows_rejected"}  # fmt: skip
+_SHOWN_IF_ANY = {"refused": "refused", "held": "held", "to import": "to_import", "waiting": "waiting",
+                 "missing": "missing", "why": "last_reason"}  # fmt: skip
+
+
+def _status_table(rows: Sequence[dict[str, Any]]) -> Table:
+    shown = {**_SHOWN, **{k: c for k, c in _SHOWN_IF_ANY.items() if any(row[c] for row in rows)}}
+    table = Table(*shown)
+    for row in rows:
+        cells = (row[column] for column in shown.values())
+        table.add_row(*("" if c is None else plain(c)[:80] for c in cells))
+    return table
+
+
+def _with_inbox(rows: list[dict[str, Any]], conn: Any, settings: Settings) -> list[dict[str, Any]]:
+    """The ledger's rows with what the inbox says of each type and tenant; null where it cannot be listed."""
+    try:
+        counts = _inbox_counts(conn, settings)
+    except ImporterError as error:
+        errors.print(f"[yellow]Of the inbox nothing is known:[/yellow] {plain(error)}", soft_wrap=True)
+        return [{**row, "to_import": None, "waiting": None, "missing": None} for row in rows]
+    known = {(row["type"], row["tenant"]): row for row in rows}
+    for name, tenant in counts:
+        known.setdefault((name, tenant), {"type": name, "tenant": tenant, **_NO_LOADS})
+    none = Counter[str]()
+    return [
+        {**row, **{k: counts.get(key, none)[k] for k in ("to_import", "waiting", "missing")}}
+        for key, row in sorted(known.items())
+    ]
+
+
+def _inbox_counts(conn: Any, settings: Settings) -> dict[tuple[str, str], Counter[str]]:
+    """(type, tenant) → how many files are to be imported and wait, how many days are missing."""
+    from importer_dagster import arrivals
+    from importer_dagster.source import find_deliveries
+
+    specs, now = specs_of(settings), datetime.now(ZoneInfo(settings.timezone))
+    days = lookback(settings, now.date())
+    listed = find_deliveries(
+        settings.inbox_url, specs, default_path=settings.default_path, dates=days, min_age=settings.min_age
     )
-    for r in rows:
-        cells = [r["type"], r["tenant"], r["last_business_date"], r["days_late"], r["deliveries"],
-                 r["rows_loaded"], r["rows_rejected"], r["refused"], r["held"], (r["last_reason"] or "")[:80]]  # fmt: skip
-        table.add_row(*("" if c is None else str(c).replace("[", r"\[") for c in cells))
-    console.print(table if rows else "Nothing has been imported yet.")
+    found = arrivals.compare(conn, listed, specs)
+    missing = arrivals.overdue(conn, specs, listed, days, now=now, timezone=settings.timezone)
+    counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for what, things in (("to_import", found.wanted), ("waiting", found.waiting), ("missing", missing)):
+        for thing in things:
+            counts[thing.type, thing.tenant][what] += 1
+    return counts
 
 
 @click.command()

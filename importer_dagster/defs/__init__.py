@@ -1,8 +1,10 @@
 """Dagster's view of the importer: :func:`build_defs` makes all of it from the specs.
 
 ``assets`` turns each spec into an asset, ``step`` is what an asset does when it
-runs, ``report`` what it says about it, ``schedule`` the daily job and its
-schedule, ``retention`` the nightly one that deletes what is old, ``launch`` starts that job or the whole of Dagster from a command.
+runs, ``report`` what it says about it, ``schedule`` the daily job, its schedule
+and its sensor, which ask through ``catchup`` for what is not imported;
+``retention`` is the nightly job that deletes what is old; ``launch`` starts the
+daily job or the whole of Dagster from a command.
 
 What does not belong here: how a delivery is imported (``pipeline.py``).
 """
@@ -16,7 +18,7 @@ import dagster as dg
 from importer_dagster.defs import orphans
 from importer_dagster.defs.assets import build_asset, build_inbox, daily_partitions, priorities
 from importer_dagster.defs.retention import build_retention
-from importer_dagster.defs.schedule import build_job, build_schedule
+from importer_dagster.defs.schedule import build_job, build_schedule, build_sensor
 from importer_dagster.settings import Settings
 from importer_dagster.spec import TableSpec, load_specs, spec_files
 
@@ -69,7 +71,7 @@ def _build(
         assets=[build_inbox(settings), *assets],
         jobs=[job],
         schedules=[build_schedule(job, settings=settings, specs=specs), build_retention(settings, specs)],
-        sensors=[orphans.build_sensor()],
+        sensors=[build_sensor(job, settings=settings, specs=specs), orphans.build_sensor()],
     )
 
 

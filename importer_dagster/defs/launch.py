@@ -26,7 +26,7 @@ from dagster._core.execution.api import execute_run_iterator
 from dagster._core.utils import make_new_run_id
 
 from importer_dagster.defs.orphans import end_orphans, owning
-from importer_dagster.defs.schedule import JOB, Gap, contiguous, range_tags
+from importer_dagster.defs.runs import JOB, Gap, contiguous, range_tags
 from importer_dagster.errors import UsageError
 from importer_dagster.instance import PROJECT_ROOT, prepare_environment
 from importer_dagster.settings import Settings

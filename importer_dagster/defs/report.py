@@ -8,6 +8,7 @@ What does not belong here: deciding anything.
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
 import dagster as dg
@@ -15,6 +16,8 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from importer_dagster import arrivals
+from importer_dagster.arrivals import Missing
 from importer_dagster.fields import short_identifier
 from importer_dagster.ledger import load_rejects
 from importer_dagster.model import LoadResult
@@ -25,6 +28,8 @@ PREVIEW_ROWS = 5
 PREVIEW_REJECTS = 10
 PREVIEW_COLUMNS = 12
 CELL_LENGTH = 40  # enough to recognise a value; a preview is no copy of the data
+
+ARRIVED = "arrived"  # the check of what never came
 
 _LIVE_SCHEMA = "public"
 
@@ -182,6 +187,14 @@ def check_specs(spec: TableSpec) -> list[dg.AssetCheckSpec]:
         checks.append(
             dg.AssetCheckSpec("gate", asset=spec.name, description="Nothing is suspicious or held.")
         )
+    if spec.expected_by:
+        checks.append(
+            dg.AssetCheckSpec(
+                ARRIVED,
+                asset=spec.name,
+                description=f"Every tenant's file is there by {spec.expected_by}. Looked at by schedule and sensor.",
+            )
+        )
     if spec.tableschema.foreignKeys:
         checks.append(
             dg.AssetCheckSpec(
@@ -217,6 +230,34 @@ def check_results(
         load_ids = [load_id for a in accounts for load_id in a.new_loads]
         missing, notes = _check_references(spec, warehouse, load_ids)
         yield _result(spec, "references", not missing, {"notes": "; ".join(notes)} if notes else {}, missing)
+
+
+def missing_evaluation(name: str, missing: Sequence[Missing]) -> dg.AssetCheckEvaluation:
+    """The check of a type of which files have not come in time, for the record outside of any run."""
+    return dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey(name),
+        check_name=ARRIVED,
+        passed=not missing,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata=_missing_metadata(missing),
+    )
+
+
+def arrived_result(spec: TableSpec, warehouse: Warehouse, since: date) -> dg.AssetCheckResult:
+    """The same, of a step: what was reported missing and has still not come."""
+    with warehouse.connect() as conn:
+        missing = arrivals.still_missing(conn, since, [spec.name])
+    return _result(spec, ARRIVED, not missing, _missing_metadata(missing), ())
+
+
+def _missing_metadata(missing: Sequence[Missing]) -> dict[str, Any]:
+    if not missing:
+        return {}
+    rows = [
+        {"day": m.business_date, "tenant": m.tenant, "expected": f"{m.expected_at:%H:%M}", "what": m.detail}
+        for m in missing[:PREVIEW_REJECTS]
+    ]
+    return {"missing": len(missing), "first": dg.MetadataValue.md(markdown_table(rows))}
 
 
 def drift_result(spec: TableSpec, drift: Sequence[Mapping[str, Any]]) -> dg.AssetCheckResult:

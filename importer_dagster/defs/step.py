@@ -2,6 +2,8 @@
 
 Every delivery is imported for itself. What went well stays, day by day; then
 the step fails, naming what did not. Run again, it finds the good ones unchanged.
+A run that the schedule or the sensor asked for takes complete files only, and
+does not read again what the ledger has settled; a person's run takes all.
 
 What does not belong here: how that is shown (``report.py``), and how a single
 delivery is imported (``pipeline.py``).
@@ -10,13 +12,17 @@ delivery is imported (``pipeline.py``).
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 
+from importer_dagster import arrivals, ledger
+from importer_dagster.arrivals import Arrivals
 from importer_dagster.defs.report import (
     Account,
+    arrived_result,
     check_results,
     drift_of,
     drift_result,
@@ -24,25 +30,26 @@ from importer_dagster.defs.report import (
     markdown_table,
     read_account,
 )
+from importer_dagster.defs.runs import is_automatic
 from importer_dagster.errors import PermanentError, TransientError, WarehouseUnavailable
 from importer_dagster.model import Delivery, LoadResult
-from importer_dagster.settings import Settings
+from importer_dagster.settings import Settings, lookback
 from importer_dagster.spec import TableSpec
 from importer_dagster.warehouse import Warehouse
 
 log = logging.getLogger(__name__)
 
-_SCHEDULED = "dagster/schedule_name"  # Dagster's tag of runs that a schedule asked for
 _NAMED = 20  # as many bad deliveries a failure names; the ledger has them all
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One delivery's end: a result, or the error that prevented one."""
+    """One delivery's end: a result, or the error that prevented one; ``settled`` by an earlier run."""
 
     delivery: Delivery
     result: LoadResult | None = None
     error: Exception | None = None
+    settled: bool = False
 
     @property
     def good(self) -> bool:
@@ -76,12 +83,13 @@ def run_step(
     days = [date.fromisoformat(key) for key in context.partition_keys]
     warehouse = _warehouse(settings)
     delivered = _deliveries(context, spec, specs, settings, days)
-    outcomes = _import_all(context, spec, [d for d in delivered if not d.waiting], warehouse)
+    found = _compare(context, spec, delivered, warehouse)
+    outcomes = [*_settled(context, found), *_import_all(context, spec, found.wanted, warehouse)]
     waiting = _log_waiting(context, delivered)
     good_days = [day for day in _good_days(outcomes) if day not in waiting]
     _log_days_without(context, spec, days, outcomes)
     accounts = _accounts(spec, warehouse, outcomes, good_days)
-    bad = [o for o in outcomes if not o.good]
+    bad = [o for o in outcomes if not o.good and not o.settled]
     drift = drift_of(o.result for o in outcomes if o.result and o.delivery.business_date not in accounts)
     if accounts or not bad:  # Dagster wants a result of every check of a step that succeeds
         yield from check_results(spec, warehouse, accounts.values(), drift)
@@ -90,6 +98,8 @@ def run_step(
     results = [o.result for o in outcomes if o.result is not None]
     if (accounts or results or not bad) and (gate := gate_result(spec, warehouse, results)):
         yield gate
+    if spec.expected_by and (accounts or not bad):
+        yield arrived_result(spec, warehouse, min(lookback(settings, _today(settings)), default=min(days)))
     if set(good_days) == set(days):
         yield _materialize_all(context, accounts)
         return
@@ -110,6 +120,38 @@ def _warehouse(settings: Settings) -> Warehouse:
             allow_retries=False,
         )
     return Warehouse.of(settings, settings.warehouse_url)
+
+
+def _today(settings: Settings) -> date:
+    return datetime.now(ZoneInfo(settings.timezone)).date()
+
+
+def _compare(
+    context: dg.AssetExecutionContext, spec: TableSpec, delivered: Sequence[Delivery], warehouse: Warehouse
+) -> Arrivals:
+    """What there is to import: all that is complete, less what is settled unless a person asks."""
+    if not is_automatic(context.run.tags):
+        return Arrivals([d for d in delivered if not d.waiting])
+    try:
+        ledger.migrate(warehouse)
+        with warehouse.connect() as conn:
+            return arrivals.compare(conn, delivered, {spec.name: spec})
+    except TransientError as error:
+        raise dg.Failure(str(error), allow_retries=True) from error
+
+
+def _settled(context: dg.AssetExecutionContext, found: Arrivals) -> Iterator[Outcome]:
+    """What earlier runs made of files that have not changed since; what a person took out is left out."""
+    for delivery, known in found.settled.items():
+        if known.status == "unloaded":
+            context.log.info(f"{delivery.path} was unloaded (load {known.load_id}) and is left out.")
+            continue
+        outcome = Outcome(delivery, known.result(delivery), settled=True)
+        if not outcome.good:
+            context.log.warning(
+                f"{delivery.path} is not read again, since it has not changed: {outcome.reason}"
+            )
+        yield outcome
 
 
 def _log_waiting(context: dg.AssetExecutionContext, delivered: Sequence[Delivery]) -> set[date]:
@@ -137,7 +179,7 @@ def _deliveries(
             dates=days,
             types=[spec.name],
             # a person who starts a run takes the files as they are
-            min_age=settings.min_age if _SCHEDULED in context.run.tags else 0,
+            min_age=settings.min_age if is_automatic(context.run.tags) else 0,
         )
     except TransientError as error:
         raise dg.Failure(str(error), allow_retries=True) from error
