@@ -86,6 +86,16 @@ class Faults:
             self._known[positions[indexes]] = True
             self._found.append((positions[indexes], words))
 
+    def take(self, other: Faults, where: Mask, *, but: str) -> None:
+        """Say of the cells at ``where`` what ``other``, of the same text, said of them, the words ``but`` left out."""
+        for indexes, words in other._found:
+            new = where[indexes] & ~self._known[indexes]
+            if isinstance(words, str) and words != but and new.any():
+                self._known[indexes[new]] = True
+                self._found.append((indexes[new], words))
+            elif not isinstance(words, str):
+                self.add_each(indexes[new], words.filter(pa.array(new)).to_pylist())
+
     def cells(self) -> BadCells | None:
         """All bad cells, each once; None if there are none."""
         return BadCells(self.text, tuple(self._found)) if self._found else None

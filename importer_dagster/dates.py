@@ -17,7 +17,7 @@ What does not belong here: all other types (``parse.py``).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
@@ -43,6 +43,8 @@ from importer_dagster.errors import SpecError
 from importer_dagster.fields import FieldSpec
 
 Integers: TypeAlias = npt.NDArray[np.int64]
+# (text, field, one of its formats, faults, what is wanted in words) → typed
+Reader: TypeAlias = Callable[[pa.Array, FieldSpec, str, Faults, str], pa.Array]
 
 DAY = 86_400_000_000  # microseconds
 YEAR_1 = -719_162 * DAY  # 0001-01-01
@@ -134,15 +136,28 @@ _ARROW = {
 
 def has_zone(field: FieldSpec) -> bool:
     """Whether a datetime field is a point in time (timestamptz) and not a time on the wall."""
-    return field.type == "datetime" and (field.timezone is not None or "z" in format_of(field).names)
+    return field.type == "datetime" and (
+        field.timezone is not None or any("z" in f.names for f in formats_of(field))
+    )
 
 
-def format_of(field: FieldSpec) -> Format:
-    """The compiled format of a date, datetime or time; raises SpecError naming the field."""
+def formats_of(field: FieldSpec) -> list[Format]:
+    """The compiled formats of a date, datetime or time; raises SpecError naming the field."""
     try:
-        return compile_format(field.format, field.type)
+        return [compile_format(f, field.type) for f in field.formats]
     except SpecError as error:
         raise SpecError(f"field {field.name!r}: {error}", key=field.name) from None
+
+
+def check_formats(field: FieldSpec) -> None:
+    """Raise SpecError if a format cannot be used, or if some make points in time and others times on the wall."""
+    zoned = {"z" in f.names for f in formats_of(field)}
+    if len(zoned) > 1 and field.timezone is None:
+        raise SpecError(
+            f"field {field.name!r}: some of its formats have %z and others have not; give those without one a zone by "
+            "`timezone`",
+            key=field.name,
+        )
 
 
 @lru_cache(maxsize=512)
@@ -278,27 +293,60 @@ def _iso(kind: str) -> Format:
 
 def parse_date(text: pa.Array, field: FieldSpec, faults: Faults) -> pa.Array:
     """Dates as date32; NULL at faults."""
-    micros, null = _read(text, format_of(field), faults, _wanted(field))
-    return with_nulls((micros // DAY).astype(np.int32), null, pa.int32()).cast(pa.date32())
+    return _by_formats(_date, text, field, faults)
 
 
 def parse_time(text: pa.Array, field: FieldSpec, faults: Faults) -> pa.Array:
     """Times of day as time64('us'); NULL at faults."""
-    micros, null = _read(text, format_of(field), faults, _wanted(field))
-    return with_nulls(micros, null, pa.int64()).cast(pa.time64("us"))
+    return _by_formats(_time, text, field, faults)
 
 
 def parse_datetime(text: pa.Array, field: FieldSpec, faults: Faults) -> pa.Array:
     """Datetimes as timestamp('us'), in UTC where :func:`has_zone`; NULL at faults."""
-    if field.timezone is None or "z" in format_of(field).names:
-        zone = "UTC" if has_zone(field) else None
-        return _timestamps(*_read(text, format_of(field), faults, _wanted(field)), zone, faults)
-    own = _names_offset(text) if field.format == "default" else np.zeros(len(text), np.bool_)
-    wall, null = _read(blank(text, own), format_of(field), faults, _wanted(field))
+    return _by_formats(_datetime, text, field, faults)
+
+
+def _by_formats(read: Reader, text: pa.Array, field: FieldSpec, faults: Faults) -> pa.Array:
+    """Each value by the first of the formats that reads it; as a rule there is one."""
+    wanted = _wanted(field)
+    if len(field.formats) == 1:
+        return read(text, field, field.formats[0], faults, wanted)
+    left, typed, tried = text, None, []
+    for pattern in field.formats:
+        tried.append(Faults(text))
+        found = read(left, field, pattern, tried[-1], wanted)
+        typed = found if typed is None else pc.coalesce(typed, found)
+        left = blank(left, ~present(left) | present(found))
+        if left.null_count == len(left):
+            return typed
+    unread = present(left)
+    for own in tried:  # that 30 February does not exist says more than that it is none of the formats
+        faults.take(own, unread, but=f"is no {wanted}")
+    faults.add(unread, f"is no {wanted}")
+    return typed
+
+
+def _date(text: pa.Array, field: FieldSpec, pattern: str, faults: Faults, wanted: str) -> pa.Array:
+    micros, null = _read(text, compile_format(pattern, "date"), faults, wanted)
+    return with_nulls((micros // DAY).astype(np.int32), null, pa.int32()).cast(pa.date32())
+
+
+def _time(text: pa.Array, field: FieldSpec, pattern: str, faults: Faults, wanted: str) -> pa.Array:
+    micros, null = _read(text, compile_format(pattern, "time"), faults, wanted)
+    return with_nulls(micros, null, pa.int64()).cast(pa.time64("us"))
+
+
+def _datetime(text: pa.Array, field: FieldSpec, pattern: str, faults: Faults, wanted: str) -> pa.Array:
+    format_ = compile_format(pattern, "datetime")
+    if field.timezone is None or "z" in format_.names:
+        zone = "UTC" if field.timezone is not None or "z" in format_.names else None
+        return _timestamps(*_read(text, format_, faults, wanted), zone, faults)
+    own = _names_offset(text) if pattern == "default" else np.zeros(len(text), np.bool_)
+    wall, null = _read(blank(text, own), format_, faults, wanted)
     typed = _localised(_timestamps(wall, null, None, faults), field.timezone, faults)
     if not own.any():
         return typed
-    exact = _timestamps(*_read(blank(text, ~own), _iso("zoned"), faults, _wanted(field)), "UTC", faults)
+    exact = _timestamps(*_read(blank(text, ~own), _iso("zoned"), faults, wanted), "UTC", faults)
     return pc.if_else(pa.array(own), exact, typed)
 
 
@@ -308,8 +356,11 @@ def _names_offset(text: pa.Array) -> Mask:
 
 def _wanted(field: FieldSpec) -> str:
     words = {"date": "date", "time": "time of day", "datetime": "date and time"}[field.type]
+    if len(field.formats) > 1:
+        listed = ", ".join("ISO 8601" if f == "default" else f for f in field.formats)
+        return f"{words} in one of the formats {listed}"
     if field.format != "default":
-        return f"{words} in the format {field.format}"
+        return f"{words} in the format {field.formats[0]}"
     bare = field.type == "datetime" and field.timezone is None
     return f"ISO 8601 {words}" + (" without offset (the field has no timezone)" if bare else "")
 

@@ -154,13 +154,13 @@ def _tokens(values: Sequence[Any]) -> list[str]:
 def _field(raw: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     words: list[str] = []
     field = {k: v for k, v in raw.items() if k in FieldSpec.model_fields and v is not None}
-    left_out = [k for k in raw if k not in FieldSpec.model_fields and k not in _LEFT_OUT_SILENTLY]
+    left_out = [k for k in raw if k not in {*FieldSpec.model_fields, "formats", *_LEFT_OUT_SILENTLY}]
     kind = field.get("type", "string")
     if kind not in get_args(FieldType):
         field["type"] = _OTHER_TYPES.get(kind, "string")
         words.append(f"type {kind} is read as {field['type']}")
         field.pop("format", None)
-    _fit_format(field, words)
+    _fit_format(field, words, raw)
     if "missingValues" in field:
         field["missingValues"] = _tokens(field["missingValues"])
     if field.get("constraints"):
@@ -170,10 +170,12 @@ def _field(raw: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     return field, "; ".join(words)
 
 
-def _fit_format(field: dict[str, Any], words: list[str]) -> None:
+def _fit_format(field: dict[str, Any], words: list[str], raw: Mapping[str, Any]) -> None:
     kind, fmt = field.get("type", "string"), field.get("format", "default")
     if kind in ("date", "datetime", "time"):
-        if fmt == "any":
+        if raw.get("formats"):  # as given out below
+            field["format"] = list(raw["formats"])
+        elif fmt == "any":
             field.pop("format")
             words.append("format any guesses at each value; ISO 8601 is read here, or declare a pattern")
         elif isinstance(fmt, str) and fmt.startswith("fmt:"):
@@ -184,7 +186,7 @@ def _fit_format(field: dict[str, Any], words: list[str]) -> None:
     }.get(kind, ("default",)):
         field.pop("format")
         words.append(f"left out: format {fmt}")
-    if kind == "datetime" and field.get("format", "default") == "default" and "timezone" not in field:
+    if kind == "datetime" and field.get("format", "default") == "default" and "timezone" not in raw:
         field["timezone"] = "UTC"
         words.append("the standard's datetimes are in UTC")
 
@@ -256,6 +258,10 @@ def _typed_field(field: FieldSpec, dumped: Mapping[str, Any]) -> dict[str, Any]:
         "type": field.type,
         **{k: v for k, v in dumped.items() if k not in ("name", "type")},
     }
+    if len(field.formats) > 1:  # the standard has one pattern, or any
+        out |= {"format": "any", "formats": list(field.formats)}
+    if field.type == "datetime" and field.format == "default" and field.timezone is None:
+        out["timezone"] = None  # else the standard means UTC
     if "precision" in out or "scale" in out:
         out |= {"precision": field.precision, "scale": field.scale}
     for bound in {"minimum", "maximum"} & set(out.get("constraints", ())):

@@ -149,11 +149,12 @@ class FieldSpec(Model):
 
     name: str = Field(min_length=1, description="The name in the file's header, and of the column.")
     type: FieldType = Field("string", description="What the text is read as.")
-    format: str = Field(
+    format: str | tuple[str, ...] = Field(
         "default",
         description="string: uuid. number: double for a binary float instead of an exact number. "
         "date, datetime, time: a strptime pattern; default is ISO 8601. "
-        "A datetime pattern with %z makes a time with time zone.",
+        "A datetime pattern with %z makes a time with time zone. A list of patterns is tried in its order for each "
+        "value, and the first that reads it counts: with [%d/%m/%Y, %m/%d/%Y], 03/04/2024 is in April.",
     )
     title: str | None = Field(None, description="A short name for people.")
     description: str | None = Field(None, description="What the column means; becomes its comment.")
@@ -191,6 +192,8 @@ class FieldSpec(Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> FieldSpec:
+        if not isinstance(self.format, str):
+            self._check_formats(self.format)
         allowed = _FORMATS.get(self.type)
         if allowed and self.format not in allowed:
             raise ValueError(
@@ -212,6 +215,19 @@ class FieldSpec(Model):
                     f"pattern {self.constraints.pattern!r} is no regular expression: {error}"
                 ) from None
         return self
+
+    def _check_formats(self, formats: tuple[str, ...]) -> None:
+        if self.type not in ("date", "datetime", "time"):
+            raise ValueError(f"several formats go with type date, datetime or time, not with {self.type}")
+        if not formats:
+            raise ValueError("a list of formats holds at least one")
+        if len(set(formats)) < len(formats):
+            raise ValueError("a format stands twice in the list")
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The formats in the order in which they are tried; of most fields one."""
+        return (self.format,) if isinstance(self.format, str) else self.format
 
     @property
     def required(self) -> bool:

@@ -57,7 +57,7 @@ from importer_dagster.cells import (
     strange,
     try_cast,
 )
-from importer_dagster.dates import format_of, has_zone, parse_date, parse_datetime, parse_time
+from importer_dagster.dates import check_formats, has_zone, parse_date, parse_datetime, parse_time
 from importer_dagster.errors import SpecError
 from importer_dagster.fields import FieldSpec
 
@@ -81,7 +81,7 @@ def parse(text: pa.Array, field: FieldSpec, missing: Sequence[str]) -> tuple[pa.
 def check_field(field: FieldSpec) -> None:
     """Raise SpecError if the field's format or time zone cannot be used."""
     if field.type in ("date", "datetime", "time"):
-        format_of(field)
+        check_formats(field)
     if field.timezone is None:
         return
     if field.type != "datetime":

@@ -239,7 +239,7 @@ def _checks(field: FieldSpec) -> list[pandera.Check]:
             )
         )
     checks += [*_bounds(field), *_lengths(field)]
-    of_format = _FORMAT_CHECKS.get(field.format) if field.type == "string" else None
+    of_format = _FORMAT_CHECKS.get(field.formats[0]) if field.type == "string" else None
     if of_format and of_format not in field.checks:
         checks.append(get_check(of_format))
     return checks + [get_check(name) for name in field.checks]

@@ -232,8 +232,9 @@ class Values:
 
     def _written(self, moment: datetime) -> str:
         moment = moment.replace(microsecond=0)
-        if self.field.format != "default":
-            return moment.replace(tzinfo=UTC).strftime(self.field.format)
+        pattern = self.field.formats[0]
+        if pattern != "default":
+            return moment.replace(tzinfo=UTC).strftime(pattern)
         if self.field.type == "date":
             return moment.date().isoformat()
         return moment.time().isoformat() if self.field.type == "time" else moment.isoformat(sep=" ")

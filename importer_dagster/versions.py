@@ -185,7 +185,7 @@ def stored(field: FieldSpec) -> str:
     if field.type == "string":
         return "uuid" if field.format == "uuid" else "string"
     if field.type == "datetime":
-        zoned = field.timezone is not None or "%z" in field.format
+        zoned = field.timezone is not None or any("%z" in f for f in field.formats)
         return "datetime with time zone" if zoned else "datetime without time zone"
     return field.type
 

@@ -51,6 +51,8 @@ def test_hard_fields_survive_the_way_there_and_back() -> None:
             },
             {"name": "on", "type": "boolean", "trueValues": ["yes", "1"], "falseValues": ["no", "0"]},
             {"name": "d", "type": "datetime", "format": "%d.%m.%Y %H:%M", "timezone": "Europe/Berlin"},
+            {"name": "plain", "type": "datetime"},  # which the standard would take for UTC
+            {"name": "some", "type": "date", "format": ["%d.%m.%Y", "default"]},
             {
                 "name": "e",
                 "constraints": {"enum": ["null", "~", "1", "true", "a, b", "😀"], "pattern": "[^\\s]+.*"},
@@ -68,7 +70,11 @@ def test_hard_fields_survive_the_way_there_and_back() -> None:
         schema_contract="freeze",
         path="{date}/{tenant}/x_*.txt",
     )
-    assert parsed(from_frictionless(json.loads(export(spec, "frictionless")))) == spec
+    given = json.loads(export(spec, "frictionless"))
+    assert parsed(from_frictionless(given)) == spec
+    assert [f.get("format") for f in given["schema"]["fields"] if f["name"] == "some"] == ["any"], (
+        "a word of it"
+    )
 
 
 def test_a_bare_table_schema_needs_a_name() -> None:

@@ -155,3 +155,26 @@ def test_warnings_are_in_result_and_ledger(inbox: Inbox, query: Query) -> None:
         "the header ends with an e",
         "the last record, in line 3"[:25],
     ]
+
+
+def test_one_column_in_several_formats_of_dates(inbox: Inbox, query: Query) -> None:
+    fields = [
+        {"name": "id", "type": "integer"},
+        {
+            "name": "day",
+            "type": "date",
+            "format": ["%d/%m/%Y", "default"],
+            "constraints": {"minimum": "2024-01-01"},
+        },
+    ]
+    result = inbox.load(
+        make_spec(fields=fields), "id,day\n1,03/04/2024\n2,2024-04-03\n3,\n4,4.3.2024\n5,2023-01-01\n"
+    )
+    assert (result.rows_loaded, result.rows_rejected) == (3, 2)
+    assert query("SELECT id, day::text FROM things ORDER BY id") == [
+        (1, "2024-04-03"),
+        (2, "2024-04-03"),
+        (3, None),
+    ]
+    rejects = query('SELECT "row", rule FROM importer.rejects ORDER BY "row"')
+    assert rejects == [(4, "type"), (5, "minimum")]

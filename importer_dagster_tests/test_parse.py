@@ -326,6 +326,50 @@ def test_iso_time() -> None:
     refuses(field("time"), ["1:00", "10", "10:11:12Z", "10:11:12.1234567"], "is no ISO 8601 time of day")
 
 
+def test_several_formats_are_tried_in_order_for_each_value() -> None:
+    of = field("date", format=["%d/%m/%Y", "%m/%d/%Y", "default"])
+    accepts(of, [("13/02/2024", dt.date(2024, 2, 13)), ("02/13/2024", dt.date(2024, 2, 13)),
+                 ("2024-02-13", dt.date(2024, 2, 13)),
+                 ("03/04/2024", dt.date(2024, 4, 3))])  # fmt: skip  # both read it: the first counts
+    refuses(of, ["13.02.2024", "x"], "is no date in one of the formats %d/%m/%Y, %m/%d/%Y, ISO 8601")
+    refuses(of, ["30/02/2024", "2024-02-30"], "is no date or time that exists")
+    assert read(field("date", format=["%m/%d/%Y", "%d/%m/%Y"]), ["03/04/2024"]) == [dt.date(2024, 3, 4)]
+
+
+def test_several_formats_of_datetimes_and_times() -> None:
+    accepts(field("time", format=["%H:%M:%S", "%I:%M %p"]),
+            [("10:20:30", dt.time(10, 20, 30)), ("1:05 pm", dt.time(13, 5))])  # fmt: skip
+    accepts(field("datetime", format=["%m/%d/%Y %H:%M", "default"]),
+            [("1/31/2020 8:09", dt.datetime(2020, 1, 31, 8, 9)), ("2020-02-02T10:11:12", dt.datetime(2020, 2, 2, 10, 11, 12))])  # fmt: skip
+    zoned = field("datetime", format=["%Y-%m-%dT%H:%M:%S%z", "%d.%m.%Y %H:%M"], timezone="Europe/Berlin")
+    accepts(zoned, [("2024-01-01T10:11:12Z", dt.datetime(2024, 1, 1, 10, 11, 12, tzinfo=UTC)),
+                    ("01.07.2024 12:00", dt.datetime(2024, 7, 1, 10, tzinfo=UTC))])  # fmt: skip
+    refuses(zoned, ["31.03.2024 02:30"], "did not happen in Europe/Berlin")
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.dates(dt.date(1000, 1, 1)), st.integers(0, 2)), min_size=1))
+def test_each_value_is_read_by_the_format_that_wrote_it(made: list[tuple[dt.date, int]]) -> None:
+    patterns = ["%d.%m.%Y", "%Y%m%d", "%b %d, %Y"]
+    texts = [d.strftime(patterns[i]) for d, i in made]
+    assert read(field("date", format=patterns), texts) == [d for d, _ in made]
+
+
+@pytest.mark.parametrize(
+    ("type_", "formats", "words"),
+    [
+        ("string", ["default", "uuid"], "date, datetime or time"),
+        ("date", [], "at least one"),
+        ("date", ["%Y", "%Y"], "twice"),
+        ("date", ["%Y-%m-%d", "%Q"], "%Q"),
+        ("datetime", ["%Y-%m-%dT%H:%M%z", "%Y-%m-%d"], "timezone"),
+    ],
+)
+def test_formats_that_make_no_sense(type_: str, formats: list[str], words: str) -> None:
+    with pytest.raises((SpecError, ValueError), match=words):
+        parse.check_field(field(type_, format=formats))
+
+
 def test_declared_format_is_taken_to_the_letter() -> None:
     of = field("datetime", format="%Y-%m-%d %H:%M:%S.%f")
     accepts(of, [("2014-06-30 00:00:00.123", dt.datetime(2014, 6, 30, 0, 0, 0, 123_000))])
