@@ -20,8 +20,8 @@ import pytest
 from test_dagster import PARTITION, Project, day, project  # noqa: F401 - a fixture
 
 from importer_dagster.dagster_retention import prune_dagster, prune_files
+from importer_dagster.defs.catchup import look
 from importer_dagster.defs.retention import RETENTION, RETENTION_SCHEDULE
-from importer_dagster.defs.schedule import missing_days
 from importer_dagster.settings import Keep
 from importer_dagster.spec import load_specs
 
@@ -94,9 +94,16 @@ def test_days_stay_imported_when_their_runs_are_gone(
     last = project.run(day(2), types=["alpha"])
     settings = replace(project.settings, lookback_days=10, start_date=day(0))
     specs = load_specs(project.settings.specs)
-    with dg.DagsterInstance.get() as instance:
-        missing = missing_days(instance, settings, specs, day(4))
-    assert missing == {"beta": {day(2)}}
+
+    def asked() -> list[set[str]]:
+        now = datetime(day(4).year, day(4).month, day(4).day, tzinfo=UTC)
+        with dg.DagsterInstance.get() as instance:
+            answer = list(look(instance, settings, specs, now=now, last=now, by="the tick"))
+        requests = [a for a in answer if isinstance(a, dg.RunRequest)]
+        return [{k.to_user_string() for k in r.asset_selection or ()} for r in requests]
+
+    project.deliver(day(2), "gamma", "id,alpha_id\n1,1\n")  # not imported yet
+    assert asked() == [{"gamma"}]
     url, before = project.environment.dagster_url, sizes(records)
 
     assert prune_dagster(url, KEEP, now=in_days(29)) == []
@@ -113,8 +120,7 @@ def test_days_stay_imported_when_their_runs_are_gone(
         "SELECT asset_key, check_name FROM asset_check_executions WHERE execution_status <> 'PLANNED'"
     ).fetchall()
     assert len(checks) == len({*checks}) == 5
-    with dg.DagsterInstance.get() as instance:
-        assert missing_days(instance, settings, specs, day(4)) == missing
+    assert asked() == [{"gamma"}]
     assert project.materialized("alpha") == {day(1), day(2)}
     nodes = ask_the_ui()
     assert nodes["alpha"]["partitionStats"]["numMaterialized"] == 2
