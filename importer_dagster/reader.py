@@ -122,9 +122,11 @@ class Reader:
 
     def _all_batches(self) -> Iterator[TextBatch]:
         window = self._window
+        fresh = bool(window.data)  # what was read along with the header
         while True:
-            if not window.ended and len(window.data) < window.block_size:
+            if not window.ended and not fresh:
                 window.fill()
+            fresh = False
             if self._cut_line:
                 self._skip_rest_of_line()
             batch = self._next_batch()
@@ -257,7 +259,7 @@ class Reader:
         names = [str(i) for i in range(self._head.width)]
         wanted = [str(i) for i in self._wanted()]
         data = block.for_arrow()
-        if not data.strip(b"\r\n"):
+        if not data.lstrip(b"\r\n"):  # which makes no copy of data that begins otherwise
             return pa.table({name: pa.array([], pa.string()) for name in wanted}), wrong
         if not data.endswith((b"\n", b"\r")):
             data += b"\n"  # at the very end, Arrow takes an empty value for a quoted one if the last one was

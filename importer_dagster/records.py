@@ -90,10 +90,15 @@ def line_ends(data: bytes) -> np.ndarray:
 
 def count_lines(data: bytes) -> int:
     """How many line ends there are; several times faster than finding them."""
-    count = data.count(b"\n")
+    count = _count(data, LF)
     if b"\r" in data:
-        count += data.count(b"\r") - data.count(b"\r\n")
+        count += _count(data, CR) - data.count(b"\r\n")
     return count
+
+
+def _count(data: bytes, byte: int, start: int = 0, end: int | None = None) -> int:
+    """As ``data.count``, which takes eight times as long where a hit comes every hundred bytes."""
+    return int(np.count_nonzero(np.frombuffer(data, np.uint8)[start:end] == byte))
 
 
 def _outside_quotes(ends: np.ndarray, data: np.ndarray, quote: int | None) -> np.ndarray:
@@ -128,14 +133,14 @@ def cut(data: bytes, quote: int | None, at_end: bool) -> int:
     Quotes are counted, which is right for sound data; ``regular`` judges it.
     """
     if at_end:
-        return len(data) if quote is None or data.count(quote) % 2 == 0 else 0
+        return len(data) if quote is None or _count(data, quote) % 2 == 0 else 0
     mark = b"\n" if b"\n" in data else b"\r"
     # a CR at the very end may be half of a CRLF
     stop = len(data) - 1 if mark == b"\r" and data.endswith(b"\r") else len(data)
     where = data.rfind(mark, 0, stop)
     if quote is None:
         return where + 1
-    parity = data.count(quote, 0, where + 1) % 2 if where >= 0 else 0
+    parity = _count(data, quote, 0, where + 1) % 2 if where >= 0 else 0
     while where >= 0 and parity:
         before = data.rfind(mark, 0, where)
         parity = (parity - data.count(quote, before + 1, where + 1)) % 2

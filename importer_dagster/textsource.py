@@ -212,25 +212,32 @@ def _wide_text(head: bytes) -> str | None:
     return None
 
 
+_FIRST = 1 << 20  # bytes; a small first piece, so that the stages behind the reader begin soon
+
+
 class Window:
     """The stretch of the text that is not used up yet: its bytes, and at which line and offset it starts."""
 
     def __init__(self, source: TextSource, block_size: int) -> None:
         self.source, self.block_size = source, block_size
+        self._next = min(block_size, _FIRST)
         self.data = b""
         self.line = 1
         self.offset = source.bom
         self.ended = False
 
     def fill(self) -> None:
-        """Take up one more piece of the text."""
-        data = self.source.read(self.block_size)
-        if data:
-            self.data += data
-        else:
-            self.ended = True
-            # the Ctrl-Z that DOS programs write at the end
-            self.data = self.data.rstrip(b"\x1a") if self.data.endswith(b"\x1a") else self.data
+        """Take up one more piece of the text, and find out whether it is the last where it is a short one."""
+        size, self._next = self._next, self.block_size
+        pieces = [self.data]
+        while size > 0 and not self.ended:
+            piece = self.source.read(size)
+            pieces.append(piece)
+            size -= len(piece)
+            self.ended = not piece
+        self.data = b"".join(pieces)
+        if self.ended and self.data.endswith(b"\x1a"):
+            self.data = self.data.rstrip(b"\x1a")  # the Ctrl-Z that DOS programs write at the end
 
     def use(self, length: int) -> None:
         """Drop the first bytes, counting the lines in them."""
