@@ -28,23 +28,28 @@ def fold(name: str) -> str:
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold())
 
 
-def map_header(header: Sequence[str], spec: TableSpec, layout: Layout | None = None) -> ColumnMapping:
+def map_header(
+    header: Sequence[str], spec: TableSpec, layout: Layout | None = None, *, line: int = 1
+) -> ColumnMapping:
     """Decide which column feeds which field.
 
-    ``layout`` is that of the delivery's day, if the type has versions. Raises
+    ``layout`` is that of the delivery's day, if the type has versions; ``line``
+    the physical line in which the header stands. Raises
     RefusedError (rules ``drift.removed``, ``drift.added``, ``drift.renamed``,
     ``drift.reordered``, ``header.ambiguous``) where the type's
     ``schema_contract`` says so or a required column is missing; its ``events``
     are what was found until then.
     """
-    return _Comparison(header, layout or Layout(spec, spec)).mapping()
+    return _Comparison(header, layout or Layout(spec, spec), line).mapping()
 
 
 class _Comparison:
     """One header against one layout."""
 
-    def __init__(self, header: Sequence[str], layout: Layout) -> None:
+    def __init__(self, header: Sequence[str], layout: Layout, line: int) -> None:
         self.header, self.layout, self.spec = header, layout, layout.spec
+        self.line = line
+        self.where = f" in line {line}" if line > 1 else ""
         self.contract = layout.spec.schema_contract
         self.sources: dict[str, int] = {}
         self.events: list[DriftEvent] = []
@@ -118,7 +123,7 @@ class _Comparison:
     def _refuse_ambiguous(self, field: FieldSpec, candidates: Sequence[int]) -> None:
         names = ", ".join(repr(self.header[i]) for i in candidates)
         self._refuse(
-            f"The columns {names} could all be the field {field.name!r}; name one of them exactly, "
+            f"The columns {names}{self.where} could all be the field {field.name!r}; name one of them exactly, "
             "or give the field an alias.",
             "header.ambiguous",
             field.name,
@@ -139,11 +144,11 @@ class _Comparison:
             return
         names = ", ".join(repr(n[:40]) for n in self.header[:5]) + (", …" if len(self.header) > 5 else "")
         raise RefusedError(
-            f"The header holds none of the columns of type {self.spec.name}; it reads {names}. Check that the file is "
+            f"The header{self.where} holds none of the columns of type {self.spec.name}; it reads {names}. Check that the file is "
             "of this type, and the dialect: delimiter, headerRows where something stands above the header, "
             "commentChar, header: false where there is none.",
             rule="header.unknown",
-            line=1,
+            line=self.line,
         )
 
     def _note_missing(self) -> None:
@@ -188,7 +193,7 @@ class _Comparison:
                     f"{e.column_name}: {e.detail}" if e.column_name else e.detail for e in found
                 )
                 self._refuse(
-                    f"The columns of type {self.spec.name} come {word} ({listed}); schema_contract.{kind} is "
+                    f"The columns of type {self.spec.name} come{self.where} {word} ({listed}); schema_contract.{kind} is "
                     "freeze. Ask the supplier, or declare it in the spec.",
                     f"drift.{kind}",
                     found[0].column_name,
@@ -203,7 +208,7 @@ class _Comparison:
         hint = _rename_hint(field, [self.header[i] for i in self._extras()])
         named = repr(field.name) + (f" (headed {field.header!r})" if field.header else "")
         self._refuse(
-            f"The header lacks {named}, {why} of type {self.spec.name}.{hint} "
+            f"The header{self.where} lacks {named}, {why} of type {self.spec.name}.{hint} "
             f"Ask the supplier for it, or change the spec; `importer drift {self.spec.name}` proposes how.",
             "drift.removed",
             field.name,
@@ -212,14 +217,14 @@ class _Comparison:
     def _refuse_added(self) -> None:
         extras = [self.header[i] for i in self._extras()]
         self._refuse(
-            f"The header has columns that type {self.spec.name} does not know: {', '.join(map(repr, extras))}; "
+            f"The header{self.where} has columns that type {self.spec.name} does not know: {', '.join(map(repr, extras))}; "
             "schema_contract.added is freeze. Add them to the spec, or choose rescue, discard or evolve.",
             "drift.added",
             extras[0],
         )
 
     def _refuse(self, message: str, rule: str, column: str | None) -> None:
-        raise RefusedError(message, rule=rule, line=1, column=column, events=tuple(self.events))
+        raise RefusedError(message, rule=rule, line=self.line, column=column, events=tuple(self.events))
 
 
 def likeness(a: str, b: str) -> float:

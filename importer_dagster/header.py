@@ -25,21 +25,24 @@ class Header:
     """The names, and how many fields a record has.
 
     ``width`` is one more than the names where records end with a delimiter.
-    ``widths`` are those that a record may have.
+    ``widths`` are those that a record may have. ``line`` is the physical line
+    in which the header starts.
     """
 
     names: tuple[str, ...]
     width: int
     widths: frozenset[int]
+    line: int
     warnings: tuple[str, ...] = ()
 
 
 def read_header(window: Window, spec: TableSpec, grammar: Grammar) -> Header:
     """Take the header off the text; raises RefusedError where there is none that could be meant."""
-    names = _Reading(window, spec, grammar).names()
+    reading = _Reading(window, spec, grammar)
+    names = reading.names()
     if names.count("") == 1 and any("" in f.names for f in spec.fields):
-        return Header(names, len(names), frozenset((len(names),)))
-    return _with_trailing_delimiter(names, window, grammar)
+        return Header(names, len(names), frozenset((len(names),)), reading.line)
+    return _with_trailing_delimiter(names, reading.line, window, grammar)
 
 
 class _Reading:
@@ -84,7 +87,9 @@ class _Reading:
             parts.append([self._text(v) for v, _ in self.grammar.fields(body)])
         width = max(map(len, parts))
         joined = [" ".join(p[i].strip() for p in parts if i < len(p) and p[i].strip()) for i in range(width)]
-        return self._check([(name.encode(), False) for name in joined])
+        names = self._check([(name.encode(), False) for name in joined])
+        self.line = rows[0]
+        return names
 
     def _next_record(self) -> bytes | None:
         """The next record as bytes without its line end; b"" for a blank line, None at the end."""
@@ -254,7 +259,7 @@ def _bad_lines(data: bytes) -> list[bytes]:
 # --- a delimiter too many ---
 
 
-def _with_trailing_delimiter(names: tuple[str, ...], window: Window, grammar: Grammar) -> Header:
+def _with_trailing_delimiter(names: tuple[str, ...], line: int, window: Window, grammar: Grammar) -> Header:
     """An empty last name, or an empty last field beyond the header, is a delimiter too many."""
     nameless = names[-1] == ""
     names = names[:-1] if nameless else names
@@ -271,8 +276,8 @@ def _with_trailing_delimiter(names: tuple[str, ...], window: Window, grammar: Gr
             "records end with a delimiter, which the header does not; an empty last value is let go"
         )
     if nameless or trailing:
-        return Header(names, n + 1 if trailing else n, frozenset((n, n + 1)), tuple(warnings))
-    return Header(names, n, frozenset((n,)))
+        return Header(names, n + 1 if trailing else n, frozenset((n, n + 1)), line, tuple(warnings))
+    return Header(names, n, frozenset((n,)), line)
 
 
 def _peek(window: Window, grammar: Grammar) -> list[tuple[bytes, bool]] | None:

@@ -325,7 +325,7 @@ class _Import:
         with unchanged(self.delivery.url):
             with open_delivery(self.delivery, self.layout.spec) as reader:
                 self.warnings = reader.warnings
-                self._map(conn, reader.header)
+                self._map(conn, reader.header, reader.header_line)
                 publisher = self._publisher(conn, load_id, prior)
                 staged = self._needs_stage()
                 table = publisher.create_stage() if staged else self.target.live
@@ -348,10 +348,10 @@ class _Import:
             counts = Counts(loaded=stream.rows)
         return self._commit(conn, load_id, counts)
 
-    def _map(self, conn: psycopg.Connection, header: Sequence[str]) -> None:
+    def _map(self, conn: psycopg.Connection, header: Sequence[str], line: int) -> None:
         """Decide what becomes of each column of the header."""
         self.target = evolve.with_gained(conn, self.target)
-        self.mapping = map_header(header, self.layout.spec, self.layout)
+        self.mapping = map_header(header, self.layout.spec, self.layout, line=line)
         self.events = self.mapping.events
         extras = self.mapping.extras
         grows = evolve.growing(conn, self.target, header, extras) if self._evolves() else {}

@@ -71,7 +71,7 @@ class _Wrong:
 
 
 class Reader:
-    """One delivery being read. ``header`` is known at once; ``batches`` runs once.
+    """One delivery being read. ``header`` and the ``header_line`` where it stands are known at once; ``batches`` runs once.
 
     ``sha256`` and ``size`` are of the file as stored, ``warnings`` tell what was
     odd; all three are complete after the last batch.
@@ -84,7 +84,7 @@ class Reader:
         self._grammar = Grammar(spec.dialect, (t for f in spec.fields for t in spec.missing_values(f)))
         self._quote = self._grammar.quote[0] if self._grammar.quote else None
         self._head = read_header(self._window, spec, self._grammar)
-        self.header = self._head.names
+        self.header, self.header_line = self._head.names, self._head.line
         self.warnings: list[str] = [*self._source.warnings, *self._head.warnings]
         self._record = 1  # number of the next record
         self._selected: tuple[int, ...] = tuple(range(len(self.header)))

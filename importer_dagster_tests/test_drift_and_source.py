@@ -4,7 +4,7 @@ import datetime
 from pathlib import Path
 
 import pytest
-from conftest import make_spec
+from conftest import Inbox, Query, make_spec
 
 from importer_dagster.drift import map_header
 from importer_dagster.errors import RefusedError, SourceUnavailable, UsageError
@@ -108,3 +108,25 @@ def test_a_named_file_takes_date_and_tenant_from_its_path(tmp_path: Path) -> Non
     assert delivery_of_file("x.csv", product, settings, tenant="t").tenant == "t"
     with pytest.raises(UsageError, match="has no tenants"):
         delivery_of_file("x.csv", make_spec("p", path="{date}/p.csv"), settings, tenant="t")
+
+
+@pytest.mark.parametrize(
+    ("header", "contract", "dialect", "line"),
+    [
+        ("first name,n", {}, {"headerRows": [4]}, 4),
+        ("id,n", {"removed": "freeze"}, {"headerRows": [4]}, 4),
+        ("id,first name,n,new", {"added": "freeze"}, {"commentChar": "Report"}, 4),
+        ("n,id,first name", {"reordered": "freeze"}, {"headerRows": [4]}, 4),
+        ("ID,Id,first name,n", {}, {"headerRows": [4]}, 4),
+        ("x,y", {}, {"headerRows": [4]}, 4),
+        ("id\nfirst", {}, {"headerRows": [4, 5]}, 4),  # of two lines, the first
+    ],
+)
+def test_a_refusal_names_the_headers_own_line(
+    inbox: Inbox, query: Query, header: str, contract: dict, dialect: dict, line: int
+) -> None:
+    content = f"Report of May\n\nReport of June\n{header}\n1,2,3,4\n"
+    result = inbox.load(spec(schema_contract=contract, dialect=dialect), content)
+    assert result.status == "refused"
+    assert (result.reason or "").count(f"in line {line}") == 1, result.reason
+    assert query("SELECT DISTINCT line FROM importer.rejects") == [(line,)]
