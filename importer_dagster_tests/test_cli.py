@@ -108,8 +108,11 @@ def test_check_rehearses_and_writes_nothing(importer: Command, query) -> None:
 
 
 CASES = {
-    "missing file": (["load", "orders", "{inbox}/none.csv"], 3, "does not exist"),
-    "folder": (["load", "orders", "{inbox}"], 3, "is a folder"),
+    "missing file": (["load", "orders", "{inbox}/none.csv"], 2, "none.csv does not exist"),
+    "missing file to rehearse": (["check", "orders", "--file", "{inbox}/none.csv"], 2, "does not exist"),
+    "missing file to infer": (["infer", "{inbox}/none.csv", "--out", "{inbox}"], 2, "does not exist"),
+    "missing URL": (["load", "orders", "file://{inbox}/none.csv"], 2, "does not exist"),
+    "folder": (["load", "orders", "{inbox}"], 2, "is a folder"),
     "unknown type": (["load", "order", "x.csv"], 2, "did you mean 'orders'?"),
     "bad date": (["load", "orders", "x.csv", "--date", "31.1.2024"], 2, "is no date such as"),
     "no arguments": (["load"], 2, "Missing argument"),
@@ -126,6 +129,12 @@ def test_bad_usage_gets_one_paragraph_and_the_right_code(
     assert done.returncode == code, done.stdout + done.stderr
     assert words in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_mistyped_path_is_no_delivery_on_record(importer: Command, query) -> None:
+    file = importer.file("id,amount\n1,2.50\n")
+    assert importer("load", "orders", file + "x").returncode == 2
+    assert query("SELECT count(*) FROM importer.loads") == [(0,)]
 
 
 def test_bad_settings_and_specs(importer: Command) -> None:

@@ -8,6 +8,7 @@ from conftest import Inbox, Query, make_spec
 
 from importer_dagster.drift import map_header
 from importer_dagster.errors import RefusedError, SourceUnavailable, UsageError
+from importer_dagster.pipeline import import_delivery
 from importer_dagster.settings import Settings
 from importer_dagster.source import delivery_of_file, find_deliveries
 
@@ -130,3 +131,10 @@ def test_a_refusal_names_the_headers_own_line(
     assert result.status == "refused"
     assert (result.reason or "").count(f"in line {line}") == 1, result.reason
     assert query("SELECT DISTINCT line FROM importer.rejects") == [(line,)]
+
+
+def test_a_file_that_vanished_after_it_was_listed_stays_on_record(inbox: Inbox, query: Query) -> None:
+    delivery = inbox.delivery(spec(), "id,first name,n\n1,2,3\n")
+    Path(delivery.url).unlink()
+    assert import_delivery(delivery, spec(), warehouse=inbox.warehouse).status == "refused"
+    assert query("SELECT status, reason LIKE '%%does not exist%%' FROM importer.loads") == [("refused", True)]

@@ -11,12 +11,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
-from importer_dagster.errors import ImporterError
+from importer_dagster.errors import ImporterError, RefusedError, UsageError
 from importer_dagster.settings import Settings
 from importer_dagster.spec import Specs, TableSpec, load_specs
 
@@ -69,6 +70,18 @@ def person() -> str:
 def plain(error: object) -> str:
     """Its text, safe from being read as markup."""
     return str(error).replace("[", r"\[")
+
+
+def must_be_there(files: Sequence[str]) -> None:
+    """Raise UsageError for a path that names no file: a mistyped path is no delivery, and belongs in no ledger."""
+    from importer_dagster.container import open_url
+
+    for file in files:
+        try:
+            open_url(str(Path(file).expanduser()) if "://" not in file else file).close()
+        except RefusedError as error:
+            if error.rule == "missing":
+                raise UsageError(str(error)) from None
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from importer_dagster.cli.common import DAY, console, errors, plain, specs_of, warehouse_of
+from importer_dagster.cli.common import DAY, console, errors, must_be_there, plain, specs_of, warehouse_of
 from importer_dagster.cli.ledger import print_rejects
 from importer_dagster.errors import ImporterError, SpecError, UsageError
 from importer_dagster.settings import Settings
@@ -48,6 +48,7 @@ def load(
 
     settings = Settings.from_env()
     spec = specs_of(settings)[type_name]
+    must_be_there([file])
     delivery = delivery_of_file(file, spec, settings, tenant=tenant, business_date=business_date)
     try:
         with warehouse_of(settings) as warehouse:
@@ -100,6 +101,7 @@ def _rehearse(
     from importer_dagster.source import delivery_of_file
 
     spec = specs_of(settings)[name]
+    must_be_there([file])
     delivery = delivery_of_file(file, spec, settings, tenant=tenant, business_date=day)
     with warehouse_of(settings) as warehouse:
         result = import_delivery(delivery, spec, warehouse=warehouse, dry_run=True)

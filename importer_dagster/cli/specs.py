@@ -15,7 +15,7 @@ from typing import Any, get_args
 import click
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-from importer_dagster.cli.common import console, errors, plain, specs_of
+from importer_dagster.cli.common import console, errors, must_be_there, plain, specs_of
 from importer_dagster.errors import UsageError
 from importer_dagster.settings import Settings
 from importer_dagster.spec import spec_files
@@ -98,6 +98,7 @@ def _plan(files: Sequence[str], name: str | None) -> dict[str, _Proposal | list[
         for type_name, text in _from_descriptor(file, name).items()
     ]
     data = [f for f in files if f not in descriptors]
+    must_be_there(data)
     found += [(name_type(g, name), g[0], g) for g in (_groups(data, name) if data else [])]
     plan: dict[str, _Proposal | list[str]] = {}
     for type_name, file, item in found:
