@@ -104,17 +104,19 @@ class TableSchema(Model):
         headers = [h for f in self.fields for h in f.names]
         for twice in sorted({h for h in headers if headers.count(h) > 1}):
             raise ValueError(f"the header name {twice!r} would mean two fields")
-        used = [("primaryKey", self.primaryKey)] + [("foreignKeys", k.fields) for k in self.foreignKeys]
-        for where, fields in used:
-            for name in fields:
-                if name not in names:
-                    raise ValueError(f"{where} names {name!r}, which is no field{_nearest(name, names)}")
+        _check_known("primaryKey", self.primaryKey, names)
         for key in self.foreignKeys:
             if len(key.fields) != len(key.reference.fields):
                 raise ValueError(
                     f"foreignKeys: {list(key.fields)} and {list(key.reference.fields)} differ in number"
                 )
         return self
+
+
+def _check_known(where: str, used: Iterable[str], names: Sequence[str]) -> None:
+    for name in used:
+        if name not in names:
+            raise ValueError(f"{where} names {name!r}, which is no field{_nearest(name, names)}")
 
 
 class TableSpec(Model):
@@ -201,14 +203,15 @@ class TableSpec(Model):
             raise ValueError("versions: each must begin after the one before it")
         if self.versions:
             _ = self.layouts  # raises ValueError where they make no sense
-        self._check_gate()
+        names = [f.name for f in self.fields]
+        for key in self.tableschema.foreignKeys:  # a version may have added the field
+            _check_known("schema: foreignKeys", key.fields, names)
+        self._check_gate(names)
         return self
 
-    def _check_gate(self) -> None:
-        names = [f.name for f in self.fields]
-        for name in (n for rule in self.gate.unique for n in rule.fields):
-            if name not in names:
-                raise ValueError(f"gate.unique names {name!r}, which is no field{_nearest(name, names)}")
+    def _check_gate(self, names: Sequence[str]) -> None:
+        for rule in self.gate.unique:
+            _check_known("gate.unique", rule.fields, names)
         if self.gate.references and not self.tableschema.foreignKeys:
             raise ValueError("gate.references needs foreignKeys in the schema")
 

@@ -197,17 +197,24 @@ def _optional(field: FieldSpec) -> FieldSpec:
 
 
 def _spec(spec: TableSpec, state: _State, fields: Mapping[str, FieldSpec]) -> TableSpec:
-    """The type as if ``state`` were all there is."""
+    """The type as if ``state`` were all there is; references and gates are those of its fields."""
+    keys = [k for k in spec.tableschema.foreignKeys if set(k.fields) <= set(fields)]
+    gate = {
+        "unique": tuple(rule for rule in spec.gate.unique if set(rule.fields) <= set(fields)),
+        "references": spec.gate.references if keys else None,
+    }
     schema = {
         **{k: getattr(spec.tableschema, k) for k in type(spec.tableschema).model_fields},
         "fields": [f.model_dump(exclude_unset=True) for f in fields.values()],
         "missingValues": state.missing,
+        "foreignKeys": keys,
     }
     own = {
         **{k: getattr(spec, k) for k in type(spec).model_fields if k != "compression"},
         "tableschema": type(spec.tableschema).model_validate(schema),
         "dialect": state.dialect,
         "encoding": state.encoding,
+        "gate": spec.gate.model_copy(update=gate),
         "versions": (),
     }
     return type(spec).model_validate(own)

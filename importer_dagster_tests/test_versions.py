@@ -4,7 +4,7 @@ import datetime
 import random
 
 import pytest
-from conftest import SHARED, Inbox, Query, admin
+from conftest import SHARED, Inbox, Query, admin, make_spec
 
 from importer_dagster import undo
 from importer_dagster.defs.report import drift_result, read_account
@@ -264,3 +264,33 @@ def test_versions_that_make_no_sense(versions: str, words: str) -> None:
         parse_spec(
             f"schema: {{fields: [{{name: id}}, {{name: v}}], primaryKey: id}}\nversions: {versions}", "t.yaml"
         )
+
+
+REFERRING = """
+schema:
+  fields: [{name: id, type: integer}, {name: old, type: integer}]
+  foreignKeys:
+    - {fields: parent, reference: {resource: parents, fields: id}}
+    - {fields: old, reference: {resource: parents, fields: id}}
+gate: {references: {action: warn}, unique: [{fields: [parent]}]}
+versions:
+  - {from: 2024-02-01, fields: [{name: parent, type: integer}], removed: [old]}
+"""
+
+
+def test_a_field_that_only_a_version_has_may_refer_to_another_type(inbox: Inbox) -> None:
+    spec = parse_spec(REFERRING, "children.yaml")
+    inbox.load(make_spec("parents", [{"name": "id", "type": "integer"}]), "id\n1\n", path="p")
+    early = inbox.load(spec, "id,old\n1,1\n2,9\n", path="a", day=datetime.date(2024, 1, 1))
+    late = inbox.load(spec, "id,parent\n1,1\n2,7\n3,7\n", path="b", day=datetime.date(2024, 2, 1))
+    assert [f.detail[:34] for f in early.gate] == ["1 records refer by old to a row th"]
+    assert [f.detail[:34] for f in late.gate] == [
+        "1 records repeat the parent of an ",
+        "2 records refer by parent to a row",
+    ]
+
+
+@pytest.mark.parametrize("name", ["nothing", "i d"])
+def test_a_reference_by_no_field_of_any_version_is_wrong(name: str) -> None:
+    with pytest.raises(SpecError, match=f"foreignKeys names '{name}', which is no field"):
+        parse_spec(REFERRING.replace("fields: parent", f'fields: "{name}"'), "children.yaml")
