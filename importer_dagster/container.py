@@ -1,11 +1,11 @@
-"""From a URL to the bytes of the file in it: opening, hashing, unpacking.
+"""From a file to the bytes in it: hashing, unpacking.
 
 Containers are recognised by their first bytes, whatever the file is called. A
 container that is damaged, cut off, hostile or of doubtful content is refused;
 bytes behind its end are not passed over.
 
-What does not belong here: text encodings (``textsource.py``), telling what is
-no CSV (``notcsv.py``), records and fields (``records.py``, ``reader.py``).
+What does not belong here: opening files (``opening.py``), text encodings
+(``textsource.py``), telling what is no CSV (``notcsv.py``), records and fields (``records.py``, ``reader.py``).
 """
 
 from __future__ import annotations
@@ -13,20 +13,17 @@ from __future__ import annotations
 import bz2
 import hashlib
 import lzma
-import os
-import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, BinaryIO, cast
+from collections.abc import Callable
+from typing import Any
 
-import fsspec
 import pyarrow as pa
 
-from importer_dagster.errors import ImporterError, RefusedError, SourceUnavailable
-from importer_dagster.warehouse import redact, redact_text
+from importer_dagster.errors import RefusedError, SourceUnavailable
+from importer_dagster.opening import SourceFile, open_url, source_errors
+from importer_dagster.warehouse import redact
 
 CHUNK = 1 << 20
 # A container that unpacks to more than this, and by more than this factor, is taken for a bomb.
@@ -48,7 +45,7 @@ _MAGIC = {
 class _Hashed:
     """A readable file that hashes and counts what passes through; ``head`` is given out once more."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: SourceFile) -> None:
         self._file = file
         self._ahead = b""
         self.sha = hashlib.sha256()
@@ -73,7 +70,19 @@ class _Hashed:
             raise SourceUnavailable(f"The file could not be read to its end: {error}") from error
         self.sha.update(data)
         self.bytes += len(data)
+        if not data and size:
+            self._check_whole()
         return data
+
+    def _check_whole(self) -> None:
+        """At its end: no less came than the file had when it was opened; some network drives stop early."""
+        size = self._file.size
+        if size is not None and self.bytes < size:
+            raise SourceUnavailable(
+                f"The file was changed while it was read, or not read whole: it had {size} bytes, {self.bytes} came. "
+                "Nothing of it is loaded; it is tried again. If this happens often, declare complete.marker or a longer "
+                "complete.min_age."
+            )
 
     def drain(self) -> None:
         """Read what is left, so that hash and size are of the whole file."""
@@ -138,48 +147,9 @@ class _Inflated:
         self._member, self._input = self._new_member(), rest.lstrip(b"\0")
 
 
-@contextmanager
-def source_errors(url: str) -> Iterator[None]:
-    """Turn errors of the file system into ours. Their words may hold the whole address, with its secrets."""
-    address, url = url, redact(url)
-    try:
-        yield
-    except ImporterError:
-        raise
-    except FileNotFoundError:
-        raise RefusedError(f"{url} does not exist. Check the path.", rule="missing") from None
-    except IsADirectoryError:
-        raise RefusedError(f"{url} is a folder; name a file.", rule="missing") from None
-    except PermissionError as error:
-        raise RefusedError(
-            f"{url} may not be read: {redact_text(error, address)}. Grant read access.", rule="unreadable"
-        ) from None
-    except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
-        raise RefusedError(
-            f"{url} is a damaged or truncated archive: {error}. Ask the supplier to send it again.",
-            rule="container",
-        ) from None
-    except (OSError, ValueError, ImportError) as error:
-        raise SourceUnavailable(f"{url} could not be read: {redact_text(error, address)}") from error
-
-
-def open_url(url: str) -> BinaryIO:
-    """Open a path or URL for reading bytes."""
-    with source_errors(url):
-        file = fsspec.open(url, "rb").open() if "://" in url else _open_local(url)
-    return cast(BinaryIO, file)
-
-
-def _open_local(path: str) -> BinaryIO:
-    mode = os.stat(path).st_mode  # noqa: PTH116
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a pipe would wait for ever
-        raise RefusedError(f"{path} is a pipe or a device; name a regular file.", rule="missing")
-    return open(path, "rb")  # noqa: PTH123 - the caller closes it
-
-
-def fingerprint_url(url: str) -> tuple[str, int]:
+def fingerprint_url(url: str, inbox: str | None = None) -> tuple[str, int]:
     """(sha256 as hex, size in bytes) of the file as it is stored."""
-    with open_url(url) as file, source_errors(url):
+    with open_url(url, inbox) as file, source_errors(url):
         hashed = _Hashed(file)
         hashed.drain()
     return hashed.sha.hexdigest(), hashed.bytes
@@ -189,12 +159,13 @@ class Unpacked:
     """The decompressed bytes of one delivery, hashed as they are read.
 
     ``sha256`` and ``bytes`` (of the stored file) are complete after ``finish``.
-    Raises RefusedError for what is no CSV, no sound archive, or empty.
+    Raises RefusedError for what is no CSV, no sound archive, or empty. ``inbox`` is
+    the folder that the file must lie in.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, inbox: str | None = None) -> None:
         self.url = redact(url)  # for messages
-        self._file = open_url(url)
+        self._file = open_url(url, inbox)
         try:
             with source_errors(url):
                 self._hashed = _Hashed(self._file)

@@ -27,7 +27,8 @@ class Delivery:
     type's paths name tenants at all, so whether its table has ``_tenant``.
     ``size`` is in bytes as listed, None when unknown. ``waiting`` says what a
     file that is not complete yet waits for. ``stamp`` is what the listing said of
-    it that changes with its content, None if it was not listed.
+    it that changes with its content, None if it was not listed. ``inbox`` is the
+    local folder that it was listed in, and must be read from.
     """
 
     type: str
@@ -39,6 +40,7 @@ class Delivery:
     has_tenant: bool = True
     waiting: str | None = None
     stamp: str | None = None
+    inbox: str | None = None
 
 
 # One row per failing cell (or per damaged record, then without a column).

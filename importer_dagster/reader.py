@@ -45,7 +45,7 @@ BLOCK = 6 << 20  # of 17 mixed columns the whole import then takes 460 MB at mos
 
 def fingerprint(delivery: Delivery) -> tuple[str, int]:
     """(sha256 as hex, size in bytes) of a delivery as it is stored."""
-    return fingerprint_url(delivery.url)
+    return fingerprint_url(delivery.url, delivery.inbox)
 
 
 def open_delivery(delivery: Delivery, spec: TableSpec, *, block_size: int = BLOCK) -> Reader:
@@ -54,7 +54,7 @@ def open_delivery(delivery: Delivery, spec: TableSpec, *, block_size: int = BLOC
     Raises RefusedError for a file that cannot be this type's CSV at all,
     SourceUnavailable where trying again may help.
     """
-    unpacked = Unpacked(delivery.url)
+    unpacked = Unpacked(delivery.url, delivery.inbox)
     try:
         return Reader(unpacked, spec, block_size)
     except BaseException:

@@ -86,6 +86,7 @@ class Settings:
     retry_after: int = 600
     lock_timeout: int = 60
     statement_timeout: int = 3600
+    read_timeout: int = 300
     keep: Keep = Keep()
     prune_schedule: str = "30 3 * * *"
 
@@ -111,6 +112,7 @@ class Settings:
             retry_after=_positive(env, "IMPORTER_RETRY_AFTER", cls.retry_after),
             lock_timeout=_positive(env, "IMPORTER_LOCK_TIMEOUT", cls.lock_timeout),
             statement_timeout=_positive(env, "IMPORTER_STATEMENT_TIMEOUT", cls.statement_timeout),
+            read_timeout=read_timeout(env),
             keep=Keep.from_env(env),
             prune_schedule=env.get("IMPORTER_PRUNE_SCHEDULE") or cls.prune_schedule,
         )
@@ -120,6 +122,11 @@ def lookback(settings: Settings, today: date) -> list[date]:
     """The days that schedule and sensor look at, up to ``today``."""
     first = max(settings.start_date, today - timedelta(days=settings.lookback_days - 1))
     return [first + timedelta(days=n) for n in range((today - first).days + 1)]
+
+
+def read_timeout(env: Mapping[str, str] | None = None) -> int:
+    """Seconds that a source may say nothing; asked wherever a file is opened."""
+    return _positive(os.environ if env is None else env, "IMPORTER_READ_TIMEOUT", Settings.read_timeout)
 
 
 def _positive(env: Mapping[str, str], name: str, default: int) -> int:

@@ -197,7 +197,7 @@ def find_deliveries(
     found = [
         replace(delivery, waiting=waits_for(path, info, files, specs[delivery.type].complete, min_age))
         for path, info in files.items()
-        for delivery in _claims(path, info, patterns, fs)
+        for delivery in _claims(path, info, patterns, fs, root)
         if (types is None or delivery.type in types) and (wanted is None or delivery.business_date in wanted)
     ]
     return sorted(found, key=lambda d: (d.business_date, d.type, d.tenant, d.path))
@@ -266,7 +266,11 @@ def _is_file_inside(file: Path, root: Path, info: Mapping[str, Any]) -> bool:
 
 
 def _claims(
-    path: str, info: Mapping[str, Any], patterns: Mapping[str, PathPattern], fs: fsspec.AbstractFileSystem
+    path: str,
+    info: Mapping[str, Any],
+    patterns: Mapping[str, PathPattern],
+    fs: fsspec.AbstractFileSystem,
+    root: str,
 ) -> list[Delivery]:
     """The deliveries that a file is: normally one, none if no type knows it."""
     if any(part.startswith(".") for part in path.split("/")):
@@ -285,6 +289,7 @@ def _claims(
             size=info.get("size"),
             has_tenant=patterns[name].has_tenant,
             stamp=stamp_of(info),
+            inbox=root if _is_local(fs) else None,
         )
         for weight, name, (day, tenant) in matches
         if weight == best

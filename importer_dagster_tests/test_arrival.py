@@ -1,18 +1,23 @@
 """Files that are not complete, change while they are read, or lead out of the inbox."""
 
 import os
+import shutil
+import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
 from conftest import DAY, Inbox, Query, make_spec
 
 from importer_dagster.errors import RefusedError, SourceUnavailable, SpecError, UsageError
 from importer_dagster.model import Delivery
 from importer_dagster.pipeline import import_delivery
-from importer_dagster.reader import open_delivery
+from importer_dagster.reader import fingerprint, open_delivery
 from importer_dagster.settings import Settings
 from importer_dagster.source import delivery_of_file, find_deliveries
 from importer_dagster.spec import TableSpec, parse_spec
@@ -201,6 +206,104 @@ def test_a_refusal_has_the_stamp_too(inbox: Inbox, query: Query) -> None:
     [(size, stamp)] = query("SELECT bytes, stamp FROM importer.loads")
     assert size == 10
     assert stamp
+
+
+def listed(root: Path) -> Delivery:
+    [found] = find_deliveries(str(root), {"things": make_spec()}, default_path=Settings.default_path)
+    return found
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_a_link_put_in_the_place_of_what_was_listed_is_not_followed(tmp_path: Path, what: str) -> None:
+    inbox, outside = tmp_path / "inbox", tmp_path / "outside"
+    file = put(inbox, "things.csv")
+    secret = put(outside, "things.csv")
+    delivery = listed(inbox)
+    place, target = (file, secret) if what == "file" else (file.parent, secret.parent)
+    shutil.rmtree(place) if place.is_dir() else place.unlink()
+    place.symlink_to(target)
+    with pytest.raises(RefusedError, match="leads out of the inbox by now"):
+        open_delivery(delivery, make_spec())
+    with pytest.raises(RefusedError, match="leads out of the inbox by now"):
+        fingerprint(delivery)
+
+
+def test_a_pipe_put_in_the_place_of_what_was_listed_is_not_waited_for(tmp_path: Path) -> None:
+    file = put(tmp_path, "things.csv")
+    delivery = listed(tmp_path)
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(RefusedError, match="pipe or a device"):
+        open_delivery(delivery, make_spec())
+
+
+def test_a_link_inside_of_the_inbox_is_followed(tmp_path: Path) -> None:
+    put(tmp_path, "raw_1.csv")
+    (tmp_path / FOLDER / "things.csv").symlink_to("raw_1.csv")
+    with open_delivery(listed(tmp_path), make_spec()) as reader:
+        assert list(reader.header) == ["id", "v", "n"]
+
+
+# --- sources that stall, or end too soon ------------------------------------------------
+
+
+class Slow(fsspec.AbstractFileSystem):
+    """A file system on a real socket: the server sends ``sent`` of ``promised`` and then hangs, or hangs up."""
+
+    protocol = "slow"
+    sent, promised, hangs = b"", 0, True
+    cachable = False
+    servers: list[socket.socket] = []  # noqa: RUF012 - of the test that is at work
+
+    def info(self, path: str, **_: object) -> dict[str, object]:
+        return {"name": path, "size": self.promised, "type": "file", "mtime": 1.0}
+
+    def _open(self, path: str, mode: str = "rb", **_: object) -> Any:
+        server, client = socket.socketpair()
+        server.sendall(self.sent)
+        file = client.makefile("rb")
+        file.size = self.promised  # type: ignore[attr-defined]
+        client.close()  # the file keeps it open
+        if self.hangs:
+            self.servers.append(server)
+        else:
+            server.close()
+        return file
+
+
+fsspec.register_implementation("slow", Slow)
+
+
+def test_a_source_that_stalls_is_given_up(
+    inbox: Inbox, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMPORTER_READ_TIMEOUT", "1")
+    monkeypatch.setattr(Slow, "sent", b"id,v,n\n" + b"1,a,1\n" * 1000)
+    monkeypatch.setattr(Slow, "promised", 1_000_000)
+    delivery = replace(inbox.delivery(make_spec(), ""), url="slow://host/things.csv")
+    begin = time.monotonic()
+    with pytest.raises(SourceUnavailable, match="The source stalls: nothing came for 1 s"):
+        import_delivery(delivery, make_spec(), warehouse=inbox.warehouse)
+    assert time.monotonic() - begin < 30  # three attempts
+    while Slow.servers:
+        Slow.servers.pop().close()
+    assert query("SELECT status, rows_read FROM importer.loads") == [("failed", 0)]
+    assert query("SELECT count(*) FROM things") == [(0,)]
+
+
+def test_a_source_that_ends_too_soon_is_not_taken_for_the_whole_file(
+    inbox: Inbox, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = b"id,v,n\n" + b"1,a,1\n" * 1000
+    monkeypatch.setattr(Slow, "hangs", False)
+    monkeypatch.setattr(Slow, "sent", whole)
+    monkeypatch.setattr(Slow, "promised", len(whole) + 6)
+    delivery = replace(inbox.delivery(make_spec(), ""), url="slow://host/things.csv")
+    with pytest.raises(SourceUnavailable, match=f"it had {len(whole) + 6} bytes, {len(whole)} came"):
+        import_delivery(delivery, make_spec(), warehouse=inbox.warehouse)
+    assert query("SELECT count(*) FROM things") == [(0,)]
+    monkeypatch.setattr(Slow, "promised", len(whole))
+    assert import_delivery(delivery, make_spec(), warehouse=inbox.warehouse).rows_loaded == 1000
 
 
 # --- files that change while they are read --------------------------------------------

@@ -1,0 +1,190 @@
+"""From a path or URL to an open file: the very file that was listed, and no waiting for ever.
+
+A local file that the inbox listed must still lie in the inbox when it is open: a
+link may have been put in its place. Opening and reading run in a thread of their
+own, so that a source that stalls is given up after ``IMPORTER_READ_TIMEOUT``.
+
+What does not belong here: what is in the file (``container.py``), whether it is
+complete (``completeness.py``).
+"""
+
+from __future__ import annotations
+
+import lzma
+import os
+import stat
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, BinaryIO, cast
+
+import fsspec
+
+from importer_dagster.errors import ImporterError, RefusedError, SourceUnavailable
+from importer_dagster.settings import read_timeout
+from importer_dagster.warehouse import redact, redact_text
+
+
+@contextmanager
+def source_errors(url: str) -> Iterator[None]:
+    """Turn errors of the file system into ours. Their words may hold the whole address, with its secrets."""
+    address, url = url, redact(url)
+    try:
+        yield
+    except ImporterError:
+        raise
+    except FileNotFoundError:
+        raise RefusedError(f"{url} does not exist. Check the path.", rule="missing") from None
+    except IsADirectoryError:
+        raise RefusedError(f"{url} is a folder; name a file.", rule="missing") from None
+    except PermissionError as error:
+        raise RefusedError(
+            f"{url} may not be read: {redact_text(error, address)}. Grant read access.", rule="unreadable"
+        ) from None
+    except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
+        raise RefusedError(
+            f"{url} is a damaged or truncated archive: {error}. Ask the supplier to send it again.",
+            rule="container",
+        ) from None
+    except (OSError, ValueError, ImportError) as error:
+        raise SourceUnavailable(f"{url} could not be read: {redact_text(error, address)}") from error
+
+
+class _Clerk:
+    """Does one thing after the other in a thread; whoever asks waits for a time only.
+
+    Once it has not answered in time it is given up, with whatever it was about.
+    """
+
+    def __init__(self) -> None:
+        self.given_up = False
+        self._tasks: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
+        self._answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+        self._seconds = read_timeout()
+        # a daemon: one that hangs must not keep the process from ending
+        threading.Thread(target=self._work, name="source", daemon=True).start()
+
+    def __call__(self, task: Callable[[], Any]) -> Any:
+        self._tasks.put(task)
+        try:
+            answer, error = self._answers.get(timeout=self._seconds)
+        except Empty:
+            self.given_up = True
+            raise SourceUnavailable(
+                f"The source stalls: nothing came for {self._seconds} s (IMPORTER_READ_TIMEOUT). Nothing of the "
+                "file is loaded; it is tried again. Check the connection to the inbox."
+            ) from None
+        if error is not None:
+            raise error
+        return answer
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            try:
+                self._answers.put((task(), None))
+            except BaseException as error:  # handed over to who waits for it
+                self._answers.put((None, error))
+
+    def dismiss(self, last: Callable[[], Any]) -> None:
+        """End the thread after one more task, which nobody waits for if it is given up."""
+        if not self.given_up:
+            with suppress(SourceUnavailable):
+                self(last)
+        else:
+            self._tasks.put(last)
+        self._tasks.put(None)
+
+
+class SourceFile:
+    """An open file of a source. ``size`` is what it had when it was opened, None if nobody knows."""
+
+    def __init__(self, opener: Callable[[], Any]) -> None:
+        self._clerk = _Clerk()
+        try:
+            self._file, self.size = self._clerk(lambda: _with_size(opener()))
+        except BaseException:
+            self._clerk.dismiss(lambda: None)
+            raise
+        self.closed = False
+
+    def __enter__(self) -> SourceFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to ``size`` bytes; raises SourceUnavailable if nothing comes in time."""
+        return cast(bytes, self._clerk(lambda: self._file.read(size)))
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """As a file's."""
+        return cast(int, self._clerk(lambda: self._file.seek(offset, whence)))
+
+    def tell(self) -> int:
+        """As a file's."""
+        return cast(int, self._clerk(self._file.tell))
+
+    def seekable(self) -> bool:
+        """As a file's."""
+        return bool(self._file.seekable())
+
+    def close(self) -> None:
+        """Close it, without waiting for what stalls."""
+        if not self.closed:
+            self.closed = True
+            self._clerk.dismiss(self._file.close)
+
+
+def _with_size(file: Any) -> tuple[Any, int | None]:
+    size = getattr(file, "size", None)
+    if isinstance(size, int):
+        return file, size
+    with suppress(AttributeError, OSError, ValueError):  # no file of the operating system
+        found = os.fstat(file.fileno())
+        return file, found.st_size if stat.S_ISREG(found.st_mode) else None
+    return file, None
+
+
+def open_url(url: str, inbox: str | None = None) -> SourceFile:
+    """Open a path or URL for reading bytes; a local one must lie in the folder ``inbox``, if that is given."""
+    with source_errors(url):
+        if "://" in url:
+            return SourceFile(lambda: fsspec.open(url, "rb").open())
+        return SourceFile(lambda: _open_local(url, inbox))
+
+
+def _open_local(path: str, inbox: str | None) -> BinaryIO:
+    # without waiting for the other end, should it be a pipe
+    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    file = None
+    try:
+        found = os.fstat(number)
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(path)
+        if not stat.S_ISREG(found.st_mode):
+            raise RefusedError(f"{path} is a pipe or a device; name a regular file.", rule="missing")
+        if inbox is not None:
+            _check_inside(path, inbox, found)
+        file = open(number, "rb")  # noqa: PTH123, SIM115 - the caller closes it
+        return file
+    finally:
+        if file is None:
+            os.close(number)
+
+
+def _check_inside(path: str, inbox: str, found: os.stat_result) -> None:
+    """Looked at when it is open: what the path leads to now must be the open file, and in the inbox."""
+    real = Path(path).resolve()
+    if not real.is_relative_to(Path(inbox).resolve()):
+        raise RefusedError(
+            f"{path} leads out of the inbox by now, to {real}; it is not read. Put the file itself there.",
+            rule="outside",
+        )
+    now = real.lstat()
+    if (now.st_dev, now.st_ino) != (found.st_dev, found.st_ino):
+        raise SourceUnavailable(f"{path} was replaced while it was opened; it is tried again.")
