@@ -25,7 +25,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from importer_dagster import parse
-from importer_dagster.checks import Judge, column_check, get_check
+from importer_dagster.checks import Judge, all_at_once, column_check, get_check, judge_of
 from importer_dagster.errors import SpecError
 from importer_dagster.fields import FieldSpec
 from importer_dagster.spec import TableSpec
@@ -171,6 +171,7 @@ def _comment(field: FieldSpec) -> str | None:
 
 # by TableSpec.hash; making a schema takes longer than judging a small file by it
 _pandera_schemas: dict[str, pandera.DataFrameSchema] = {}
+_batch_schemas: dict[str, pandera.DataFrameSchema] = {}
 
 _FORMAT_CHECKS = {"email": "email", "uri": "uri", "binary": "base64"}
 _ORDERED = ("integer", "number", "date", "datetime", "time")
@@ -187,6 +188,29 @@ def pandera_schema(spec: TableSpec) -> pandera.DataFrameSchema:
     if found is None:
         found = _pandera_schemas[spec.hash] = _build_pandera_schema(spec)
     return found
+
+
+def batch_schema(spec: TableSpec) -> pandera.DataFrameSchema:
+    """The checks of :func:`pandera_schema` for batches that have the right columns by construction.
+
+    Inside of :func:`checks.collecting` it finds the same with a quarter of the
+    time for a small file: what Pandera need not do column by column is one check.
+    """
+    found = _batch_schemas.get(spec.hash)
+    if found is None:
+        found = _batch_schemas[spec.hash] = _build_batch_schema(pandera_schema(spec))
+    return found
+
+
+def _build_batch_schema(whole: pandera.DataFrameSchema) -> pandera.DataFrameSchema:
+    own: list[tuple[str, pandera.Check, Judge]] = []
+    others: dict[str, pandera.Column] = {}
+    for name, column in whole.columns.items():
+        own += [(name, c, judge) for c in column.checks if (judge := judge_of(c))]
+        foreign = [c for c in column.checks if not judge_of(c)]
+        if foreign:
+            others[name] = pandera.Column(checks=foreign, nullable=True)
+    return pandera.DataFrameSchema(others, checks=[all_at_once(own), *whole.checks], name=whole.name)
 
 
 def _build_pandera_schema(spec: TableSpec) -> pandera.DataFrameSchema:

@@ -38,7 +38,7 @@ class Validator:
         self.spec, self.rescued = spec, rescued
         self.sources = dict(sources)
         self.schema = schema.arrow_schema(spec)
-        self.pandera = schema.pandera_schema(spec)
+        self.pandera = schema.batch_schema(spec)
         self._missing = {f.name: _missing_tokens(spec, f) for f in spec.fields}
 
     def __call__(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, Positions, list[Failure]]:
@@ -88,6 +88,8 @@ class Validator:
             except pandera.errors.SchemaErrors as found:
                 errors = found.schema_errors
         verdicts += [self._verdict(error, len(batch)) for error in errors]
+        for verdict in verdicts:
+            self._must_have_worked(verdict)
         failing = (self._failing(batch, verdict, unread) for verdict in verdicts)
         return [failure for failure in failing if len(failure.indexes)]
 
@@ -107,15 +109,19 @@ class Validator:
     def _verdict(self, error: pandera.errors.SchemaError, length: int) -> Verdict:
         """What a check of somebody else's found, from Pandera's error."""
         check = error.check
-        if error.reason_code == pandera.errors.SchemaErrorReason.CHECK_ERROR:
-            raise SpecError(
-                f"The check {check.name!r} of {self.spec.name} stopped with {error.failure_cases}. "
-                "Mend the check, or take it out of the spec."
-            )
         if not isinstance(check, pandera.Check):
             raise AssertionError(f"Pandera found a fault of the importer itself: {error}")
         column = getattr(error.schema, "name", None) if error.schema is not self.pandera else None
+        if error.reason_code == pandera.errors.SchemaErrorReason.CHECK_ERROR:
+            return Verdict(check, column, np.empty(0, np.int64), str(error.failure_cases))
         return Verdict(check, column, _failed_rows(error, length))
+
+    def _must_have_worked(self, verdict: Verdict) -> None:
+        if verdict.error is not None:
+            raise SpecError(
+                f"The check {verdict.check.name!r} of {self.spec.name} stopped with {verdict.error}. "
+                "Mend the check, or take it out of the spec."
+            )
 
     def _text(self, batch: pa.RecordBatch, column: str | None, indexes: Positions) -> pa.Array:
         """The cells as they stood in the file."""

@@ -4,17 +4,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pandera.pandas as pandera
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pandera.errors import SchemaErrors
 
 from importer_dagster import checks
 from importer_dagster.cells import said
 from importer_dagster.errors import SpecError
 from importer_dagster.model import Failure
-from importer_dagster.schema import arrow_schema
+from importer_dagster.parse import parse
+from importer_dagster.schema import arrow_schema, pandera_schema
 from importer_dagster.spec import TableSpec, parse_spec
 from importer_dagster.validate import Validator
 
@@ -359,3 +362,32 @@ def test_failures_are_those_of_a_plain_model(rows: list[tuple[str | None, str | 
     assert found == {i: plain(row) for i, row in enumerate(rows)}
     assert len(failures) == sum(len(v) for v in found.values())
     assert good == [i for i, v in found.items() if not v]
+
+
+def test_what_is_judged_at_once_is_what_pandera_finds_column_by_column() -> None:
+    of = spec(
+        "{name: n, type: integer, constraints: {required: true, minimum: 2, maximum: 5}}",
+        "{name: t, constraints: {maxLength: 2, enum: [ab, abc]}, checks: not_blank}",
+        "{name: d, type: date, constraints: {minimum: 2024-01-01}}",
+        "{name: e, type: date}",
+        checks='["not_after(d, e)"]',
+    )
+    columns: Columns = {
+        "n": ["1", "2", None, "6", "5", "3"],
+        "t": ["ab", "", "abc", None, "x", " "],
+        "d": ["2023-12-31", "2024-01-01", None, "2024-01-02", "2024-02-01", "2024-01-01"],
+        "e": ["2023-12-31", "2023-01-01", "2024-01-01", None, "2024-01-31", "2024-01-01"],
+    }
+    found = {(f["column_name"], f["rule"], f["index"]) for f in validate(of, columns)[2]}
+    batch = pa.RecordBatch.from_pydict({k: pa.array(v, pa.string()) for k, v in columns.items()})
+    arrays = [parse(batch.column(f.name), f, ())[0] for f in of.fields]
+    frame = pa.RecordBatch.from_arrays(arrays, schema=arrow_schema(of)).to_pandas(types_mapper=pd.ArrowDtype)
+    with pytest.raises(SchemaErrors) as caught:
+        pandera_schema(of).validate(frame, lazy=True)
+    by_pandera = {
+        (error.schema.name if isinstance(error.schema, pandera.Column) else None, error.check.name, index)
+        for error in caught.value.schema_errors
+        for index in error.check_output.index[~error.check_output]
+    }
+    assert found == by_pandera
+    assert len(found) > 8
