@@ -74,7 +74,7 @@ def plain(error: object) -> str:
 
 def must_be_there(files: Sequence[str]) -> None:
     """Raise UsageError for a path that names no file: a mistyped path is no delivery, and belongs in no ledger."""
-    from importer_dagster.container import open_url
+    from importer_dagster.opening import open_url
 
     for file in files:
         try:
