@@ -43,6 +43,7 @@ _HEADINGS: Mapping[str, str] = {
     "RejectLimit": "reject_limit",
     "Scd2": "scd2",
     "Complete": "complete",
+    "Trailer": "trailer",
     "Gate": "gate",
     "RowsGate": "gate.rows",
     "RejectsGate": "gate.rejects",

@@ -28,16 +28,26 @@ _TOTALS = re.compile(
 
 
 def without_ending(
-    batches: Iterator[TextBatch], dialect: Dialect, header: Sequence[str], warnings: list[str]
+    batches: Iterator[TextBatch],
+    dialect: Dialect,
+    header: Sequence[str],
+    warnings: list[str],
+    trailer: list[str],
 ) -> Iterator[TextBatch]:
-    """All batches, footers taken off and counted as skipped, a line of totals made a reject."""
+    """All batches, footers taken off and counted as skipped, a line of totals made a reject.
+
+    The text of the last footer is put into ``trailer``.
+    """
     held: deque[TextBatch] = deque()
     footers = dialect.footerRows
     for batch in batches:
         held.append(batch)
         while sum(_size(b) for b in list(held)[1:]) >= footers + 1:
             yield held.popleft()
-    last = max((_last_number(b) for b in held), default=0) - footers
+    last = max((_last_number(b) for b in held), default=0)
+    if footers:
+        trailer += [text for batch in held for text in _text_of(batch, last)]
+    last -= footers
     for batch in held:
         shorter = _only_until(batch, last) if footers else batch
         if dialect.totals == "reject" and header:
@@ -54,6 +64,16 @@ def _size(batch: TextBatch) -> int:
 def _last_number(batch: TextBatch) -> int:
     numbers = [pc.max(batch.rows).as_py(), pc.max(batch.rejects["row"]).as_py()]
     return max((n for n in numbers if n is not None), default=0)
+
+
+def _text_of(batch: TextBatch, number: int) -> Iterator[str]:
+    """The raw text of one record, if the batch has it."""
+    at = pc.index(batch.rows, number).as_py() if len(batch.rows) else -1
+    if at >= 0:
+        yield batch.locate(np.array([at]))[1][0].as_py().rstrip("\r\n")
+    found = batch.rejects.filter(pc.equal(batch.rejects["row"], number))["raw"].drop_null()
+    if len(found):
+        yield found[0].as_py().rstrip("\r\n")
 
 
 def _only_until(batch: TextBatch, number: int) -> TextBatch:

@@ -48,6 +48,7 @@ from importer_dagster.retype import TypeWatch
 from importer_dagster.spec import TableSpec
 from importer_dagster.stages import ahead
 from importer_dagster.tables import Target, create_tables, ensure_tables
+from importer_dagster.totals import Totals
 from importer_dagster.validate import Validator
 from importer_dagster.versions import declarations
 from importer_dagster.warehouse import Warehouse, refusal_of
@@ -160,7 +161,7 @@ class _Import:
         self.headers: dict[str, str] = {}  # column → its name in this header
         self.extras = Extras()
         self.types = TypeWatch()
-        self.read = self.skipped = 0
+        self.read = self.skipped = self.damaged = 0
         self.findings: tuple[Finding, ...] = ()
 
     def run(self) -> LoadResult:
@@ -450,6 +451,7 @@ class _Import:
         fed = {f.name: sources.get(f.name) for f in self.spec.fields}
         validator = Validator(self.layout.whole, fed, [r.field.name for r in self.extras.rescued])
         trace = _Trace(self.delivery, load_id)
+        self.totals = Totals(self.layout.spec, sources)
         stream = RowStream(conn, table, self.spec, trace.schema(self.spec, self.extras.names))
         try:
             with (
@@ -466,6 +468,7 @@ class _Import:
             stream.abort(error)
             raise
         self.sha256, self.size = reader.sha256, reader.size
+        self.totals.check(reader.trailer, self.read - self.skipped, self.damaged)
         return stream
 
     def _one_batch(
@@ -478,9 +481,11 @@ class _Import:
         validator: Validator,
     ) -> None:
         batch, typed, good, failures, failing = judged
+        self.totals.add(batch.columns)
         self.types.add(batch.columns, failures)
         damaged = from_table(batch.rejects)
         self.rejects.add(damaged)
+        self.damaged += len(damaged.records)
         self.rejects.add(failing)
         self.read += len(batch.rows) + len(damaged.records) + batch.skipped
         self.skipped += batch.skipped

@@ -7,6 +7,7 @@ What does not belong here: what a delivery should look like (``fields.py``,
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -98,6 +99,35 @@ class Complete(Model):
     def _stays_in_the_inbox(self) -> Complete:
         if self.marker and leads_out(self.marker):
             raise ValueError("complete.marker must stay in the inbox: no leading slash, no '..'")
+        return self
+
+
+class Trailer(Model):
+    """What the last record says about the file; it is checked before anything is in force."""
+
+    begins: str | None = Field(
+        None,
+        min_length=1,
+        description="What its first cell is, such as TRL; without it the file was cut off.",
+    )
+    rows: int | None = Field(
+        None, ge=1, description="Which of its cells, from 1, says how many records the file has."
+    )
+    rows_besides: int = Field(
+        0,
+        ge=0,
+        description="How much more than the records that number counts, such as 1 for the trailer itself.",
+    )
+    sums: Mapping[str, int] = Field(
+        {}, description="Field → the cell, from 1, that has its sum; for integers and exact numbers."
+    )
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Trailer:
+        if self.begins is None and self.rows is None and not self.sums:
+            raise ValueError("trailer: say begins, rows or sums")
+        if any(position < 1 for position in self.sums.values()):
+            raise ValueError("trailer.sums: cells count from 1")
         return self
 
 

@@ -74,7 +74,7 @@ class Reader:
     """One delivery being read. ``header`` and the ``header_line`` where it stands are known at once; ``batches`` runs once.
 
     ``sha256`` and ``size`` are of the file as stored, ``warnings`` tell what was
-    odd; all three are complete after the last batch.
+    odd; they are complete after the last batch, and ``trailer`` is known then.
     """
 
     def __init__(self, unpacked: Unpacked, spec: TableSpec, block_size: int) -> None:
@@ -86,6 +86,7 @@ class Reader:
         self._head = read_header(self._window, spec, self._grammar)
         self.header, self.header_line = self._head.names, self._head.line
         self.warnings: list[str] = [*self._source.warnings, *self._head.warnings]
+        self._trailer: list[str] = []
         self._record = 1  # number of the next record
         self._selected: tuple[int, ...] = tuple(range(len(self.header)))
         self._first = True
@@ -108,13 +109,20 @@ class Reader:
         """Size of the stored file in bytes."""
         return self._unpacked.bytes
 
+    @property
+    def trailer(self) -> str | None:
+        """The text of the last record, where the dialect says that it is no data."""
+        return self._trailer[0] if self._trailer else None
+
     def select(self, positions: Sequence[int]) -> None:
         """Deliver only these columns of the header, named by their position as text."""
         self._selected = tuple(positions)
 
     def batches(self) -> Iterator[TextBatch]:
         """The records, in order; each is in ``columns`` of just one batch, or among its rejects."""
-        yield from without_ending(self._all_batches(), self._spec.dialect, self.header, self.warnings)
+        yield from without_ending(
+            self._all_batches(), self._spec.dialect, self.header, self.warnings, self._trailer
+        )
         self._warn_of_damaged_text()
         self._unpacked.finish()
 

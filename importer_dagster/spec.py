@@ -38,7 +38,15 @@ from importer_dagster.fields import (
     one_or_many,
     without_ignored,
 )
-from importer_dagster.policy import DEFAULT_REJECT_LIMIT, Complete, Gate, RejectLimit, Scd2, SchemaContract
+from importer_dagster.policy import (
+    DEFAULT_REJECT_LIMIT,
+    Complete,
+    Gate,
+    RejectLimit,
+    Scd2,
+    SchemaContract,
+    Trailer,
+)
 from importer_dagster.versions import FieldChange, Layout, Version, layouts
 
 Disposition = Literal["append", "replace", "merge", "scd2"]
@@ -145,6 +153,9 @@ class TableSpec(Model):
     reject_limit: RejectLimit = Field(DEFAULT_REJECT_LIMIT, description="When rejects refuse the file.")
     gate: Gate = Field(Gate(), description="What makes a readable delivery suspicious.")
     complete: Complete = Field(Complete(), description="When a file is all there.")
+    trailer: Trailer | None = Field(
+        None, description="Totals in the last record, to be checked; needs dialect.footerRows: 1 or more."
+    )
     expected_by: str | None = Field(
         None,
         pattern=r"^([01]\d|2[0-3]):[0-5]\d$",
@@ -207,7 +218,23 @@ class TableSpec(Model):
         for key in self.tableschema.foreignKeys:  # a version may have added the field
             _check_known("schema: foreignKeys", key.fields, names)
         self._check_gate(names)
+        if self.trailer is not None:
+            self._check_trailer(self.trailer, names)
         return self
+
+    def _check_trailer(self, trailer: Trailer, names: Sequence[str]) -> None:
+        dialects = [self.dialect, *(v.dialect for v in self.versions if v.dialect)]
+        if not any(dialect.footerRows for dialect in dialects):
+            raise ValueError(
+                "trailer needs dialect.footerRows: 1, or how many records at the end are no data; the trailer "
+                "is the last of them"
+            )
+        _check_known("trailer.sums", list(trailer.sums), names)
+        for field in (f for f in self.fields if f.name in trailer.sums):
+            if field.type not in ("integer", "number") or field.format == "double":
+                raise ValueError(
+                    f"trailer.sums names {field.name!r}, which is no integer and no exact number"
+                )
 
     def _check_gate(self, names: Sequence[str]) -> None:
         for rule in self.gate.unique:
