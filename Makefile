@@ -35,7 +35,8 @@ fix: $(VENV)/.ready  ## let the tools mend what they can
 bench: $(VENV)/.ready  ## measure against psql \copy; takes several minutes
 	$(BIN)/python -m benchmarks
 
-flood: $(VENV)/.ready  ## many processes at once: how many write, what waiting costs
+flood: $(VENV)/.ready  ## ten runs at once from schedule, UI and commands: how many write, what waiting costs
+	$(BIN)/python -m reliability.flood
 	$(BIN)/python -m importer_dagster_tests.flood
 
 MINUTES ?= 5

@@ -19,13 +19,20 @@ MESSAGE = "written without a slot"
 
 _SETUP = """
 CREATE SCHEMA guard;
+CREATE SEQUENCE guard.statements;
 CREATE FUNCTION guard.check_slot(what text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    mine bigint;
+    taken bigint;
 BEGIN
-    IF NOT EXISTS (
-        SELECT FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory' AND granted
-          AND objsubid = 2 AND classid::bigint = {slots})
-    THEN
+    SELECT count(*) FILTER (WHERE pid = pg_backend_pid()), count(*) INTO mine, taken FROM pg_locks
+    WHERE locktype = 'advisory' AND granted AND objsubid = 2 AND classid::bigint = {slots}
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database());
+    PERFORM nextval('guard.statements');
+    IF mine = 0 THEN
         RAISE EXCEPTION '{message}: %', what;
+    ELSIF taken > {cap} THEN
+        RAISE EXCEPTION '% slots are taken: %', taken, what;
     END IF;
 END $$;
 CREATE FUNCTION guard.at_statement() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -78,7 +85,19 @@ CREATE EVENT TRIGGER guard_drop ON sql_drop WHEN TAG IN ('DROP TABLE') EXECUTE F
 """
 
 
-def install(conn: psycopg.Connection) -> None:
-    """From now on, a write of a session without a slot is an error whose text begins with ``MESSAGE``."""
-    names = {"slots": sql.Literal(SLOT_LOCKS), "message": sql.SQL(MESSAGE)}  # type: ignore[arg-type]
+def install(conn: psycopg.Connection, cap: int = 1_000) -> None:
+    """From now on, a write of a session without a slot, or beside more than ``cap`` slots, is an error.
+
+    The text of the first begins with ``MESSAGE``.
+    """
+    names = {"slots": sql.Literal(SLOT_LOCKS), "message": sql.SQL(MESSAGE), "cap": sql.Literal(cap)}  # type: ignore[arg-type]
     conn.execute(sql.SQL(_SETUP).format(**names))  # type: ignore[arg-type]
+
+
+def checked(conn: psycopg.Connection) -> int:
+    """How many writing statements were asked."""
+    row = conn.execute(
+        "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM guard.statements"
+    ).fetchone()
+    assert row
+    return int(row[0])
