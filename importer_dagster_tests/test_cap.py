@@ -43,11 +43,14 @@ def test_processes_that_load_the_same_load_it_once(
     database_url: str, tmp_path: Path, query: Query, disposition: str
 ) -> None:
     flood.set_cap(database_url, 3)
-    processes = [flood.start(database_url, tmp_path, "same", 3, 500, disposition) for _ in range(3)]
+    processes = [flood.start(database_url, tmp_path, "same", 8, 300, disposition) for _ in range(4)]
     seen = flood.watch(database_url, processes)
-    assert seen.statuses == {"loaded": 3, "unchanged": 6}
-    assert query("SELECT count(*) FROM importer.loads WHERE status = 'loaded'") == [(3,)]
+    assert seen.statuses == {"loaded": 8, "unchanged": 24}
+    assert query("SELECT status, count(*) FROM importer.loads GROUP BY 1") == [("loaded", 8)]
     assert query("SELECT count(*) FROM importer.waiting") == [(0,)]
+    assert query("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == [(0,)]
+    holds = 8 * 300 if disposition in ("append", "scd2") else 300  # the same keys each day
+    assert query("SELECT count(*), count(DISTINCT (_business_date, id)) FROM flood") == [(holds, holds)]
 
 
 def test_waiting_takes_no_cpu(database_url: str, tmp_path: Path) -> None:
@@ -202,6 +205,18 @@ def test_a_flood_of_one_tenant_keeps_nobody_waiting(warehouse: Warehouse) -> Non
     # every other turn is for small files, and of the large ones each tenant's come by turns
     assert {order.index(("small", 10)), order.index(("small", 20))} <= {0, 1, 2, 3}
     assert order.index(("other", BIG)) <= 4
+
+
+def test_small_files_wait_for_two_turns_a_tenant_at_most(database_url: str, tmp_path: Path) -> None:
+    """With real files: seven large ones of one tenant at once, two small ones each of two others."""
+    waits = flood.waits_beside_a_big_tenant(
+        database_url, tmp_path, types=7, files=1, rows=450_000, small=2, count=2
+    )
+    # one more of each where a turn was taken between the question and the ticket; in order of
+    # arrival the first would wait for six large ones
+    assert len(waits) == 4
+    assert max(w.large for w in waits) <= 2 + 1, waits
+    assert max(w.small for w in waits) <= 2 + 1, waits
 
 
 def test_equals_are_served_in_the_order_in_which_they_came(warehouse: Warehouse) -> None:

@@ -671,3 +671,29 @@ def test_a_run_that_waits_for_the_pool_sleeps(project: Project):
     thread.join()
     assert ends(result) == {"beta": True}
     assert shares[0] < 0.3
+
+
+def test_a_raised_cap_lets_a_run_go_on_that_waits_for_the_pool(project: Project):
+    project.deliver(day(71), "beta", "id,v\n1,a\n")
+    waited: list[int] = []
+
+    def raise_the_cap() -> None:
+        with dg.DagsterInstance.get() as instance:
+            while not (count := instance.event_log_storage.get_concurrency_info(POOL).pending_step_count):
+                time.sleep(0.1)
+            waited.append(count)
+        subprocess.run([sys.executable, "-m", "importer_dagster.cli", "cap", "4"], check=True)
+
+    with dg.DagsterInstance.get() as instance:
+        for n in range(3):
+            assert instance.event_log_storage.claim_concurrency_slot(POOL, "somebody", f"s{n}").is_claimed
+        thread = threading.Thread(target=raise_the_cap)
+        thread.start()
+        try:
+            result = project.run(day(71), types=["beta"])
+            thread.join()
+            assert (ends(result), waited) == ({"beta": True}, [1])
+            assert instance.event_log_storage.get_concurrency_info(POOL).claimed_slots, "they are still taken"
+        finally:
+            instance.event_log_storage.free_concurrency_slots_for_run("somebody")
+            subprocess.run([sys.executable, "-m", "importer_dagster.cli", "cap", "--reset"], check=True)

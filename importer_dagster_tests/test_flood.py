@@ -1,10 +1,13 @@
 """``make flood`` in its short form: a daemon's schedule, a webserver and commands, all at once."""
 
+import pytest
+
 from reliability.flood import Size, report, run
 
 SHORT = Size(scheduled=1, ui=1, job_backfills=1, commands=1, people=1, rows=200, settle_s=3, held_s=3)
 
 
+@pytest.mark.timeout(600)
 def test_runs_of_every_origin_keep_to_the_cap(_clean_environment: None) -> None:
     said: list[str] = []
     [verdict] = run([1], SHORT, say=said.append)

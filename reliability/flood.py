@@ -314,10 +314,13 @@ class Flood:
         """The processes of runs, and those of their steps."""
         below = [p for main in self.processes if main.poll() is None for p in _tree(main.pid)]
         words = {p: _words(p) for p in below}
+        # the daemon's launcher has runs in children of the code server, of the same name
+        code_servers = {p.pid for p in below if "api grpc" in words[p]}
         runs = [
             p
             for p in below
-            if "execute_run" in words[p] or (" backfill " in words[p] and "importer" in words[p])
+            if "importer_dagster.cli backfill" in words[p]
+            or ("api grpc" in words[p] and p.ppid() in code_servers)
         ]
         servers = {p.pid for p in below if "forkserver" in words[p] and p.ppid() in {run.pid for run in runs}}
         return runs, [p for p in below if "forkserver" in words[p] and p.ppid() in servers]

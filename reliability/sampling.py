@@ -16,22 +16,18 @@ import psycopg
 from importer_dagster.turns import SLOT_LOCKS
 
 PAUSE_S = 0.02
-STAYS_S = 1.0  # a connection without a slot that is older was not opened for one question
+STAYS_S = 1.0  # a connection that has had no slot for so long was not opened for one question
 
 # A writer has a lock to write on anything but the queue of those who wait.
 _SAMPLE = """
-SELECT count(*) FILTER (WHERE writes), count(*) FILTER (WHERE holds),
-       count(*) FILTER (WHERE NOT holds), count(*) FILTER (WHERE NOT holds AND stays)
-FROM (
-    SELECT a.backend_start < clock_timestamp() - make_interval(secs => %s) AS stays, EXISTS (
-        SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'relation' AND l.granted
-          AND l.mode IN ('RowExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
-          AND l.relation NOT IN (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-              WHERE n.nspname = 'importer' AND starts_with(c.relname, 'waiting'))) AS writes, EXISTS (
-        SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'advisory' AND l.granted
-          AND l.classid::bigint = %s AND l.objsubid = 2) AS holds
-    FROM pg_stat_activity a WHERE a.application_name = 'importer' AND a.datname = current_database()
-) AS sessions
+SELECT a.pid, a.backend_start, EXISTS (
+    SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'relation' AND l.granted
+      AND l.mode IN ('RowExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+      AND l.relation NOT IN (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+          WHERE n.nspname = 'importer' AND starts_with(c.relname, 'waiting'))), EXISTS (
+    SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'advisory' AND l.granted
+      AND l.classid::bigint = %s AND l.objsubid = 2)
+FROM pg_stat_activity a WHERE a.application_name = 'importer' AND a.datname = current_database()
 """
 
 
@@ -40,8 +36,8 @@ class Seen:
     """The most that any sample showed.
 
     ``without_slot`` are connections of whoever holds no slot, at an instant: those
-    next in line, and those that ask one question and go. ``staying`` are those
-    of them that are older than a second.
+    next in line, those that ask one question and go, those that have just given
+    their slot back. ``staying`` are those of them that have been so for a second.
     """
 
     samples: int = 0
@@ -52,16 +48,23 @@ class Seen:
     waiting: int = 0  # tickets in the queue
     faults: list[str] = field(default_factory=list)
 
-    def take(self, conn: psycopg.Connection) -> None:
-        """One more sample."""
-        row = conn.execute(_SAMPLE, (STAYS_S, SLOT_LOCKS)).fetchone()
+    def take(self, conn: psycopg.Connection, since: dict[object, float]) -> None:
+        """One more sample. ``since`` keeps when each session was first seen without a slot."""
+        sessions = conn.execute(_SAMPLE, (SLOT_LOCKS,)).fetchall()
         tickets = conn.execute(
             "SELECT count(*) FROM importer.waiting WHERE due > clock_timestamp()"
         ).fetchone()
-        assert row and tickets
+        assert tickets
+        now = time.monotonic()
+        idle = {(pid, start) for pid, start, _, holds in sessions if not holds}
+        for session in [s for s in since if s not in idle]:
+            del since[session]
+        staying = sum(now - since.setdefault(session, now) > STAYS_S for session in idle)
         self.samples += 1
-        for name, count in zip(("writers", "slots", "without_slot", "staying"), row, strict=True):
-            setattr(self, name, max(getattr(self, name), count))
+        self.writers = max(self.writers, sum(writes for _, _, writes, _ in sessions))
+        self.slots = max(self.slots, sum(holds for *_, holds in sessions))
+        self.without_slot = max(self.without_slot, len(idle))
+        self.staying = max(self.staying, staying)
         self.waiting = max(self.waiting, tickets[0])
 
 
@@ -80,9 +83,10 @@ def sampling(url: str) -> Iterator[Seen]:
 
 def _sample(url: str, seen: Seen, stop: threading.Event) -> None:
     try:
+        since: dict[object, float] = {}
         with psycopg.connect(url, autocommit=True, application_name="harness") as conn:
             while not stop.is_set():
-                seen.take(conn)
+                seen.take(conn, since)
                 time.sleep(PAUSE_S)
     except psycopg.Error as error:
         seen.faults.append(f"the sampler ended: {error}")
