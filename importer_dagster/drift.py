@@ -155,7 +155,8 @@ class _Comparison:
         for field in self._missing():
             hint = _rename_hint(field, [self.header[i] for i in self._extras()])
             must = self._must(field)
-            what = f"the header lacks this column{', which is required' if must else '; NULL is loaded'}"
+            loss = "; refused" if self.contract.removed == "freeze" else "; NULL is loaded"
+            what = f"the header lacks this column{', which is required' if must else loss}"
             self._say("removed", field.name, f"{what}.{hint}" if hint else what)
 
     def _note_added(self) -> None:
@@ -200,15 +201,16 @@ class _Comparison:
                 )
 
     def _refuse_missing(self, field: FieldSpec) -> None:
+        name = self.spec.name
         why = (
-            "a required column"
+            f"a required column of type {name}"
             if self._must(field)
-            else "a column that schema_contract.removed: freeze protects"
+            else f"a column of type {name} that schema_contract.removed: freeze protects"
         )
         hint = _rename_hint(field, [self.header[i] for i in self._extras()])
         named = repr(field.name) + (f" (headed {field.header!r})" if field.header else "")
         self._refuse(
-            f"The header{self.where} lacks {named}, {why} of type {self.spec.name}.{hint} "
+            f"The header{self.where} lacks {named}, {why}.{hint} "
             f"Ask the supplier for it, or change the spec; `importer drift {self.spec.name}` proposes how.",
             "drift.removed",
             field.name,

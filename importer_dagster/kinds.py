@@ -501,7 +501,7 @@ def _writing(column: Column, style: Style, digits: _Digits) -> tuple[dict[str, A
     words = ""
     if style[0] != ".":
         extra["decimalChar"] = style[0]
-        words += f", {style[0]!r} before the decimals"
+        words += f", {style[0]!r} before the decimals" if digits.fraction else ""
     if style[1] is not None:
         extra["groupChar"] = style[1]
         words += f", {style[1]!r} between groups of digits"

@@ -107,6 +107,22 @@ def test_check_rehearses_and_writes_nothing(importer: Command, query) -> None:
     assert "1 specs" in everything.stdout
 
 
+def test_a_rehearsal_shows_each_reject_whole(importer: Command) -> None:
+    rows = "".join(f'{n},"1" x\n' for n in range(60))
+    long = "9" * 300
+    file = importer.file(f"id,amount\n{long},1\n{rows}100,1\n")
+    told = importer("check", "orders", "--file", file).stdout
+    assert "quoteChar: null if quotes mean nothing" in " ".join(told.replace("│", " ").split()), "the remedy"
+    assert "9…" in told, "what is cut says so"
+    assert "11 more" in told
+    answer = json.loads(importer("check", "orders", "--file", file, "--json").stdout)
+    assert len(answer["rejects"]) == answer["rows_rejected"] == 61
+    assert answer["rejects"][0] == {
+        "row": 1, "line": 2, "column": "id", "value": long, "rule": "type",
+        "message": answer["rejects"][0]["message"], "raw": f"{long},1",
+    }  # fmt: skip
+
+
 CASES = {
     "missing file": (["load", "orders", "{inbox}/none.csv"], 2, "none.csv does not exist"),
     "missing file to rehearse": (["check", "orders", "--file", "{inbox}/none.csv"], 2, "does not exist"),

@@ -47,6 +47,9 @@ def test_contracts_refuse_or_discard() -> None:
         map_header(["first name", "n"], spec())
     with pytest.raises(RefusedError, match="removed: freeze"):
         map_header(["id", "n"], spec(schema_contract={"removed": "freeze"}))
+    with pytest.raises(RefusedError) as lost:
+        map_header(["id", "n"], spec(schema_contract={"removed": "freeze"}))
+    assert [e.detail for e in lost.value.events] == ["the header lacks this column; refused"]
     with pytest.raises(RefusedError, match="does not know: 'new'"):
         map_header(["id", "first name", "n", "new"], spec(schema_contract="freeze"))
     with pytest.raises(RefusedError, match="another order"):

@@ -26,6 +26,7 @@ _NO_LOADS = {"last_success": None, "last_business_date": None, "deliveries": 0, 
              "rows_rejected": 0, "rows_unchanged": 0, "rows_skipped": 0, "refused": 0, "last_reason": None,
              "days_late": None, "held": 0}  # fmt: skip
 _UNSHOWN = ("_load_id", "_row", "_tenant", "_current")  # of rows shown as examples
+_VALUE = 120  # characters of a value in a table of rejects
 
 
 @click.command()
@@ -141,11 +142,13 @@ def rejects(type_name: str | None, load_id: int | None, as_csv: bool, limit: int
 
 
 def print_rejects(rows: Sequence[dict[str, Any]]) -> None:
-    """Rejects as a table."""
+    """Rejects as a table. Messages stand whole, since they end with the remedy; values may be long."""
     table = Table("row", "line", "column", "value", "rule", "message")
     for r in rows:
-        cells = (r["row"], r["line"], r["column_name"], r["value"], r["rule"], r["message"])
-        table.add_row(*("" if c is None else str(c).replace("[", r"\[")[:120] for c in cells))
+        value = str(r["value"] or "")
+        shown = value if len(value) <= _VALUE else f"{value[:_VALUE]}…"
+        cells = (r["row"], r["line"], r["column_name"], shown, r["rule"], r["message"])
+        table.add_row(*("" if c is None else plain(c) for c in cells))
     console.print(table)
 
 

@@ -20,6 +20,8 @@ from importer_dagster.settings import Settings
 from importer_dagster.spec import Specs, TableSpec, load_spec, load_specs, spec_files
 from importer_dagster.warehouse import redact
 
+_LISTED = 50  # rejects that a rehearsal shows
+
 
 @click.command()
 @click.argument("type_name", metavar="TYPE")
@@ -74,7 +76,9 @@ def load(
 @click.option("--file", metavar="FILE", help="Rehearse the import of this file as TYPE.")
 @click.option("--tenant", metavar="T", help="With --file: whose it is.")
 @click.option("--date", "business_date", type=DAY, help="With --file: its business date.")
-@click.option("--json", "as_json", is_flag=True, help="With --file: print one JSON object.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="With --file: print one JSON object, the first rejects in it."
+)
 def check(
     types: tuple[str, ...], file: str | None, tenant: str | None, business_date: date | None, as_json: bool
 ) -> None:
@@ -105,12 +109,18 @@ def _rehearse(
     delivery = delivery_of_file(file, spec, settings, tenant=tenant, business_date=day)
     with warehouse_of(settings) as warehouse:
         result = import_delivery(delivery, spec, warehouse=warehouse, dry_run=True)
+    rejects = [] if result.rejects is None else result.rejects.sort_by("row").to_pylist()
     if as_json:
-        click.echo(json.dumps(_result_json(result), ensure_ascii=False))
+        known = {**_result_json(result), "rejects": [_reject_json(r) for r in rejects]}
+        click.echo(json.dumps(known, ensure_ascii=False))
     else:
         _print_result(result, spec, rehearsed=True)
-        if result.rejects is not None and len(result.rejects):
-            print_rejects(result.rejects.slice(0, 50).to_pylist())
+        if rejects:
+            print_rejects(rejects[:_LISTED])
+        if len(rejects) > _LISTED:
+            console.print(
+                f"  and {len(rejects) - _LISTED} more; --json lists up to a thousand, with their raw text."
+            )
     if result.status in ("refused", "held"):
         sys.exit(3)
 
@@ -169,6 +179,11 @@ def _result_json(result: Any) -> dict[str, Any]:
     }
 
 
+def _reject_json(reject: dict[str, Any]) -> dict[str, Any]:
+    facts = ("row", "line", "column_name", "value", "rule", "message", "raw")
+    return {k.removesuffix("_name"): reject[k] for k in facts}
+
+
 def _failed_json(error: ImporterError) -> dict[str, Any]:
     counts = dict.fromkeys(("rows_read", "rows_loaded", "rows_rejected", "rows_skipped", "rows_unchanged"), 0)
     return {"load_id": None, "status": "failed", **counts, "reason": str(error), "drift": []}
@@ -196,7 +211,7 @@ def _print_result(result: Any, spec: TableSpec, *, rehearsed: bool = False) -> N
                 f"  [yellow]gate[/yellow]: {plain(finding.detail)} (gate.{finding.rule})", soft_wrap=True
             )
     for event in result.drift:
-        about = f"drift: {event.kind} {plain(event.column_name or '')}"
+        about = f"drift: {event.kind} {plain(event.column_name or '')}".rstrip()
         about = "warning" if event.kind == "warning" else about
         console.print(f"  {about}: {plain(event.detail)}", soft_wrap=True)
     if result.rows_rejected and not rehearsed and result.load_id:
