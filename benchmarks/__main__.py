@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import cases, day
+from benchmarks import cases, day, peers
 from benchmarks.cases import Bench
 from benchmarks.measure import Line, machine, markdown, say
 from benchmarks.server import bench_server
@@ -23,14 +23,16 @@ PARTS: dict[str, Callable[[Bench], list[Line]]] = {
     "dirty": cases.dirty,
     "merge": cases.merge,
     "dagster": day.dagster,
+    "peers": peers.peers,
 }
+DEFAULT = ("copy", "memory", "dirty", "merge", "dagster")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure the chosen parts; returns the exit code, which says nothing about targets."""
     args = _arguments(argv)
     try:
-        report = _measure(args.only or list(PARTS), args.rows, args.pairs)
+        report = _measure(args.only or DEFAULT, args.rows, args.pairs)
     except ImporterError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
@@ -79,7 +81,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--pairs", type=_positive, default=3, metavar="N", help="rounds of each measurement (default 3)"
     )
     parser.add_argument(
-        "--only", nargs="+", choices=PARTS, metavar="NAME", help=f"only these parts: {', '.join(PARTS)}"
+        "--only",
+        nargs="+",
+        choices=PARTS,
+        metavar="NAME",
+        help=f"only these parts: {', '.join(PARTS)} (default: {', '.join(DEFAULT)})",
     )
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table to a file, too")
     return parser.parse_args(argv)

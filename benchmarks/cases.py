@@ -66,14 +66,19 @@ class Bench:
         write_file(file, 100)
         self.load(file, spec)
 
-    def turns(self, candidates: dict[str, Callable[[], object]], before: Callable[[str], None]) -> Series:
-        """Take turns, each after a checkpoint."""
+    def turns(
+        self,
+        candidates: dict[str, Callable[[], object]],
+        before: Callable[[str], None],
+        after: Callable[[str], None] = lambda _: None,
+    ) -> Series:
+        """Take turns, each after a checkpoint; ``before`` and ``after`` are not measured."""
 
         def prepare(name: str) -> None:
             before(name)
             self.server.checkpoint()
 
-        return take_turns(self.pairs, candidates, before=prepare, server_cpu=self.server.cpu)
+        return take_turns(self.pairs, candidates, before=prepare, after=after, server_cpu=self.server.cpu)
 
     def empty(self, *tables: str) -> None:
         """Empty tables of types."""
@@ -100,7 +105,7 @@ def copy(bench: Bench) -> list[Line]:
     size = write_file(file, bench.rows)
     say(f"copy: {bench.rows:,} rows, {size / 1e6:.0f} MB")
     bench.warm_up(spec)
-    bench.server.execute("DROP TABLE IF EXISTS plain", _plain_table(spec))
+    bench.server.execute("DROP TABLE IF EXISTS plain", plain_table(spec))
     series = bench.turns(
         {
             "import": lambda: bench.load(file, spec),
@@ -114,10 +119,16 @@ def copy(bench: Bench) -> list[Line]:
     return _copy_lines(series, bench.rows, size)
 
 
-def _plain_table(spec: TableSpec) -> str:
+def plain_table(spec: TableSpec, name: str = "plain") -> str:
+    """The statement that makes a table of the type's columns alone."""
+    columns = (f'"{column}" {of}' for column, of in sql_types(spec).items())
+    return f"CREATE TABLE {name} ({', '.join(columns)})"
+
+
+def sql_types(spec: TableSpec) -> dict[str, str]:
+    """Each column's type in the words of PostgreSQL."""
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    columns = (f'"{f.column}" {schema.sql_type(f).compile(dialect=dialect)}' for f in spec.fields)
-    return f"CREATE TABLE plain ({', '.join(columns)})"
+    return {f.column: schema.sql_type(f).compile(dialect=dialect) for f in spec.fields}
 
 
 def _same_rows(server: Server, rows: int) -> None:

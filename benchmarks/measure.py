@@ -74,15 +74,17 @@ def take_turns(
     candidates: Mapping[str, Callable[[], object]],
     *,
     before: Callable[[str], None],
+    after: Callable[[str], None] = lambda _: None,
     server_cpu: Callable[[], float | None] = lambda: None,
 ) -> Series:
-    """Run all candidates once a round (A B A B …); ``before`` runs ahead of each, not measured."""
+    """Run all candidates once a round (A B A B …); ``before`` and ``after`` each are not measured."""
     series = Series({name: [] for name in candidates})
     for number in range(1, rounds + 1):
         for name, run in candidates.items():
             before(name)
             with _costs(series.costs[name], server_cpu):
                 run()
+            after(name)
             cost = series.costs[name][-1]
             say(f"  round {number}/{rounds} {name}: {cost.wall:.2f} s, client CPU {cost.client_cpu:.2f} s")
     return series

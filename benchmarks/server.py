@@ -112,3 +112,9 @@ def _psql() -> str:
             "There is no psql to compare with: neither in the embedded server's wheel nor in PATH."
         )
     return found
+
+
+def psql_version() -> str:
+    """The version of the psql that is used. Raises UsageError where there is none."""
+    said = subprocess.run([_psql(), "--version"], check=True, capture_output=True, text=True).stdout  # noqa: S603
+    return said.split()[2]

@@ -1,6 +1,7 @@
 """``make bench`` at a tiny size: that it runs, measures what it says, and cleans up. No figure is judged."""
 
 import csv
+import dataclasses
 import re
 import subprocess
 import sys
@@ -10,10 +11,11 @@ import pytest
 from conftest import DAY, Inbox, Query
 
 from benchmarks import __main__ as command
-from benchmarks import cases
+from benchmarks import cases, peer_tools
 from benchmarks.cases import Bench
 from benchmarks.data import make_spec, write_file
 from benchmarks.measure import Cost, Line, Series, markdown, ratio_line
+from benchmarks.peers import peers
 from benchmarks.server import Server
 from importer_dagster.model import Delivery
 from importer_dagster.pipeline import import_delivery
@@ -157,3 +159,59 @@ def test_a_day_through_dagster(database_url: str, tmp_path: Path, query: Query) 
     # two days, each once through Dagster and once through the loop
     runs = query("SELECT run_id IS NOT NULL, status, count(*) FROM importer.loads GROUP BY 1, 2 ORDER BY 1")
     assert runs == [(False, "loaded", 12), (True, "loaded", 12)]
+
+
+def peer(key: str) -> peer_tools.Peer:
+    return next(p for p in peer_tools.PEERS if p.key == key)
+
+
+def test_peers_are_measured_and_those_that_are_not_here_are_named_with_the_remedy(
+    bench: Bench, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent = dataclasses.replace(
+        peer("pgloader"), missing=peer_tools._program("no-such-loader", "install it")
+    )
+    broken = dataclasses.replace(
+        peer("psql"), key="broken", load=lambda server, *_: server.execute("nonsense")
+    )
+    idle = dataclasses.replace(peer("psql"), key="idle", load=lambda *_: None)
+    monkeypatch.setattr("benchmarks.peers._LEAST_ROWS", 1)
+    lines = peers(bench, [absent, peer("pandas"), broken, idle, peer("psql")])
+    shown = [(line.what, line.result) for line in lines]
+    assert "500 rows" in shown[0][0] and shown[0][1].endswith(" rows/s")
+    measured = {
+        what.split()[1] for what, result in shown[1:3] if re.match(r"[\d.]+ × the importer's", result)
+    }
+    assert measured == {"pandas", "psql"}
+    assert "on 100 rows, seconds for a row compared" in "".join(what for what, _ in shown if "pandas" in what)
+    assert [result for _, result in shown[3:]] == ["not measured"] * 3
+    assert "no no-such-loader here; install it" in shown[3][0]
+    assert "syntax error" in shown[4][0]
+    assert "to load 100 rows, but peer holds 0" in shown[5][0]
+    assert query("SELECT to_regclass('peer'), to_regclass('peer_text')") == [(None, None)]
+    assert [f.name for f in bench.folder.iterdir()] == ["warm.csv"]
+
+
+def test_the_peer_in_pandas_checks_what_the_spec_says(tmp_path: Path) -> None:
+    import pandas as pd
+    import pandera.errors
+
+    spec, schema = make_spec(), peer_tools.pandera_by_hand(make_spec())
+    write_file(tmp_path / "f", 20)
+    types = {f.column: pd.ArrowDtype(peer_tools._text_type(f)) for f in spec.fields}
+    frame = pd.read_csv(tmp_path / "f", engine="pyarrow", dtype=types)
+    assert len(schema.validate(frame, lazy=True)) == 20
+    bad = {"code": "1234-678", "customer_id": 0, "branch": "17", "quantity": 101, "unit_price": -1}
+    bad |= {
+        "tax_rate": 2,
+        "weight": -1.0,
+        "order_date": None,
+        "row_id": "no",
+        "status": "lost",
+        "note": "x" * 21,
+    }
+    for column, value in bad.items():
+        spoilt = frame.copy()
+        spoilt[column] = pd.Series([value] * 20, dtype=frame.dtypes[column])
+        with pytest.raises(pandera.errors.SchemaErrors, match=column):
+            schema.validate(spoilt, lazy=True)
