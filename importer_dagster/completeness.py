@@ -43,11 +43,14 @@ def waits_for(
     """What a listed file still waits for, in words; None if it is complete.
 
     ``files`` holds every path of the listing. The spec's own ``min_age`` goes
-    before the project's. A file that has a marker file need not be old.
+    before the project's. A file that has a marker or a manifest need not be old.
     """
-    if rule.marker is not None:
-        marker = _marker_of(path, rule.marker)
-        return None if marker in files else f"its marker file {marker} is not there yet"
+    places = places_beside(path, rule)
+    for place, word in places.items():
+        if place not in files:
+            return f"its {word} {place} is not there yet"
+    if places:
+        return None
     wanted = min_age if rule.min_age is None else rule.min_age
     age = _age(info)
     if age is None or age >= wanted:
@@ -55,7 +58,18 @@ def waits_for(
     return f"it was changed {max(age, 0):.0f} s ago and must be unchanged for {wanted} s"
 
 
-def _marker_of(path: str, marker: str) -> str:
+def places_beside(path: str, rule: Complete) -> dict[str, str]:
+    """Where the files lie that a file waits for → what they are."""
+    declared = {"marker file": rule.marker, "manifest": rule.manifest.path if rule.manifest else None}
+    return {marker_of(path, pattern): word for word, pattern in declared.items() if pattern}
+
+
+def marker_of(path: str, marker: str) -> str:
+    """Where the file lies that is named beside ``path``.
+
+    >>> marker_of("a/b.csv", "{path}.done"), marker_of("a/b.csv", "_SUCCESS")
+    ('a/b.csv.done', 'a/_SUCCESS')
+    """
     if "{path}" in marker:
         return marker.replace("{path}", path)
     folder = path.rpartition("/")[0]
@@ -78,6 +92,11 @@ def stamp_of(info: Mapping[str, Any]) -> str | None:
     """
     known = [f"{key} {info[key]}" for key in (*_MODIFIED, *_VERSION) if info.get(key) is not None]
     return ", ".join(known) or None
+
+
+def with_manifest(stamp: str | None, manifest: str | None) -> str:
+    """The stamp of a file together with that of its manifest: another manifest makes it another delivery."""
+    return f"{stamp}, manifest: {manifest}"
 
 
 def look_at(url: str) -> tuple[int | None, str | None]:

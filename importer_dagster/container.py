@@ -45,10 +45,13 @@ _MAGIC = {
 class _Hashed:
     """A readable file that hashes and counts what passes through; ``head`` is given out once more."""
 
-    def __init__(self, file: SourceFile) -> None:
+    def __init__(self, file: SourceFile, also: str | None = None) -> None:
         self._file = file
         self._ahead = b""
         self.sha = hashlib.sha256()
+        self.other = self.sha if also == "sha256" else None
+        if also and self.other is None:
+            self.other = hashlib.new(also, usedforsecurity=False)
         self.bytes = 0
         self.closed = False
         self._complete = False
@@ -69,6 +72,8 @@ class _Hashed:
         except OSError as error:  # told apart here from errors of what unpacks
             raise SourceUnavailable(f"The file could not be read to its end: {error}") from error
         self.sha.update(data)
+        if self.other not in (None, self.sha):
+            self.other.update(data)
         self.bytes += len(data)
         if not data and size:
             self._check_whole()
@@ -160,15 +165,15 @@ class Unpacked:
 
     ``sha256`` and ``bytes`` (of the stored file) are complete after ``finish``.
     Raises RefusedError for what is no CSV, no sound archive, or empty. ``inbox`` is
-    the folder that the file must lie in.
+    the folder that the file must lie in, ``also`` the name of one more hash.
     """
 
-    def __init__(self, url: str, inbox: str | None = None) -> None:
+    def __init__(self, url: str, inbox: str | None = None, also: str | None = None) -> None:
         self.url = redact(url)  # for messages
         self._file = open_url(url, inbox)
         try:
             with source_errors(url):
-                self._hashed = _Hashed(self._file)
+                self._hashed = _Hashed(self._file, also)
                 self._stream = self._unpack()
         except BaseException:
             self._file.close()
@@ -271,6 +276,11 @@ class Unpacked:
     def sha256(self) -> str:
         """Hash of what was read so far of the stored file, as hex."""
         return self._hashed.sha.hexdigest()
+
+    @property
+    def digest(self) -> str | None:
+        """The other hash that was asked for."""
+        return self._hashed.other.hexdigest() if self._hashed.other is not None else None
 
     @property
     def bytes(self) -> int:

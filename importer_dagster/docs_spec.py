@@ -43,6 +43,7 @@ _HEADINGS: Mapping[str, str] = {
     "RejectLimit": "reject_limit",
     "Scd2": "scd2",
     "Complete": "complete",
+    "Manifest": "complete.manifest",
     "Trailer": "trailer",
     "Gate": "gate",
     "RowsGate": "gate.rows",

@@ -26,10 +26,12 @@ import psycopg
 import pyarrow as pa
 
 from importer_dagster import evolve, gate, held, ledger, schema
-from importer_dagster.completeness import look_at, unchanged
+from importer_dagster.completeness import look_at, unchanged, with_manifest
 from importer_dagster.drift import map_header
 from importer_dagster.errors import RefusedError, TransientError, WarehouseUnavailable
 from importer_dagster.extras import Extras, Rescued
+from importer_dagster.manifest import read_claims
+from importer_dagster.manifest import url_of as manifest_url
 from importer_dagster.model import (
     REJECT_SCHEMA,
     ColumnMapping,
@@ -195,6 +197,9 @@ class _Import:
         if self.stamp is None or "://" not in self.delivery.url:
             size, self.stamp = look_at(self.delivery.url)
             self.size = self.size if size is None else size
+            if manifest := self.spec.complete.manifest:
+                url = manifest_url(self.delivery, manifest.path)
+                self.stamp = with_manifest(self.stamp, look_at(url)[1])
 
     def _rehearse(self) -> LoadResult:
         """Everything in one transaction, tables and ledger row included, and then a rollback."""
@@ -324,7 +329,9 @@ class _Import:
             # before publishing: from here on the prior load's rows are not in force
             ledger.supersede(conn, prior.load_id, load_id)
         with unchanged(self.delivery.url):
-            with open_delivery(self.delivery, self.layout.spec) as reader:
+            self.claims = read_claims(self.delivery, self.spec.complete.manifest)
+            also = self.claims.algorithm if self.claims else None
+            with open_delivery(self.delivery, self.layout.spec, also=also) as reader:
                 self.warnings = reader.warnings
                 self._map(conn, reader.header, reader.header_line)
                 publisher = self._publisher(conn, load_id, prior)
@@ -468,7 +475,10 @@ class _Import:
             stream.abort(error)
             raise
         self.sha256, self.size = reader.sha256, reader.size
-        self.totals.check(reader.trailer, self.read - self.skipped, self.damaged)
+        records = self.read - self.skipped
+        if self.claims is not None:
+            self.claims.check(size=reader.size, digest=reader.digest, records=records)
+        self.totals.check(reader.trailer, records, self.damaged)
         return stream
 
     def _one_batch(

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from importer_dagster.fields import Model, Names
 
@@ -79,6 +79,51 @@ def leads_out(pattern: str) -> bool:
     return bool(re.match(r"[/\\]|[A-Za-z]:(?:[/\\]|$)", pattern)) or ".." in re.split(r"[/\\]", pattern)
 
 
+class Manifest(Model):
+    """What the supplier says about each file in another file; it is waited for, and checked."""
+
+    path: str = Field(
+        min_length=1,
+        description="The manifest: a name such as SHA256SUMS in the same folder, or with {path}, such as "
+        '"{path}.md5", one for each file.',
+    )
+    file_format: Literal["sums", "csv"] = Field(
+        "sums",
+        alias="format",
+        description="sums: lines of a checksum and a name, as sha256sum and md5sum write them, or one checksum "
+        "alone. csv: a CSV in UTF-8 with a header and a row for each file.",
+    )
+    delimiter: str = Field(",", min_length=1, max_length=1, description="Of a CSV: between two values.")
+    file: str | None = Field(
+        None, description="Of a CSV: the column with the file's name, with or without folders."
+    )
+    rows: str | None = Field(None, description="Of a CSV: the column with the number of records.")
+    bytes: str | None = Field(None, description="Of a CSV: the column with the size in bytes.")
+    checksum: str | None = Field(
+        None,
+        description="Of a CSV: the column with the checksum (md5, sha1, sha256 or sha512, as hex digits).",
+    )
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Manifest:
+        if leads_out(self.path):
+            raise ValueError("complete.manifest.path must stay in the inbox: no leading slash, no '..'")
+        columns = (self.file, self.rows, self.bytes, self.checksum)
+        if self.file_format == "sums":
+            if any(columns):
+                raise ValueError("complete.manifest: file, rows, bytes and checksum are for format: csv")
+            return self
+        if not any(columns[1:]):
+            raise ValueError("complete.manifest: name at least one of the columns rows, bytes, checksum")
+        if self.file is None and "{path}" not in self.path:
+            raise ValueError(
+                "complete.manifest: name the column file, since the manifest is for a whole folder"
+            )
+        return self
+
+
 class Complete(Model):
     """When a file in the inbox is all there; until then a scheduled run leaves it alone."""
 
@@ -87,6 +132,10 @@ class Complete(Model):
         min_length=1,
         description="A file that the supplier writes when the delivery is complete: a name such as _SUCCESS "
         'in the same folder, or with {path}, such as "{path}.done", one for each file.',
+    )
+    manifest: Manifest | None = Field(
+        None,
+        description="A file in which the supplier says how many records or bytes a file has, or its checksum.",
     )
     min_age: int | None = Field(
         None,

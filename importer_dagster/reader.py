@@ -48,13 +48,15 @@ def fingerprint(delivery: Delivery) -> tuple[str, int]:
     return fingerprint_url(delivery.url, delivery.inbox)
 
 
-def open_delivery(delivery: Delivery, spec: TableSpec, *, block_size: int = BLOCK) -> Reader:
-    """Open a delivery and read its header; a context manager.
+def open_delivery(
+    delivery: Delivery, spec: TableSpec, *, block_size: int = BLOCK, also: str | None = None
+) -> Reader:
+    """Open a delivery and read its header; a context manager. ``also`` names a hash besides sha256.
 
     Raises RefusedError for a file that cannot be this type's CSV at all,
     SourceUnavailable where trying again may help.
     """
-    unpacked = Unpacked(delivery.url, delivery.inbox)
+    unpacked = Unpacked(delivery.url, delivery.inbox, also)
     try:
         return Reader(unpacked, spec, block_size)
     except BaseException:
@@ -103,6 +105,11 @@ class Reader:
     def sha256(self) -> str:
         """Hash of the stored file."""
         return self._unpacked.sha256
+
+    @property
+    def digest(self) -> str | None:
+        """The hash that was asked for besides."""
+        return self._unpacked.digest
 
     @property
     def size(self) -> int:

@@ -26,7 +26,7 @@ from zoneinfo import ZoneInfo
 import fsspec
 from fsspec.core import url_to_fs
 
-from importer_dagster.completeness import stamp_of, waits_for
+from importer_dagster.completeness import marker_of, places_beside, stamp_of, waits_for, with_manifest
 from importer_dagster.errors import SourceUnavailable, UsageError
 from importer_dagster.model import Delivery
 from importer_dagster.policy import leads_out
@@ -195,12 +195,27 @@ def find_deliveries(
     files = _list_files(fs, root, patterns.values(), dates)
     wanted = set(dates) if dates is not None else None
     found = [
-        replace(delivery, waiting=waits_for(path, info, files, specs[delivery.type].complete, min_age))
+        replace(
+            delivery,
+            waiting=waits_for(path, info, files, specs[delivery.type].complete, min_age),
+            stamp=_stamp(path, info, files, specs[delivery.type]),
+        )
         for path, info in files.items()
         for delivery in _claims(path, info, patterns, fs, root)
         if (types is None or delivery.type in types) and (wanted is None or delivery.business_date in wanted)
     ]
+    beside = {place for d in found for place in places_beside(d.path, specs[d.type].complete)}
+    found = [d for d in found if d.path not in beside]  # a manifest may be called like a delivery
     return sorted(found, key=lambda d: (d.business_date, d.type, d.tenant, d.path))
+
+
+def _stamp(
+    path: str, info: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]], spec: TableSpec
+) -> str | None:
+    manifest = spec.complete.manifest
+    if manifest is None:
+        return stamp_of(info)
+    return with_manifest(stamp_of(info), stamp_of(files.get(marker_of(path, manifest.path), {})))
 
 
 def _open_inbox(inbox_url: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -288,7 +303,6 @@ def _claims(
             url=info["full"] if _is_local(fs) else info["url"],
             size=info.get("size"),
             has_tenant=patterns[name].has_tenant,
-            stamp=stamp_of(info),
             inbox=root if _is_local(fs) else None,
         )
         for weight, name, (day, tenant) in matches

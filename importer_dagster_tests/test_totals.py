@@ -1,10 +1,16 @@
 """What a supplier says about its own file: totals in a trailer, counts and checksums in a manifest."""
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Inbox, Query, make_spec
+from conftest import DAY, Inbox, Query, make_spec
 
+from importer_dagster.model import LoadResult
+from importer_dagster.pipeline import import_delivery
+from importer_dagster.settings import Settings
+from importer_dagster.source import find_deliveries
 from importer_dagster.spec import TableSpec
 
 FIELDS = [
@@ -103,3 +109,135 @@ def test_many_batches_are_one_file(inbox: Inbox) -> None:
 def test_a_trailer_that_makes_no_sense(more: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make_spec(fields=FIELDS, **more)
+
+
+# --- manifests --------------------------------------------------------------------------
+
+FOLDER = f"{DAY}/acme"
+NAME = "things.csv"
+
+
+def with_manifest(**manifest: Any) -> TableSpec:
+    return make_spec(fields=FIELDS, complete={"manifest": manifest})
+
+
+def deliver(inbox: Inbox, manifest: str | None, name: str, content: str = DATA) -> None:
+    folder = inbox.folder / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / NAME).write_text(content)
+    if manifest is not None:
+        (folder / name).write_text(manifest)
+
+
+def listed(inbox: Inbox, spec: TableSpec) -> Any:
+    [found] = find_deliveries(
+        str(inbox.folder), {"things": spec}, default_path=Settings.default_path, min_age=600
+    )
+    return found
+
+
+def load(inbox: Inbox, spec: TableSpec) -> LoadResult:
+    return import_delivery(listed(inbox, spec), spec, warehouse=inbox.warehouse)
+
+
+def hexdigest(algorithm: str, content: str = DATA) -> str:
+    return hashlib.new(algorithm, content.encode()).hexdigest()
+
+
+SUMS = {
+    "md5sum": ("{path}.md5", f"{hexdigest('md5')}  {NAME}\n"),
+    "binary": ("{path}.sha256", f"{hexdigest('sha256')} *{NAME}\n"),
+    "alone": ("{path}.sha1", f"{hexdigest('sha1').upper()}\n"),
+    "folder": ("SUMS", f"{hexdigest('md5', 'x')}  other.csv\n{hexdigest('sha512')}  ./acme/{NAME}\n"),
+}
+
+
+@pytest.mark.parametrize("form", SUMS)
+def test_a_list_of_checksums(inbox: Inbox, query: Query, form: str) -> None:
+    path, manifest = SUMS[form]
+    spec = with_manifest(path=path)
+    place = path.replace("{path}", NAME)
+    deliver(inbox, None, place)
+    assert listed(inbox, spec).waiting == f"its manifest {FOLDER}/{place} is not there yet"
+    deliver(inbox, manifest, place)
+    assert listed(inbox, spec).waiting is None  # it need not be old
+    assert load(inbox, spec).status == "loaded"
+    deliver(inbox, manifest, place, DATA + "3,c,3\n")
+    refused = load(inbox, spec)
+    assert refused.status == "refused"
+    assert "that of the file is" in str(refused.reason)
+    assert query("SELECT id FROM things ORDER BY 1") == [(1,), (2,)]
+
+
+CSV = {"path": "manifest.csv", "format": "csv", "file": "file", "rows": "rows", "bytes": "size"}
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (f"{NAME},2,{len(DATA)}", None),
+        (f"in/{NAME},2,{len(DATA)}", "does not name 'things.csv'"),
+        (f"{NAME},3,{len(DATA)}", "says 3 rows; the file has 2 records (complete.manifest.rows)"),
+        (f"{NAME},2,99", f"says 99 bytes; the file has {len(DATA)} (complete.manifest.bytes)"),
+        (f"{NAME},two,99", "has 'two' in its column 'rows', and no number"),
+        ("other.csv,2,99", "does not name 'things.csv'"),
+    ],
+)
+def test_a_csv_of_counts(inbox: Inbox, row: str, words: str | None) -> None:
+    spec = with_manifest(**CSV)
+    deliver(inbox, f"\ufefffile,rows,size\nmore.csv,1,1\n{row}\n", "manifest.csv")
+    result = load(inbox, spec)
+    assert result.status == ("loaded" if words is None else "refused"), result.reason
+    assert words is None or words in str(result.reason)
+
+
+def test_a_csv_for_one_file_needs_no_name_and_may_look_like_a_delivery(inbox: Inbox) -> None:
+    spec = with_manifest(
+        path="{path}.manifest.csv", format="csv", delimiter=";", checksum="sum", rows="records"
+    )
+    deliver(inbox, f"records;sum\n2;{hexdigest('md5')}\n", f"{NAME}.manifest.csv")
+    assert load(inbox, spec).status == "loaded"  # `listed` found one delivery
+    deliver(inbox, "records\n2\n", f"{NAME}.manifest.csv", DATA + "3,c,1\n")
+    assert "has no column 'sum', only 'records'" in str(load(inbox, spec).reason)
+
+
+def test_another_manifest_makes_it_another_delivery(inbox: Inbox, query: Query) -> None:
+    spec = with_manifest(path="SUMS")
+    deliver(inbox, f"{hexdigest('md5', 'wrong')}  {NAME}\n", "SUMS")
+    before = listed(inbox, spec)
+    assert load(inbox, spec).status == "refused"
+    assert query("SELECT stamp FROM importer.loads") == [(before.stamp,)]
+    (inbox.folder / FOLDER / "SUMS").write_text(f"{hexdigest('md5')}  {NAME}\n")
+    assert listed(inbox, spec).stamp != before.stamp
+    assert load(inbox, spec).status == "loaded"
+
+
+def test_a_manifest_that_is_missing_damaged_or_leads_out(inbox: Inbox, tmp_path: Path) -> None:
+    spec = with_manifest(path="SUMS")
+    for manifest, words in (
+        (None, "is not there"),
+        ("what?\n", "has the line 'what?'"),
+        ("abc\n", "md5, sha1"),
+    ):
+        deliver(inbox, manifest, "SUMS")
+        assert words in str(load(inbox, spec).reason)
+    secret = tmp_path.parent / f"{tmp_path.name}-secret"
+    secret.write_text(f"{hexdigest('md5')}  {NAME}\n")
+    place = inbox.folder / FOLDER / "SUMS"
+    place.unlink()
+    place.symlink_to(secret)
+    assert "leads out of the inbox" in str(load(inbox, spec).reason)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "words"),
+    [
+        ({"path": "../SUMS"}, "must stay in the inbox"),
+        ({"path": "SUMS", "rows": "n"}, "are for format: csv"),
+        ({"path": "M", "format": "csv", "file": "f"}, "at least one of the columns"),
+        ({"path": "M", "format": "csv", "rows": "n"}, "name the column file"),
+    ],
+)
+def test_a_manifest_that_makes_no_sense(manifest: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        with_manifest(**manifest)
