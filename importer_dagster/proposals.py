@@ -29,6 +29,8 @@ _ALIKE = 0.8  # names that are nearly the same say enough, if the values do not 
 _RELATED = 0.5
 _SEEN_BEFORE = 0.5  # share of values that the field had before which says enough without the name
 _SEEN_VALUES = 8  # different values from which that means something
+_SAME_WORDS = 3  # of a column of words, if they are the very same: no, Y and 1 say nothing
+_WORD = 3  # letters
 
 Edit = Callable[[str], str]
 # (field) → values that it had in earlier deliveries, as PostgreSQL gives them
@@ -197,9 +199,20 @@ def _score(
     seen, alike = _compared(values, own, spec, known)
     if known and values and seen == 0 and alike < 0.5:
         return  # called alike, but of another kind
-    by_values = seen >= _SEEN_BEFORE and len(values) >= _SEEN_VALUES
+    by_values = (seen >= _SEEN_BEFORE and len(values) >= _SEEN_VALUES) or _same_words(values, own, known)
     if name >= _ALIKE or (name >= _RELATED and max(seen, alike) >= 0.5) or by_values:
         yield name + seen + alike / 2, _reason(name, seen, alike, values, known, own)
+
+
+def _same_words(values: Sequence[str], own: FieldSpec, known: Sequence[Any]) -> bool:
+    """Whether two columns of text hold the same few words."""
+    words, before = {v for v in values if v}, {str(k) for k in known if k}
+    return (
+        own.type == "string"
+        and len(words) >= _SAME_WORDS
+        and words == before
+        and all(sum(c.isalpha() for c in w) >= _WORD for w in words)
+    )
 
 
 def _reason(

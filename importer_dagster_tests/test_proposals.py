@@ -111,6 +111,22 @@ def test_a_refused_rename_is_recognised_by_its_values_and_accepted(shop: Shop, q
     assert query("SELECT count(*) FROM orders WHERE customer IS NULL") == [(0,)]
 
 
+@pytest.mark.parametrize(
+    ("values", "renamed_"),
+    [
+        (["Bonn", "Berlin", "Ulm", "Kiel"], True),  # the very words that it had
+        (["Bonn", "Berlin", "Ulm", "Graz"], False),  # one that it never had
+        (["Y", "N"], False),  # as any flag has
+    ],
+)
+def test_few_words_say_a_rename_if_they_are_the_same(shop: Shop, values: list[str], renamed_: bool) -> None:
+    had = [values[0], *values[1:]] if renamed_ or len(values) == 2 else ["Bonn", "Berlin", "Ulm", "Kiel"]
+    shop.load(0, HEADER, [[*record(n)[:1], had[n % len(had)], *record(n)[2:]] for n in range(60)])
+    rows = [[*record(n)[:1], values[n % len(values)], *record(n)[2:]] for n in range(60)]
+    shop.load(1, renamed(customer="town"), rows)
+    assert (("renamed", "customer") in shop.changes()) == renamed_
+
+
 def test_what_is_called_alike_but_holds_something_else_is_no_rename(shop: Shop) -> None:
     shop.load(0, HEADER)
     rows = [[*record(n)[:2], f"x{n}", *record(n)[3:]] for n in range(60)]
