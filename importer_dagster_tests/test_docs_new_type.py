@@ -107,6 +107,15 @@ def test_a_spec_that_exists_is_found_before_anything_is_done(
         assert "--out" in forced.stderr
 
 
+def test_one_file_that_is_no_csv_does_not_stop_the_others(command: Command, tmp_path: Path) -> None:
+    files = [command.file("<html><body>503</body></html>", "a.csv"), command.file("id,v\n1,a\n", "b.csv")]
+    done = command("infer", *files, "--out", str(tmp_path / "new"))
+    assert done.returncode == 3
+    assert "a.csv looks like an HTML page" in done.stderr
+    assert "1 of 2 types could not be inferred" in done.stderr
+    assert sorted(load_specs(tmp_path / "new")) == ["b"]
+
+
 def test_two_files_that_would_be_one_type_are_refused_first(command: Command, tmp_path: Path) -> None:
     files = [
         command.file('{"name": "a", "schema": {"fields": [{"name": "a"}]}}', "x.json"),

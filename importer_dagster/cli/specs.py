@@ -7,6 +7,7 @@ What does not belong here: making choices (``infer.py``), other forms of a spec
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import click
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from importer_dagster.cli.common import console, errors, must_be_there, plain, specs_of
-from importer_dagster.errors import UsageError
+from importer_dagster.errors import ImporterError, RefusedError, TransientError, UsageError
 from importer_dagster.settings import Settings
 from importer_dagster.spec import spec_files
 
@@ -71,20 +72,31 @@ def infer(
       importer infer jan.csv feb.csv --name sales --out specs/     several days of one type
       importer infer orders.csv --date-order dmy --out specs/      03/04/2024 is in April
       importer infer datapackage.json --out specs/
+
+    Exit codes: 0 done, 2 usage, 3 a file is no CSV, 4 a file could not be reached; the other types are written.
     """
     plan = _plan(files, name)
     if not dry_run:
         _check_targets(out, list(plan), force=force)
     options = {"encoding": encoding, "delimiter": delimiter, "date_order": date_order}
-    proposals = [_infer_one(i, name, options) if isinstance(i, list) else i for i in plan.values()]
-    for proposal in proposals:
+    failed: list[ImporterError] = []
+    for item in plan.values():
+        try:
+            proposal = _infer_one(item, name, options) if isinstance(item, list) else item
+        except (RefusedError, TransientError) as error:  # the other types have nothing to do with it
+            failed.append(error)
+            errors.print(f"[red]✗[/red] {plain(error)}", soft_wrap=True)
+            continue
         if dry_run:
             click.echo(proposal.text, nl=False)
         else:
             _write(out, proposal.name, proposal.text)
         _tell(proposal)
-    if not dry_run:
+    if not dry_run and len(failed) < len(plan):
         _write_editor_schema(out)
+    if failed:
+        errors.print(f"{len(failed)} of {len(plan)} types could not be inferred.")
+        sys.exit(failed[0].exit_code)
 
 
 def _plan(files: Sequence[str], name: str | None) -> dict[str, _Proposal | list[str]]:
