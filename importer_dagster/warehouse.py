@@ -52,6 +52,12 @@ _TRANSIENT_CODES = {
 }
 
 
+# Encryption that was asked for and cannot be had: trying again will not help.
+_UNVERIFIED = re.compile(
+    r"certificate verify failed|does not match host name|server does not support SSL|"
+    r"root certificate file .* does not exist|certificate file .* does not exist|could not (?:read|load) .*certificate"
+)
+
 # Parameters whose value is nobody's business: password, sslpassword, token, sig, X-Amz-Signature, AccountKey …
 _SECRET_NAME = re.compile(r"(?i)pass|pwd|token|secret|sig(nature)?$|credential|key|auth")
 _ADDRESS = re.compile(r"[\w+.-]+://[^\s\"'<>]+")
@@ -120,6 +126,11 @@ def translate(error: psycopg.Error, url: str) -> ImporterError:
     if state is None:
         # no SQLSTATE: the connection could not be made or was lost, unless the
         # server's own words say that asking again is useless
+        if _UNVERIFIED.search(text):
+            return WarehouseError(
+                f"The warehouse {where} could not be verified: {text}. sslmode and sslrootcert in the URL say what "
+                "is asked of the server's certificate; see docs/security.md."
+            )
         if re.search(r"authentication failed|does not exist|permission denied|no pg_hba.conf entry", text):
             return WarehouseError(
                 f"The warehouse {where} lets nobody in: {text}. Check user, password and database "
