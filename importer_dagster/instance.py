@@ -210,7 +210,9 @@ def _prepare_storage(url: str, db_writes: int) -> None:
     with _naming("IMPORTER_DAGSTER_URL"), Warehouse(url).connect() as conn:
         # held until the connection closes; Dagster itself takes no lock here
         conn.execute("SELECT pg_advisory_lock(%s, 1)", (SETUP_LOCK,))
-        if (schema := _schema_of(url)) is not None:
+        # asked first: CREATE … IF NOT EXISTS needs the privilege even where there is nothing to create
+        schema = _schema_of(url)
+        if schema and conn.execute("SELECT to_regnamespace(%s)", (schema,)).fetchone() == (None,):
             conn.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
         conn.commit()
         _make_tables(url, db_writes)

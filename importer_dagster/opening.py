@@ -154,8 +154,17 @@ def open_url(url: str, inbox: str | None = None) -> SourceFile:
     """Open a path or URL for reading bytes; a local one must lie in the folder ``inbox``, if that is given."""
     with source_errors(url):
         if "://" in url:
-            return SourceFile(lambda: fsspec.open(url, "rb").open())
+            return SourceFile(lambda: _open_remote(url))
         return SourceFile(lambda: _open_local(url, inbox))
+
+
+def _open_remote(url: str) -> Any:
+    try:
+        return fsspec.open(url, "rb").open()
+    except (OSError, ValueError, ImportError):
+        raise
+    except Exception as error:  # each file system's library has errors of its own
+        raise OSError(str(error)) from error
 
 
 def _open_local(path: str, inbox: str | None) -> BinaryIO:

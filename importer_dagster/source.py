@@ -192,7 +192,8 @@ def find_deliveries(
     """
     fs, root = _open_inbox(inbox_url)
     patterns = {name: pattern_of(spec, default_path) for name, spec in specs.items()}
-    files = _list_files(fs, root, patterns.values(), dates)
+    # the root itself may hold more than the address shows, as some file systems leave user and query in it
+    files = _list_files(fs, root, patterns.values(), dates, redact(inbox_url))
     wanted = set(dates) if dates is not None else None
     found = [
         replace(
@@ -233,7 +234,7 @@ def _open_inbox(inbox_url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def _list_files(
-    fs: fsspec.AbstractFileSystem, root: str, patterns: Any, dates: Collection[date] | None
+    fs: fsspec.AbstractFileSystem, root: str, patterns: Any, dates: Collection[date] | None, shown: str
 ) -> dict[str, dict[str, Any]]:
     """Relative path → fsspec's info, for all files in the folders that matter."""
     days: Collection[date | None] = dates if dates is not None else [None]
@@ -244,7 +245,7 @@ def _list_files(
     try:
         if not fs.isdir(root):
             raise SourceUnavailable(
-                f"The inbox {root!r} does not exist or is no folder; IMPORTER_INBOX_URL names it."
+                f"The inbox {shown!r} does not exist or is no folder; IMPORTER_INBOX_URL names it."
             )
         for folder in sorted(tops):
             top = f"{root}/{folder}" if folder else root
@@ -252,8 +253,12 @@ def _list_files(
                 if not _stays_inside(fs, full, root, info):
                     continue
                 files[full[len(root) + 1 :]] = {**info, "url": fs.unstrip_protocol(full), "full": full}
-    except OSError as error:
-        raise SourceUnavailable(f"The inbox {root!r} cannot be listed: {redact_text(error, root)}") from error
+    except SourceUnavailable:
+        raise
+    except Exception as error:  # each file system's library has errors of its own
+        raise SourceUnavailable(
+            f"The inbox {shown!r} cannot be listed: {redact_text(str(error).replace(root, shown), shown)}"
+        ) from error
     return files
 
 

@@ -37,6 +37,10 @@ _IDLE_IN_TRANSACTION_S = 600
 # database that takes no data while it waits for its disk looks the same.
 _UNACKNOWLEDGED_MS = 600_000
 
+_LOOK_S = 2  # so often a server at work looks whether its client still lives
+_LOOK = "client_connection_check_interval"
+_NO_LOOK = "no client_connection_check_interval"
+
 # SQLSTATE classes and codes after which the same statement may well succeed.
 _TRANSIENT_CLASSES = (
     "08",  # connection exception
@@ -124,24 +128,7 @@ def translate(error: psycopg.Error, url: str) -> ImporterError:
     text = " ".join(redact_text(error, url).split()).rstrip(".?")
     state = error.sqlstate
     if state is None:
-        # no SQLSTATE: the connection could not be made or was lost, unless the
-        # server's own words say that asking again is useless
-        if _UNVERIFIED.search(text):
-            return WarehouseError(
-                f"The warehouse {where} could not be verified: {text}. sslmode and sslrootcert in the URL say what "
-                "is asked of the server's certificate; see docs/security.md."
-            )
-        if re.search(r"authentication failed|does not exist|permission denied|no pg_hba.conf entry", text):
-            return WarehouseError(
-                f"The warehouse {where} lets nobody in: {text}. Check user, password and database "
-                "in IMPORTER_WAREHOUSE_URL."
-            )
-        if not isinstance(error, psycopg.OperationalError):
-            return WarehouseError(f"The driver refused a statement for {where}: {text}.")
-        return WarehouseUnavailable(
-            f"The warehouse {where} cannot be reached: {text}. Check that the server runs and that "
-            "IMPORTER_WAREHOUSE_URL is right."
-        )
+        return _without_state(error, text, where)
     if state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT_CODES:
         return WarehouseUnavailable(f"The warehouse {where} asks to come back later ({state}): {text}.")
     if isinstance(error, pg.InsufficientPrivilege):
@@ -149,6 +136,26 @@ def translate(error: psycopg.Error, url: str) -> ImporterError:
             f"The warehouse {where} does not allow it: {text}. Grant the privilege to the importer's role."
         )
     return WarehouseError(f"The warehouse {where} refused a statement ({state}): {text}.")
+
+
+def _without_state(error: psycopg.Error, text: str, where: str) -> ImporterError:
+    """No SQLSTATE: the connection could not be made or was lost, unless the words say that asking again is useless."""
+    if _UNVERIFIED.search(text):
+        return WarehouseError(
+            f"The warehouse {where} could not be verified: {text}. sslmode and sslrootcert in the URL say what "
+            "is asked of the server's certificate; see docs/security.md."
+        )
+    if re.search(r"authentication failed|does not exist|permission denied|no pg_hba.conf entry", text):
+        return WarehouseError(
+            f"The warehouse {where} lets nobody in: {text}. Check user, password and database "
+            "in IMPORTER_WAREHOUSE_URL."
+        )
+    if not isinstance(error, psycopg.OperationalError):
+        return WarehouseError(f"The driver refused a statement for {where}: {text}.")
+    return WarehouseUnavailable(
+        f"The warehouse {where} cannot be reached: {text}. Check that the server runs and that "
+        "IMPORTER_WAREHOUSE_URL is right."
+    )
 
 
 def refusal_of(error: psycopg.Error) -> RefusedError | None:
@@ -220,6 +227,7 @@ class Warehouse:
             ) as conn,
         ):
             conn.execute(self._session_settings())
+            self._let_the_server_look(conn)
             conn.autocommit = False
             try:
                 yield conn
@@ -234,6 +242,17 @@ class Warehouse:
             yield
         except psycopg.Error as error:
             raise translate(error, self.url) from error
+
+    def _let_the_server_look(self, conn: psycopg.Connection) -> None:
+        """Let a statement at work end soon after its client has died; not every server can (14, Linux)."""
+        if _NO_LOOK in self.prepared:
+            return
+        try:
+            conn.execute(sql.SQL("SET {} = {}").format(sql.Identifier(_LOOK), f"{_LOOK_S}s"))
+        except psycopg.Error as error:
+            if error.sqlstate is None:
+                raise
+            self.prepared.add(_NO_LOOK)
 
     def _session_settings(self) -> sql.Composed:
         """The server's end too notices a peer that is gone, and gives its locks back."""

@@ -6,14 +6,21 @@ run would stay "started", keep its slots of the pool, and its days would count a
 being imported. So that process holds an advisory lock in Dagster's database as
 long as it lives; a run that says so and whose lock is free is an orphan.
 
+The steps of a run that lost its process end by themselves (:func:`end_with_parent`).
+
 What does not belong here: runs that the daemon launched, slots in the warehouse
 (those vanish with their session).
 """
 
+import ctypes
+import multiprocessing
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import dagster as dg
 import psutil  # type: ignore[import-untyped]
@@ -23,6 +30,9 @@ SENSOR = "orphaned_runs"
 LAUNCHED_BY = "importer/launched_by"
 PROCESS = "importer/process"
 RUN_LOCKS = 0x1A57E004
+
+_ORPHANED = 75  # exit code of a step whose run is gone
+_PR_SET_PDEATHSIG = 1
 
 _UNFINISHED = [
     dg.DagsterRunStatus.NOT_STARTED,
@@ -38,6 +48,34 @@ def owning(run_id: str) -> Iterator[dict[str, str]]:
     with _connect() as conn:
         conn.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", (RUN_LOCKS, run_id))
         yield {LAUNCHED_BY: "importer", PROCESS: _this_process()}
+
+
+def end_with_parent() -> None:
+    """Let this step's process end when the process of its run is gone: its work would be done a second time.
+
+    What it had begun is rolled back by the database. A step that runs in its run's
+    own process has no parent to look after.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_wait_and_end, args=(parent,), name="parent watch", daemon=True).start()
+
+
+def _wait_and_end(parent: Any) -> None:
+    parent.join()
+    os._exit(_ORPHANED)  # no clean-up: whatever hangs would hang that, too
+
+
+def die_with_parent() -> None:
+    """The same by the kernel, for a process that hangs outside of Python; only Linux can do so.
+
+    Its parent is the process that steps are forked from, which ends with the run's.
+    """
+    parent = os.getppid()
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was quicker
+        os._exit(_ORPHANED)
 
 
 def end_orphans(instance: dg.DagsterInstance) -> list[str]:

@@ -63,7 +63,7 @@ def _prune(context: dg.OpExecutionContext, settings: Settings, specs: Mapping[st
         )
         gone += prune_dagster(os.environ["IMPORTER_DAGSTER_URL"], settings.keep)
     except TransientError as error:
-        raise dg.Failure(str(error), allow_retries=True) from error
+        raise dg.Failure(str(error), allow_retries=True) from None
     gone += prune_files(Path(context.instance.root_directory), settings.keep)
     for g in gone:
         since = f", the oldest of {g.oldest:%Y-%m-%d}" if g.oldest else ""

@@ -20,6 +20,7 @@ import dagster as dg
 
 from importer_dagster import arrivals, ledger
 from importer_dagster.arrivals import Arrivals
+from importer_dagster.defs.orphans import end_with_parent
 from importer_dagster.defs.report import (
     Account,
     arrived_result,
@@ -80,6 +81,7 @@ def run_step(
 
     Raises dg.Failure naming the bad deliveries, after recording the good days.
     """
+    end_with_parent()
     days = [date.fromisoformat(key) for key in context.partition_keys]
     warehouse = _warehouse(settings)
     delivered = _deliveries(context, spec, specs, settings, days)
@@ -182,9 +184,10 @@ def _deliveries(
             min_age=settings.min_age if is_automatic(context.run.tags) else 0,
         )
     except TransientError as error:
-        raise dg.Failure(str(error), allow_retries=True) from error
+        # "from None": Dagster keeps causes, too, and a library's own words may hold a whole address
+        raise dg.Failure(str(error), allow_retries=True) from None
     except PermanentError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
+        raise dg.Failure(str(error), allow_retries=False) from None
 
 
 def _import_all(
@@ -261,8 +264,8 @@ def _accounts(
                 day: read_account(conn, spec, [r for r in results if r.delivery.business_date == day])
                 for day in days
             }
-    except TransientError as error:
-        raise dg.Failure(str(error), allow_retries=True) from error
+    except (TransientError, PermanentError) as error:
+        raise dg.Failure(str(error), allow_retries=isinstance(error, TransientError)) from None
 
 
 def _materialize_all(

@@ -8,6 +8,9 @@ open a connection: neither survives a fork.
 What does not belong here: anything with an effect that can be seen.
 """
 
+import os
+import sys
+
 import fsspec
 import pandas as pd
 import psycopg2  # noqa: F401 - SQLAlchemy imports it at the first connection
@@ -16,6 +19,7 @@ import upath  # noqa: F401 - Dagster imports it late
 
 import importer_dagster.pipeline  # noqa: F401 - with all that it imports
 from importer_dagster.definitions import defs
+from importer_dagster.defs.orphans import die_with_parent
 from importer_dagster.fields import FieldSpec
 from importer_dagster.schema import pandera_schema
 from importer_dagster.settings import Settings
@@ -39,3 +43,8 @@ def warm_up() -> None:
 
 
 warm_up()
+if "multiprocessing.forkserver" in "".join(sys.orig_argv):
+    # A step that hangs keeps this process, from which it was forked, alive. So both end:
+    # this one with the run's, the steps with this one.
+    die_with_parent()
+    os.register_at_fork(after_in_child=die_with_parent)

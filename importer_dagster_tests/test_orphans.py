@@ -1,0 +1,99 @@
+"""What a killed process leaves running: its steps, and its sessions in the database, end by themselves and soon."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+from test_dagster import DEFINITIONS, Project, day, project  # noqa: F401 - a fixture
+
+from importer_dagster.defs import orphans
+from importer_dagster.warehouse import Warehouse
+
+pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
+
+RUN = f"""
+import sys
+from datetime import date
+from importer_dagster.defs.launch import launch_daily
+from importer_dagster.settings import Settings
+launch_daily(Settings.from_env(), [date.fromisoformat(sys.argv[1])], ["alpha"], definitions={DEFINITIONS!r})
+"""
+
+
+def wait_for(condition: Callable[[], object], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_step_ends_with_its_run(project: Project, tmp_path: Path, hangs: bool) -> None:  # noqa: F811
+    """Also one that hangs so that no line of Python runs any more (Linux)."""
+    if hangs and sys.platform != "linux":
+        pytest.skip("only Linux ends a process with its parent")
+    reached = tmp_path / "reached"
+    when = day(40 + hangs)
+    project.deliver(when, "alpha", f"id,v\n1,sleep {reached}\n")
+    command = subprocess.Popen([sys.executable, "-c", RUN, when.isoformat()], stderr=subprocess.DEVNULL)
+    try:
+        assert wait_for(lambda: reached.exists() and reached.read_text(), 60)
+        step = int(reached.read_text())  # it sleeps for five seconds
+        if hangs:
+            os.kill(step, signal.SIGSTOP)
+    finally:
+        command.kill()
+        command.wait()
+    assert wait_for(lambda: gone(step), 3), "the step has outlived its run"
+    assert wait_for(lambda: not project.query("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'"), 3)
+    assert project.run(when, types=["alpha"]).success
+
+
+def test_a_step_in_the_runs_own_process_watches_nobody() -> None:
+    before = [t.name for t in orphans.threading.enumerate()]
+    orphans.end_with_parent()
+    assert [t.name for t in orphans.threading.enumerate()] == before
+
+
+def test_a_statement_ends_soon_after_its_client(warehouse: Warehouse) -> None:
+    code = (
+        "import sys; from importer_dagster.warehouse import Warehouse\n"
+        "with Warehouse(sys.argv[1]).connect() as conn: conn.execute('SELECT pg_sleep(60)')"
+    )
+    client = subprocess.Popen([sys.executable, "-c", code, warehouse.url])
+
+    def at_work() -> bool:
+        with psycopg.connect(warehouse.url) as conn:
+            found = conn.execute("SELECT 1 FROM pg_stat_activity WHERE query ~ '^SELECT pg_sleep'").fetchall()
+        return bool(found)
+
+    assert wait_for(at_work, 30)
+    client.kill()
+    client.wait()
+    assert wait_for(lambda: not at_work(), 6)
+
+
+def test_a_server_that_cannot_look_is_used_all_the_same(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL below 14 does not know the setting, other systems refuse it: here, a name that nobody knows."""
+    monkeypatch.setattr("importer_dagster.warehouse._LOOK", "nobody_knows_this_setting")
+    for _again in range(2):
+        with warehouse.connect() as conn:
+            assert conn.execute("SELECT current_setting('lock_timeout')").fetchone() == ("1min",)
