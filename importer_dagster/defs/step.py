@@ -139,7 +139,7 @@ def _compare(
         with warehouse.connect() as conn:
             return arrivals.compare(conn, delivered, {spec.name: spec})
     except TransientError as error:
-        raise dg.Failure(str(error), allow_retries=True) from error
+        raise dg.Failure(str(error), allow_retries=True) from None
 
 
 def _settled(context: dg.AssetExecutionContext, found: Arrivals) -> Iterator[Outcome]:
