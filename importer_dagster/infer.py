@@ -192,7 +192,7 @@ def _look_at(path: str, encoding: str | None, delimiter: str | None) -> _File:
     url = path if "://" in path else Path(path).expanduser().absolute().as_posix()
     charset = Charset(encoding, "as given") if encoding else find_charset(url)
     sniffed = sniff(url, charset.encoding, delimiter)
-    _check_width(len(sniffed.names))
+    _check_width(len(sniffed.names), Path(url).name)
     return _File(url, charset, sniffed)
 
 
@@ -289,14 +289,14 @@ def _name_columns(work: _Work) -> None:
     taken = set(seen)
     for name, others in list(work.aliases.items()):
         work.aliases[name] = [o for o in others if o not in taken]
-    _check_width(len(seen))
+    _check_width(len(seen), "all files together")
     _note_differences(work, list(seen))
 
 
-def _check_width(columns: int) -> None:
+def _check_width(columns: int, where: str) -> None:
     if columns > MAX_COLUMNS:
         raise RefusedError(
-            f"There are {columns:,} columns; a PostgreSQL table can have 1,600, trace columns included. "
+            f"There are {columns:,} columns in {where}; a PostgreSQL table can have 1,600, trace columns included. "
             "Split the file, or ask for fewer columns.",
             rule="header.wide",
         )

@@ -29,6 +29,9 @@ _DOUBLE_DECIMALS = 13  # more decimals than people write: measured or computed
 
 _DOUBLE_DIGITS = 17  # of one number, that a binary float gives back as they were
 
+_MOST_FORMATS = 5  # of one column of dates
+_FEWEST_IN_FORMAT = 2  # values that a second way of writing dates has; one may be a slip
+
 _SYMBOLS = "$€£¥₹₽₩%"
 _TEXT_NAMES = re.compile(
     r"(?i)(?:^|[_\s.-])(?:zip|zip_?code|postal_?code|postcode|plz|cap|phone|telephone|tel|fax|mobile|iban|ssn|ean|isbn|gtin|upc)"
@@ -85,7 +88,10 @@ def candidates(column: Column, style: Style | None = None) -> list[Candidate]:
     if shapes is None:
         return [*_json(column)]
     found = [*_booleans(column), *_json(column), *_compact_dates(column, shapes)]
-    found += _temporals(column, shapes)
+    temporals = _temporals(column, shapes)
+    found += temporals
+    if not any(c.share == 1 for c in temporals):
+        found += _mixed_temporals(column, shapes)
     found += _numbers(column, shapes, style)
     return found
 
@@ -272,6 +278,46 @@ def _temporals(column: Column, shapes: Mapping[str, Shape]) -> list[Candidate]:
     return made
 
 
+def _mixed_temporals(column: Column, shapes: Mapping[str, Shape]) -> Iterator[Candidate]:
+    """Several formats that together read all shapes, day and month in one order throughout."""
+    orders: tuple[Order, ...] = ("dmy", "mdy")
+    met: list[Mapping[str, int]] = []
+    for kind, order in ((k, o) for k in ("date", "datetime", "time") for o in orders):
+        chosen = _cover(shapes, kind, order)
+        if not 2 <= len(chosen) <= _MOST_FORMATS or chosen in met:
+            continue
+        met.append(chosen)
+        listed = ", ".join(f"{'ISO 8601' if f == 'default' else f} ({n:,})" for f, n in chosen.items())
+        yield Candidate(
+            {"type": kind, "format": list(chosen)},
+            f"{_all(column)} are written in one of {len(chosen)} ways: {listed}",
+            order=order if any(_order_of(f) for f in chosen) else None,
+        )
+
+
+def _cover(shapes: Mapping[str, Shape], kind: str, order: Order) -> dict[str, int]:
+    """The fewest formats that read all shapes, and how many values each; none if some cannot be read."""
+    open_ = dict(shapes)
+    chosen: dict[str, int] = {}
+    while open_ and len(chosen) <= _MOST_FORMATS:
+        counts: dict[str, int] = {}
+        for shape, seen in open_.items():
+            for pattern in _formats_in_order(shape, kind, order):
+                counts[pattern] = counts.get(pattern, 0) + seen.count
+        best = min(counts, key=lambda p: (-counts[p], p.count("%B"), p), default=None)
+        if best is None or counts[best] < _FEWEST_IN_FORMAT:
+            return {}
+        chosen[best] = counts[best]
+        open_ = {s: v for s, v in open_.items() if best not in _formats_in_order(s, kind, order)}
+    return chosen
+
+
+def _formats_in_order(shape: str, kind: str, order: Order) -> set[str]:
+    patterns = {p for k, p in temporal_formats(shape) if k == kind and "%z" not in p}
+    iso = {"default"} if any(_is_iso(p) for p in patterns) else set()
+    return iso or {p for p in patterns if _order_of(p) in (None, order)}
+
+
 def _is_iso(pattern: str) -> bool:
     return pattern.startswith(("%Y-%m-%d", "%H:%M")) and "%p" not in pattern and " %z" not in pattern
 
@@ -408,7 +454,7 @@ def _choose_style(
 
 def _what_a_point_means(cores: Sequence[str], other: Style | None) -> tuple[Style | None, str]:
     """1.234 may be a little more than one or a thousand."""
-    groups = all(re.fullmatch(r"9{1,3}(?:\.999)*", c) for c in cores)
+    groups = all(re.fullmatch(r"z|9{1,3}(?:\.999)*", c) for c in cores)
     if groups and other is None:
         return None, ""
     if groups and other is not None and other[0] == ",":

@@ -144,6 +144,12 @@ def column(draw: st.DrawFn, h: Habits) -> Kind:
         Kind(decimals, lambda n: number(n, h, group=True), ("integer", "number"), missing),
         Kind(decimals, lambda n: "$" + number(abs(n), h), ("integer", "number")),
         Kind(DAYS, lambda d: d.strftime(date), ("date",), missing),
+        Kind(
+            DAYS,
+            lambda d: d.strftime(["%Y-%m-%d", f"{first}/{second}/%Y"][d.toordinal() % 2]),
+            ("date",),
+            missing,
+        ),
         Kind(MOMENTS, lambda d: d.strftime(f"%Y-%m-%d {time}"), ("datetime",), missing),
         Kind(MOMENTS, lambda d: d.strftime(f"{date} {time}"), ("datetime",)),
         Kind(st.times(), lambda t: t.strftime(time), ("time",)),

@@ -95,7 +95,8 @@ def infer(
     if not dry_run and len(failed) < len(plan):
         _write_editor_schema(out)
     if failed:
-        errors.print(f"{len(failed)} of {len(plan)} types could not be inferred.")
+        if len(plan) > 1:
+            errors.print(f"{len(failed)} of {len(plan)} types could not be inferred.")
         sys.exit(failed[0].exit_code)
 
 
@@ -188,7 +189,7 @@ def _write(out: Path, type_name: str, text: str) -> None:
     target = _target(out, type_name)
     target.write_text(f"# yaml-language-server: $schema=./{EDITOR_SCHEMA}\n{text}", encoding="utf-8")
     fields = text.count("\n    - {")
-    console.print(f"[green]✓[/green] {target}: {fields} fields", soft_wrap=True)
+    console.print(f"[green]✓[/green] {target}: {fields} field{'' if fields == 1 else 's'}", soft_wrap=True)
 
 
 def _write_editor_schema(out: Path) -> None:
