@@ -307,6 +307,10 @@ def _lengths(field: FieldSpec) -> Iterator[pandera.Check]:
 
 
 def _length_compared(array: pa.Array, compare: Judge2, length: int) -> pa.Array:
+    if compare is pc.less_equal:
+        short = pc.less_equal(pc.binary_length(array), length)
+        if pc.all(short).as_py() is not False:
+            return short  # with no more bytes there are no more characters, which take longer to count
     return compare(pc.utf8_length(array), length)
 
 
