@@ -31,7 +31,7 @@ from importer_dagster.charset import Charset, find_charset
 from importer_dagster.drift import fold, map_header
 from importer_dagster.errors import ImporterError, RefusedError, UsageError
 from importer_dagster.evidence import SURE_SENTINELS, Column, bytes_per_column
-from importer_dagster.fields import FieldSpec
+from importer_dagster.fields import Dialect, FieldSpec
 from importer_dagster.keys import Key, find_key, is_key_name
 from importer_dagster.kinds import Candidate, Order, Style
 from importer_dagster.model import Delivery
@@ -128,6 +128,7 @@ def infer(
     """
     if not files:
         raise UsageError("Name at least one file to infer a spec from.")
+    _check_given(encoding, delimiter)
     say = progress or (lambda _: None)
     say("looking at the beginning")
     work = _Work([_look_at(str(f), encoding, delimiter) for f in files])
@@ -146,6 +147,20 @@ def infer(
         spec, text = _write(work, chosen)
         _rehearse(work, spec)
     return Inference(text, spec, list(dict.fromkeys(work.notes)), list(dict.fromkeys(work.questions)))
+
+
+def _check_given(encoding: str | None, delimiter: str | None) -> None:
+    """Raise UsageError for an encoding or a delimiter that there cannot be."""
+    try:
+        "".encode(encoding or "utf-8")
+    except LookupError:
+        raise UsageError(f"--encoding: {encoding!r} is no encoding that Python knows; try cp1252.") from None
+    try:
+        Dialect(**({} if delimiter is None else {"delimiter": delimiter}))
+    except ValueError:
+        raise UsageError(
+            f"--delimiter {delimiter!r}: one character or more, no line end and no quote; \\t is a tab."
+        ) from None
 
 
 # --- the files ------------------------------------------------------------------------------
@@ -167,6 +182,21 @@ def group_files(files: Sequence[str]) -> list[list[str]]:
         else:
             home.append(file)
     return groups
+
+
+def called_alike(groups: Sequence[Sequence[str]]) -> list[str]:
+    """Questions about groups of files that are called alike, but have other columns: one type that changed?"""
+    alike: dict[str, list[str]] = {}
+    for group in groups:
+        stem = _stem(Path(group[0]))
+        if bare := _DATES_AND_COUNTERS.sub("_", stem).strip("_"):
+            alike.setdefault(bare, []).append(Path(group[0]).name)
+    return [
+        f"{' and '.join(names[:3])} are called alike, but have other columns: are they days of one type that changed? "
+        "Then infer them together under one --name."
+        for names in alike.values()
+        if len(names) > 1
+    ]
 
 
 def _belongs(file: str, other: str, stems: Mapping[str, str], bare: Mapping[str, str]) -> bool:
@@ -376,6 +406,8 @@ def _read_all(work: _Work) -> None:
                     work.rejects[rule] += 1
         for name in names:
             work.columns[name].end_of_file()
+    if not work.records:
+        work.notes.append("There is no record, so nothing is known of types: all columns are text.")
     if work.rejects:
         listed = ", ".join(f"{n:,} × {rule}" for rule, n in work.rejects.most_common())
         total = sum(work.rejects.values())

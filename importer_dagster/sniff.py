@@ -203,6 +203,8 @@ def _describe(trial: _Trial, sample: bytes, whole: bool, *, given: bool) -> Snif
     notes: list[str] = []
     questions: list[str] = []
     dialect = _dialect_words(trial, reasons, given)
+    if given and trial.dialect.delimiter.encode() not in sample:
+        questions.append(f"The delimiter as given, {trial.dialect.delimiter!r}, stands nowhere: is it right?")
     comment = _comment_mark(trial)
     if comment:
         dialect["commentChar"] = comment
@@ -398,7 +400,7 @@ def _with_header(
 ) -> Sniffed:
     records, lines = trial.records[start:], trial.lines[start:]
     if not records:
-        return Sniffed(dialect, ("column_1",), reasons, notes=tuple(notes))
+        return Sniffed(dialect, ("column_1",), reasons, notes=tuple(notes), questions=tuple(questions))
     has_header, why = _has_header(records)
     if not has_header and start == 0:
         dialect["header"] = False
@@ -406,7 +408,7 @@ def _with_header(
         made_up = tuple(
             f"column_{i + 1}" for i in range(_effective(records[0]) if len(records) > 1 else len(records[0]))
         )
-        return Sniffed(dialect, made_up, reasons, notes=tuple(notes))
+        return Sniffed(dialect, made_up, reasons, notes=tuple(notes), questions=tuple(questions))
     rows = _header_rows(records, trial.width)
     if start or rows > 1:
         dialect["headerRows"] = [lines[i] for i in range(rows)]

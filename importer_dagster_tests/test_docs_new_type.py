@@ -116,6 +116,37 @@ def test_one_file_that_is_no_csv_does_not_stop_the_others(command: Command, tmp_
     assert sorted(load_specs(tmp_path / "new")) == ["b"]
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--encoding", "nope"], "'nope' is no encoding that Python knows"),
+        (["--delimiter", ""], "--delimiter ''"),
+        (["--delimiter", '"'], "--delimiter '\"'"),
+    ],
+)
+def test_what_is_given_wrongly_is_an_error_of_usage(
+    command: Command, tmp_path: Path, options: list[str], words: str
+) -> None:
+    file = command.file("id,v\n1,a\n", "things.csv")
+    done = command("infer", file, *options, "--out", str(tmp_path / "new"))
+    assert (done.returncode, words in done.stderr) == (2, True), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_delimiter_that_stands_nowhere_is_asked_about(command: Command, tmp_path: Path) -> None:
+    file = command.file("id\tv\n1\ta\n", "things.csv")
+    done = command("infer", file, "--delimiter", "|", "--out", str(tmp_path / "new"))
+    assert "'|', stands nowhere" in done.stderr
+    done = command("infer", file, "--delimiter", "\\t", "--out", str(tmp_path / "tab"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(load_specs(tmp_path / "tab")["things"].fields) == 2
+
+
+def test_a_header_alone_says_nothing_of_types(command: Command, tmp_path: Path) -> None:
+    done = command("infer", command.file("id,v\n", "things.csv"), "--out", str(tmp_path / "new"))
+    assert "no record" in done.stderr
+
+
 def test_two_files_that_would_be_one_type_are_refused_first(command: Command, tmp_path: Path) -> None:
     files = [
         command.file('{"name": "a", "schema": {"fields": [{"name": "a"}]}}', "x.json"),
@@ -146,6 +177,8 @@ def test_files_are_one_type_if_name_and_columns_say_so(command: Command, tmp_pat
     assert done.returncode == 0, done.stderr
     specs = load_specs(tmp_path / "new")
     assert sorted(specs) == ["part1", "part2", "sales", "stock"]
+    assert "part1.csv and part2.csv are called alike, but have other columns" in done.stderr
+    assert done.stderr.count("called alike") == 1
     assert [f.name for f in specs["stock"].fields] == ["k", "l", "m"]
 
 

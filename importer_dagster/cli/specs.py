@@ -42,7 +42,7 @@ class _Proposal:
 )
 @click.option("--name", help="The type's name; then all files are days of this one type.")
 @click.option("--encoding", metavar="CODEC", help="The files' encoding, where you know it.")
-@click.option("--delimiter", metavar="CHAR", help="The files' delimiter, where you know it.")
+@click.option("--delimiter", metavar="CHAR", help="The files' delimiter, where you know it; \\t is a tab.")
 @click.option(
     "--date-order",
     type=click.Choice(["dmy", "mdy"]),
@@ -78,7 +78,8 @@ def infer(
     plan = _plan(files, name)
     if not dry_run:
         _check_targets(out, list(plan), force=force)
-    options = {"encoding": encoding, "delimiter": delimiter, "date_order": date_order}
+    mark = None if delimiter is None else delimiter.replace("\\t", "\t")  # as it is typed in a shell
+    options = {"encoding": encoding, "delimiter": mark, "date_order": date_order}
     failed: list[ImporterError] = []
     for item in plan.values():
         try:
@@ -165,9 +166,14 @@ def _from_descriptor(file: str, name: str | None) -> Mapping[str, str]:
 
 
 def _groups(files: Sequence[str], name: str | None) -> list[list[str]]:
-    from importer_dagster.infer import group_files
+    from importer_dagster.infer import called_alike, group_files
 
-    return [list(files)] if name else group_files(files)
+    if name:
+        return [list(files)]
+    groups = group_files(files)
+    for question in called_alike(groups):
+        errors.print(f"[yellow]?[/yellow] {plain(question)}", soft_wrap=True)
+    return groups
 
 
 def _infer_one(group: Sequence[str], name: str | None, options: Mapping[str, Any]) -> _Proposal:
