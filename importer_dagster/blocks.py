@@ -72,6 +72,8 @@ class Block:
     def _regular_spans(self) -> tuple[np.ndarray, np.ndarray]:
         quote = self._grammar.quote
         lines = self._lines() if self._structure is self.data else line_ends(self._structure)
+        if len(lines) + (not self.data.endswith((b"\n", b"\r"))) == self.count:
+            quote = None  # as many as records: none of them is in quotes, which saves looking for these
         starts, ends = record_spans(self._structure, lines, quote[0] if quote else None)
         if self._grammar.skip_space:
             filled = np.array(
