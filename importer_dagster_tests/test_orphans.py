@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import dagster as dg
 import psutil
 import psycopg
 import pytest
@@ -62,6 +63,41 @@ def test_a_step_ends_with_its_run(project: Project, tmp_path: Path, hangs: bool)
         command.wait()
     assert wait_for(lambda: gone(step), 3), "the step has outlived its run"
     assert wait_for(lambda: not project.query("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'"), 3)
+    assert project.run(when, types=["alpha"]).success
+
+
+# a run as a daemon launches it: whoever started it does not look after it
+UNOWNED = f"""
+import contextlib
+from importer_dagster.defs import launch
+launch.owning = lambda run_id: contextlib.nullcontext({{}})
+{RUN}
+"""
+
+
+def test_a_run_that_died_with_all_around_it_is_ended(project: Project, tmp_path: Path) -> None:  # noqa: F811
+    """As when a container with the daemon, its code server and the runs is killed."""
+    reached = tmp_path / "reached"
+    when = day(45)
+    project.deliver(when, "alpha", f"id,v\n1,sleep {reached}\n")
+    command = subprocess.Popen([sys.executable, "-c", UNOWNED, when.isoformat()], stderr=subprocess.DEVNULL)
+    assert wait_for(lambda: reached.exists() and reached.read_text(), 60)
+    with dg.DagsterInstance.get() as instance:
+        [run] = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+        assert run.tags[orphans.LAUNCHED_BY] == "daemon"
+        assert orphans.end_orphans(instance) == []
+        command.kill()
+        command.wait()
+        # Dagster's retry of it, queued with its tags, is not taken for it
+        retry = instance.add_run(
+            dg.DagsterRun(
+                job_name=run.job_name, status=dg.DagsterRunStatus.STARTING, tags={**run.tags, "retry": "1"}
+            )
+        )
+        assert wait_for(lambda: orphans.end_orphans(instance) == [run.run_id], 10)
+        assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
+        assert instance.get_run_by_id(retry.run_id).status == dg.DagsterRunStatus.STARTING
+        instance.delete_run(retry.run_id)
     assert project.run(when, types=["alpha"]).success
 
 

@@ -31,7 +31,7 @@ from importer_dagster.defs.runs import JOB
 from importer_dagster.instance import PROJECT_ROOT
 from importer_dagster.warehouse import Warehouse
 from reliability.crash import write_csv
-from reliability.server import OwnServer, kill, own_server
+from reliability.server import OwnServer, kill, left_running, own_server
 from reliability.soak import FIRST_DAY, Soak
 from reliability.state import remains
 from reliability.steps import arm, install, let_go, waiting
@@ -41,6 +41,8 @@ VICTIMS = {
     "command": "SIGKILL of `importer backfill`, its step orphaned; then the command again",
     "worker": "SIGKILL of a run's process below the daemon, its step orphaned: the daemon runs it again",
     "daemon": "SIGKILL of the daemon in mid-run, then a start",
+    "all": "SIGKILL of the daemon and all below it, as with a container; then a start: the sensor ends the run",
+    "orphan": "SIGKILL of `importer backfill` beside a daemon, whose sensor ends the run",
 }
 STEPS = ("copy", "ledger", "commit")
 _PATIENCE_S = 180.0
@@ -80,7 +82,11 @@ class Orchestrated:
         """One kill and all that must hold after it."""
         verdict = Verdict(victim, step, type_name)
         self._deliver(type_name)
-        play = self._below_command if victim in ("step", "command") else self._below_daemon
+        play = {
+            "step": self._below_command,
+            "command": self._below_command,
+            "orphan": self._beside_daemon,
+        }.get(victim, self._below_daemon)
         play(verdict)
         self._settle(verdict)
         self.day += timedelta(days=1)
@@ -125,13 +131,16 @@ class Orchestrated:
             if not _wait(lambda: waiting(hold) is not None):
                 verdict.faults.append("the step was not reached")
             start = time.monotonic()
-            kill([self._worker() if verdict.victim == "worker" else daemon.pid])
+            if verdict.victim == "all":
+                os.killpg(daemon.pid, signal.SIGKILL)
+            else:
+                kill([self._worker() if verdict.victim == "worker" else daemon.pid])
             let_go(hold)
             if verdict.victim == "worker":
                 self._await_end(verdict, start)
-        if verdict.victim == "daemon":
+        if verdict.victim in ("daemon", "all"):
             with self._daemon():
-                self._await_end(verdict, start)
+                (self._await_release if verdict.victim == "all" else self._await_end)(verdict, start)
 
     @contextmanager
     def _daemon(self) -> Iterator[subprocess.Popen[bytes]]:
@@ -140,7 +149,7 @@ class Orchestrated:
         try:
             yield daemon
         finally:
-            below = psutil.Process(daemon.pid).children(recursive=True) if daemon.poll() is None else []
+            below = [p for p in psutil.process_iter() if p.pid != daemon.pid and _group_of(p) == daemon.pid]
             daemon.terminate()
             with suppress(subprocess.TimeoutExpired):
                 daemon.wait(30)
@@ -159,27 +168,53 @@ class Orchestrated:
         assert found
         return int(found[1])
 
+    def _beside_daemon(self, verdict: Verdict) -> None:
+        """A command is killed and not given again: the daemon's sensor must find out, and the retry do the rest."""
+        with self._daemon(), self.server.connect("warehouse") as hold:
+            arm(hold, verdict.step, _RECORD if verdict.step == "copy" else 1)
+            command = self._backfill(verdict)
+            if not _wait(lambda: waiting(hold) is not None or command.poll() is not None):
+                verdict.faults.append("the step was not reached")
+            start = time.monotonic()
+            kill([command.pid])
+            command.wait()
+            let_go(hold)
+            self._await_release(verdict, start)
+
+    def _await_release(self, verdict: Verdict, start: float) -> None:
+        """Wait until the sensor has ended the run; then the day is asked for again, as the schedule would."""
+        if not _wait(lambda: self.project._dagster_figures() == (0, 0)):
+            verdict.faults.append("nobody has ended the run")
+        verdict.slot_s = time.monotonic() - start
+        if self._backfill(verdict).wait(_PATIENCE_S):
+            verdict.faults.append("importer backfill failed")
+        verdict.done_s = time.monotonic() - start
+
     def _await_end(self, verdict: Verdict, start: float) -> None:
-        """Wait until the slots of the killed run are free and a run of the day has succeeded."""
+        """Wait until the slots of the killed run are free, no run is under way, and the day is materialized."""
 
         def good() -> bool:
             figures = self.project._dagster_figures()
             if figures[1] == 0 and not verdict.slot_s:
                 verdict.slot_s = time.monotonic() - start
-            return figures == (0, 0) and self._succeeded()
+            return figures == (0, 0) and self._succeeded(verdict.type)
 
         if not _wait(good):
             runs = self.server.query("dagster", "SELECT run_id, status FROM runs ORDER BY id DESC LIMIT 4")
-            verdict.faults.append(
-                f"no run of the day has succeeded: {runs}, {self.project._dagster_figures()}"
-            )
+            verdict.faults.append(f"the day is not materialized: {runs}, {self.project._dagster_figures()}")
         verdict.done_s = time.monotonic() - start
 
-    def _succeeded(self) -> bool:
+    def _succeeded(self, type_name: str) -> bool:
+        """Whether the day is materialized. Not: whether a run of it succeeded.
+
+        A step may have ended just before its run was killed; then Dagster's retry
+        finds "no steps to be retried" and there is no other run, nor need be.
+        """
         rows = self.server.query(
             "dagster",
-            "SELECT 1 FROM runs r JOIN run_tags t USING (run_id) "
-            "WHERE r.status = 'SUCCESS' AND t.key = 'dagster/partition' AND t.value = %s",
+            "SELECT 1 FROM event_logs WHERE dagster_event_type = 'ASSET_MATERIALIZATION' "
+            "AND asset_key = %s AND partition = %s",
+            json.dumps([type_name]),
             str(self.day),
         )
         return bool(rows)
@@ -200,6 +235,7 @@ class Orchestrated:
             verdict.faults.append(f"{records} records, {read} read, {accounted} accounted for")
         if good:
             verdict.faults.append(f"{good} rows differ")
+        verdict.faults += left_running(self.server.folder)
         _wait(lambda: self.project._dagster_figures() == (0, 0), 30)
         stuck, slots = self.project._dagster_figures()
         if stuck or slots:
@@ -223,6 +259,12 @@ class Orchestrated:
         )
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
+
+
+def _group_of(process: psutil.Process) -> int | None:
+    with suppress(ProcessLookupError):
+        return os.getpgid(process.pid)
+    return None
 
 
 def _steps_below(pid: int) -> list[int]:

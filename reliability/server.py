@@ -128,3 +128,23 @@ def kill(pids: Sequence[int], number: signal.Signals = signal.SIGKILL) -> int:
             os.kill(pid, number)
             hit += 1
     return hit
+
+
+def left_running(folder: Path, patience: float = 30) -> list[str]:
+    """Processes of a project in ``folder`` that still run after ``patience`` seconds; they are killed then."""
+    deadline = time.monotonic() + patience
+    while (found := _of_project(folder)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    kill(list(found))
+    return [f"process {pid} was left: {words}" for pid, words in found.items()]
+
+
+def _of_project(folder: Path) -> dict[int, str]:
+    """Number → command of what was started with a home in ``folder``."""
+    found: dict[int, str] = {}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            mine = process.environ().get("IMPORTER_HOME", "").startswith(str(folder))
+            if mine and process.status() != psutil.STATUS_ZOMBIE:
+                found[process.pid] = " ".join(process.cmdline())[:80]
+    return found

@@ -38,7 +38,7 @@ from importer_dagster.source import find_deliveries
 from importer_dagster.spec import TableSpec, load_specs
 from importer_dagster.warehouse import Warehouse
 from reliability import count
-from reliability.server import OwnServer, kill, own_server
+from reliability.server import OwnServer, kill, left_running, own_server
 from reliability.state import remains
 from reliability.work import Job, import_one, processes, variants
 
@@ -267,6 +267,8 @@ class Soak:
             while remains(conn) and time.monotonic() < deadline:
                 time.sleep(0.2)
             self.left = remains(conn)
+        # what Dagster started, and nobody ended: steps whose run was killed, for one
+        self.left += left_running(self.server.folder)
 
     def report(self) -> tuple[str, bool]:
         """The table of figures, and whether all is well."""
@@ -285,7 +287,7 @@ class Soak:
             "rows out (ledger: loaded + rejected + skipped + unchanged)": f"{accounted:,}",
             "difference": records - accounted + (read - accounted),
             "rows in tables that differ from the files": f"{sum(differing.values())} {_wrong(differing)}",
-            "left behind": "; ".join(self.left) or "nothing",
+            "left behind (sessions, locks, stages, processes)": "; ".join(self.left) or "nothing",
             "slots leaked (Dagster's pool)": slots,
             "stuck runs": stuck,
             "bugs": len(tally.bugs),

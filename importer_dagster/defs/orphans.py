@@ -1,15 +1,15 @@
 """Runs whose process died without a word: ended by the next launch, or within a minute by the daemon.
 
-Dagster's run monitoring looks after runs that the daemon launched. One that was
-started from a command belongs to the command's process: when that is killed, the
-run would stay "started", keep its slots of the pool, and its days would count as
-being imported. So that process holds an advisory lock in Dagster's database as
-long as it lives; a run that says so and whose lock is free is an orphan.
+Dagster's code server looks after the processes of runs that the daemon launched. It
+cannot where it died with them, as when a container is killed, nor look after runs of
+commands: such a run would stay "started" for half a day, keep its slots of the pool,
+and its days would count as being imported. So the process of each run holds an advisory
+lock in Dagster's database as long as it lives; a run that says so and whose lock is
+free is an orphan.
 
 The steps of a run that lost its process end by themselves (:func:`end_with_parent`).
 
-What does not belong here: runs that the daemon launched, slots in the warehouse
-(those vanish with their session).
+What does not belong here: slots in the warehouse (those vanish with their session).
 """
 
 import ctypes
@@ -19,7 +19,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import dagster as dg
@@ -30,6 +30,7 @@ SENSOR = "orphaned_runs"
 LAUNCHED_BY = "importer/launched_by"
 PROCESS = "importer/process"
 RUN_LOCKS = 0x1A57E004
+_URL = "IMPORTER_DAGSTER_URL"
 
 _ORPHANED = 75  # exit code of a step whose run is gone
 _PR_SET_PDEATHSIG = 1
@@ -47,7 +48,24 @@ def owning(run_id: str) -> Iterator[dict[str, str]]:
     """Own a run during the block, which creates it with the tags that this returns."""
     with _connect() as conn:
         conn.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", (RUN_LOCKS, run_id))
-        yield {LAUNCHED_BY: "importer", PROCESS: _this_process()}
+        yield {LAUNCHED_BY: "importer", PROCESS: f"{_this_process()} {run_id}"}
+
+
+_owned: dict[str, ExitStack] = {}  # by the process of a run that the daemon launched
+
+
+def own_for_good(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Own a run until this process ends, unless it does already: a lock that is given back means that it died."""
+    run = instance.get_run_by_id(run_id)
+    if run is None or _URL not in os.environ or run.tags.get(PROCESS) == f"{_this_process()} {run_id}":
+        return
+    for stack in _owned.values():  # of runs before, in a process that has several
+        stack.close()
+    _owned.clear()
+    with ExitStack() as stack:
+        tags = stack.enter_context(owning(run_id))
+        instance.add_run_tags(run_id, {**tags, LAUNCHED_BY: "daemon"})
+        _owned[run_id] = stack.pop_all()
 
 
 def end_with_parent() -> None:
@@ -80,8 +98,10 @@ def die_with_parent() -> None:
 
 def end_orphans(instance: dg.DagsterInstance) -> list[str]:
     """Fail the runs whose owner is gone and free their slots; returns their ids."""
-    runs = instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED, tags={LAUNCHED_BY: "importer"}))
-    suspects = [run for run in runs if not _lives(run.tags.get(PROCESS, ""))]
+    runs = instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED, tags={LAUNCHED_BY: ["importer", "daemon"]}))
+    # Dagster's own retry of a run has the tags of that one, until its process gives it its own
+    owned = [run for run in runs if run.tags.get(PROCESS, "").endswith(f" {run.run_id}")]
+    suspects = [run for run in owned if not _lives(run.tags[PROCESS])]
     if not suspects:
         return []
     with _connect() as conn:
@@ -109,9 +129,7 @@ def build_sensor() -> dg.SensorDefinition:
 
 
 def _connect() -> psycopg.Connection:
-    return psycopg.connect(
-        os.environ["IMPORTER_DAGSTER_URL"], autocommit=True, application_name="importer run"
-    )
+    return psycopg.connect(os.environ[_URL], autocommit=True, application_name="importer run")
 
 
 def _is_free(conn: psycopg.Connection, run_id: str) -> bool:
@@ -126,8 +144,7 @@ def _this_process() -> str:
 
 def _lives(process: str) -> bool:
     """Whether a process of this host lives; its lock may be lost when the database restarts."""
-    host, _, rest = process.partition(" ")
-    number, _, started = rest.partition(" ")
+    host, number, started, *_ = [*process.split(" "), "", "", ""]
     with suppress(psutil.Error, ValueError):
         found = psutil.Process(int(number))
         alive = found.status() != psutil.STATUS_ZOMBIE and str(found.create_time()) == started
