@@ -473,10 +473,14 @@ def _choose_types(work: _Work, date_order: Order | None) -> None:
     order, why = _file_order(trials, date_order)
     for name, column in work.columns.items():
         work.choices[name] = _choose(column, trials[name], order, why, work)
-        if style is None and (mark := kinds.ambiguous_mark(column)):
+        if style is None and (found_mark := kinds.ambiguous_mark(column)):
+            mark, example = found_mark
             word = "comma" if mark == "," else "point"
+            work.notes = [
+                n for n in work.notes if not n.startswith(f"{name} is text")
+            ]  # the question says it
             work.questions.append(
-                f"{name} holds numbers such as {column.samples[0]!r}: is the {word} a decimal {word} or does it group "
+                f"{name} holds numbers such as {example!r}: is the {word} a decimal {word} or does it group "
                 "digits? It is text until you say decimalChar or groupChar."
             )
 

@@ -477,18 +477,15 @@ def _two_groups(core: str) -> bool:
     return bool(re.search(r"(?P<mark>[^z9])999(?P=mark)999", core))
 
 
-def ambiguous_mark(column: Column) -> str | None:
-    """The comma or point where all that is known are numbers such as 1,234, a thousand or a little more than one."""
-    shapes = column.shapes or {}
-    cores = [_core(s, v, _Digits()) for s, v in shapes.items()]
+def ambiguous_mark(column: Column) -> tuple[str, str] | None:
+    """The comma or point, and an example, where numbers such as 1,234 may be a thousand or a little more than one."""
+    cores = {s: _core(s, v, _Digits()) for s, v in (column.shapes or {}).items()}
     for mark in (",", "."):
         number = rf"9{{1,3}}{re.escape(mark)}999|[z9]9{{0,2}}"
-        if (
-            cores
-            and all(c and re.fullmatch(number, c) for c in cores)
-            and any(mark in (c or "") for c in cores)
-        ):
-            return mark
+        if cores and all(c and re.fullmatch(number, c) for c in cores.values()):
+            marked = next((s for s, c in cores.items() if c and mark in c), None)
+            if marked is not None and column.shapes is not None:
+                return mark, column.shapes[marked].example
     return None
 
 

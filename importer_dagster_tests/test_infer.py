@@ -164,6 +164,9 @@ def test_a_comma_that_may_mean_two_things_is_asked_about(inferred: Infer, inbox:
     found = inferred("id;v\n1;1.234\n2;5.678\n3;0\n")
     assert field_of(found).type == "string"
     assert any("decimal point" in q for q in found.questions)
+    found = inferred("id;v\n1; \n2;5\n3;5.678\n")
+    assert [q[:30] for q in found.questions] == ["v holds numbers such as '5.678"]
+    assert found.notes == [], "the question says it"
     assert field_of(inferred("id;v;w\n1;1.234;0,5\n2;5.678;1,25\n")).groupChar == "."
     assert field_of(inferred("id;v;w\n1;1.234;0.5\n2;5.678;1.25\n")).decimalChar == "."
     found = inferred("id;v;w\n1;1,234;0,5\n2;5,678;1,25\n")
