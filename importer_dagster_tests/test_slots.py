@@ -1,5 +1,6 @@
 """Every write, of every command, is done by a session that holds a slot; the database itself says so."""
 
+import dataclasses
 import datetime
 import os
 from collections.abc import Iterator
@@ -10,10 +11,11 @@ import pytest
 from click.testing import CliRunner
 from conftest import DAY, Inbox, Query, admin, make_spec
 
-from importer_dagster import held, pipeline, undo
+from importer_dagster import held, pipeline, retention, undo
 from importer_dagster.cli import main
 from importer_dagster.embedded import EmbeddedServer
 from importer_dagster.pipeline import import_delivery
+from importer_dagster.settings import Keep
 from importer_dagster.warehouse import Warehouse
 from reliability import guard
 
@@ -113,6 +115,17 @@ def test_accepting_a_change_of_a_spec(
     done = CliRunner().invoke(main, ["drift", "accept", "things", "--column", "w"])
     assert done.exit_code == 0, done.output
     assert query("SELECT count(w), count(_extra) FROM things") == [(60, 0)]
+
+
+def test_pruning(inbox: Inbox, warehouse: Warehouse, query: Query) -> None:
+    spec = make_spec(key=["id"], write_disposition="merge")
+    for content in ("1,a,1\n2,b,x\n", "1,b,1\n"):
+        inbox.load(spec, HEADER + content)
+    inbox.load(spec, HEADER + "1,c,1\n", path="2", day=later(1))
+    much_later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=9_000)
+    keep = Keep(*[1] * len(dataclasses.fields(Keep)))
+    gone = retention.prune(warehouse, {"things": spec}, keep, has_tenant=lambda _: True, now=much_later)
+    assert sum(g.count for g in gone) > 0
 
 
 # --- databases without a (current) ledger have no queue, but they have slots ----------------

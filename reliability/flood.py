@@ -31,7 +31,7 @@ import psutil  # type: ignore[import-untyped]
 import yaml
 
 from importer_dagster import ledger
-from importer_dagster.defs.schedule import JOB, PARTITION
+from importer_dagster.defs.runs import JOB, PARTITION
 from importer_dagster.instance import PROJECT_ROOT
 from importer_dagster.turns import SLOT_LOCKS
 from importer_dagster.warehouse import Warehouse
@@ -161,6 +161,8 @@ class Flood:
             "IMPORTER_START_DATE": str(self.today - timedelta(days=60)),
             "IMPORTER_SCHEDULE": "* * * * *",
             "IMPORTER_MIN_AGE": "0",
+            "IMPORTER_ARRIVAL_INTERVAL": "0",  # the schedule alone
+            "IMPORTER_MAX_RUNS": str(2 * self.size.runs),
             "DAGSTER_HOME": str(self.server.folder / "dagster"),
         }
 

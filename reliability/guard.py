@@ -77,7 +77,8 @@ BEGIN
 END $$;
 SELECT guard.watch(format('%I.%I', schemaname, tablename)) FROM pg_tables
 WHERE guard.is_data(schemaname)
-   OR schemaname = 'importer' AND tablename IN ('loads', 'rejects', 'drift', 'gate');
+   OR schemaname = 'importer'
+  AND tablename IN ('loads', 'rejects', 'reject_reasons', 'reject_records', 'drift', 'gate', 'profiles');
 CREATE EVENT TRIGGER guard_ddl ON ddl_command_end
     WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'ALTER TABLE', 'CREATE INDEX', 'COMMENT', 'CREATE SCHEMA')
     EXECUTE FUNCTION guard.at_ddl();

@@ -18,13 +18,14 @@ from importer_dagster.turns import SLOT_LOCKS
 PAUSE_S = 0.02
 STAYS_S = 1.0  # a connection that has had no slot for so long was not opened for one question
 
-# A writer has a lock to write on anything but the queue of those who wait.
+# A writer has a lock to write on anything but the queue of those who wait, and the notes of the
+# daemon's ticks on what they asked for and what is missing: single small rows, as a ticket is.
 _SAMPLE = """
 SELECT a.pid, a.backend_start, EXISTS (
     SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'relation' AND l.granted
       AND l.mode IN ('RowExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
       AND l.relation NOT IN (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-          WHERE n.nspname = 'importer' AND starts_with(c.relname, 'waiting'))), EXISTS (
+          WHERE n.nspname = 'importer' AND c.relname ~ '^(waiting|asked|missing)')), EXISTS (
     SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'advisory' AND l.granted
       AND l.classid::bigint = %s AND l.objsubid = 2)
 FROM pg_stat_activity a WHERE a.application_name = 'importer' AND a.datname = current_database()
