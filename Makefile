@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo dev test lint fix bench flood fuzz crash soak clean help
+.PHONY: demo dev test lint audit fix bench flood fuzz crash soak clean help
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,9 @@ lint: $(VENV)/.ready  ## style, types and import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+audit: $(VENV)/.ready  ## known vulnerabilities of the pinned packages; fails where one cannot be looked up
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement constraints.txt
 
 fix: $(VENV)/.ready  ## let the tools mend what they can
 	$(BIN)/ruff check --fix .
