@@ -404,10 +404,13 @@ def _read_all(work: _Work) -> None:
                     work.columns[name].add(batch.columns.column(str(position)), most_bytes)
                 for rule in batch.rejects["rule"].to_pylist():
                     work.rejects[rule] += 1
+            label = f"{Path(file.path).name}: " if len(work.files) > 1 else ""
+            # what is odd about the header is noted already
+            work.notes += [f"{label}{w}." for w in reader.warnings if not w.startswith("the header")]
         for name in names:
             work.columns[name].end_of_file()
     if not work.records:
-        work.notes.append("There is no record, so nothing is known of types: all columns are text.")
+        work.notes.append("There is no sound record, so nothing is known of types: all columns are text.")
     if work.rejects:
         listed = ", ".join(f"{n:,} × {rule}" for rule, n in work.rejects.most_common())
         total = sum(work.rejects.values())

@@ -144,7 +144,7 @@ def test_a_delimiter_that_stands_nowhere_is_asked_about(command: Command, tmp_pa
 
 def test_a_header_alone_says_nothing_of_types(command: Command, tmp_path: Path) -> None:
     done = command("infer", command.file("id,v\n", "things.csv"), "--out", str(tmp_path / "new"))
-    assert "no record" in done.stderr
+    assert "no sound record" in done.stderr
 
 
 def test_two_files_that_would_be_one_type_are_refused_first(command: Command, tmp_path: Path) -> None:

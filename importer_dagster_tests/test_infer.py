@@ -520,6 +520,13 @@ def test_too_many_columns_are_refused_at_once(tmp_path: Path) -> None:
         infer([file])
 
 
+def test_what_the_reader_finds_odd_is_noted(tmp_path: Path) -> None:
+    files = write(tmp_path, {"a.csv": "id,v\n1,x\ufffd\n2,y\n", "b.csv": "id,v\n3,x\n4"})
+    notes = infer(files, name="things").notes
+    assert any(n.startswith("a.csv: 1 record holds U+FFFD") for n in notes)
+    assert any(n.startswith("b.csv: the last record, in line 3, is incomplete") for n in notes)
+
+
 def test_every_choice_has_a_reason(inferred: Infer) -> None:
     lines = inferred(orders(50), file="orders.csv").yaml.splitlines()
     for i, line in enumerate(lines):
