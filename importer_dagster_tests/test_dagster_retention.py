@@ -21,6 +21,7 @@ from test_dagster import PARTITION, Project, day, project  # noqa: F401 - a fixt
 
 from importer_dagster.dagster_retention import prune_dagster, prune_files
 from importer_dagster.defs.catchup import look
+from importer_dagster.defs.orphans import PROCESS
 from importer_dagster.defs.retention import RETENTION, RETENTION_SCHEDULE
 from importer_dagster.settings import Keep
 from importer_dagster.spec import load_specs
@@ -199,6 +200,10 @@ def test_the_nightly_job_deletes_and_says_what(project: Project, records: psycop
     assert "1 Dagster's runs deleted" in done.stderr
     assert records.execute("SELECT count(*) FROM runs WHERE run_id = %s", (run.run_id,)).fetchone() == (0,)
     assert project.query("SELECT count(*) FROM importer.reject_records") == [(0,)]
+    owner = (
+        "SELECT t.value FROM run_tags t JOIN runs r USING (run_id) WHERE r.pipeline_name = %s AND t.key = %s"
+    )
+    assert len(records.execute(owner, (RETENTION, PROCESS)).fetchall()) == 1  # a killed one would be ended
 
 
 def test_the_schedule_is_on_and_runs_daily() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from importer_dagster.defs.orphans import own_for_good
 from importer_dagster.errors import TransientError
 from importer_dagster.settings import Settings
 from importer_dagster.spec import TableSpec
@@ -27,6 +28,7 @@ def build_retention(settings: Settings, specs: Mapping[str, TableSpec]) -> dg.Sc
         retry_policy=dg.RetryPolicy(max_retries=2, delay=60),
     )
     def prune_op(context: dg.OpExecutionContext) -> None:
+        own_for_good(context.instance, context.run_id)  # so that a killed one is ended, as imports are
         _prune(context, settings, specs)
 
     @dg.job(
