@@ -295,7 +295,7 @@ def _past(spec: TableSpec, change: Change, deliveries: Sequence[Seen]) -> Change
     known = {f.column for f in spec.fields}
     if change.kind != "added" or after is None or FieldSpec(name=name).column in known:
         return change
-    made, why = infer_field(name, change.profile, change.detail)
+    made, why = infer_field(name, change.profile, _style(spec))
     advice = f"over; --column makes it a field of those days, as {made['type']}: {why}"
 
     def edit(text: str) -> str:
@@ -312,7 +312,7 @@ def _for_added(spec: TableSpec, change: Change, deliveries: Sequence[Seen]) -> P
     if any(f.name == name for f in spec.layout(change.since).absent):
         advice = f"a field again from {change.since} on, as it was"
         return advice, lambda text: add_version(text, str(change.since), [{"name": name}], [])
-    made, why = infer_field(name, change.profile, change.detail)
+    made, why = infer_field(name, change.profile, _style(spec))
     if any(f.column == FieldSpec(name=name).column for f in spec.fields):
         return f"give it a name of its own: the table has a column {name!r} already", None
     older = any(d.day < change.since for d in deliveries)
@@ -322,16 +322,29 @@ def _for_added(spec: TableSpec, change: Change, deliveries: Sequence[Seen]) -> P
     return f"a new field, as {made['type']}: {why}", lambda text: add_field(text, made)
 
 
-def infer_field(name: str, profile: Mapping[str, Any], detail: str = "") -> tuple[dict[str, Any], str]:
-    """A field for an unknown column, by the values that were kept of it, and the reason."""
+def infer_field(
+    name: str, profile: Mapping[str, Any], style: kinds.Style | None = None
+) -> tuple[dict[str, Any], str]:
+    """A field for an unknown column, by the values that were kept of it, and the reason.
+
+    ``style`` is how the file's other numbers are written, where that is known.
+    """
     values = profile.get("values") or []
     column = Column(name)
     column.add(pa.array(values, pa.string()), 1 << 20)
-    for candidate in kinds.candidates(column) if values else ():
+    for candidate in kinds.candidates(column, style) if values else ():
         made = {"name": name, **candidate.field}
         if _all_read(values, FieldSpec.model_validate(made)):
             return made, candidate.reason
     return {"name": name, "type": "string"}, kinds.why_text(column)[0]
+
+
+def _style(spec: TableSpec) -> kinds.Style | None:
+    """How the type's files write decimals: as its other numbers, else as goes with the delimiter."""
+    points = {f.decimalChar for f in spec.fields if f.type == "number"}
+    if len(points) == 1:
+        return points.pop(), None
+    return (".", None) if spec.dialect.delimiter == "," else None
 
 
 def _all_read(values: Sequence[str], own: FieldSpec) -> bool:
