@@ -145,6 +145,7 @@ class _Import:
         self.layout = spec.layout(delivery.business_date)
         self.started = time.monotonic()
         self.reserved = False  # whether the type's tables may be changed
+        self.has_duplicates = False  # found where there was no stage
         self.rescued: dict[str, bool] = {}  # fields of another type: whether they are rescued
         self._begin()
         self.size: int | None = delivery.size
@@ -335,14 +336,15 @@ class _Import:
                 self.warnings = reader.warnings
                 self._map(conn, reader.header, reader.header_line)
                 publisher = self._publisher(conn, load_id, prior)
-                staged = self._needs_stage()
+                staged = self._needs_stage(first=prior is None and self._newest(conn, prior) is None)
                 table = publisher.create_stage() if staged else self.target.live
                 if self.extras.grows:
                     evolve.prepare_stage(conn, list(self.extras.grows.values()), self.target.gained)
                 stream = self._copy_rows(conn, load_id, table, reader)
             self._judge_types()
             self.findings = gate.repeats(conn, self.spec)
-            self._reject_duplicates(publisher, load_id)
+            if staged:
+                self._reject_duplicates(publisher, load_id)
         self._check_limit()
         self._grow(conn, publisher)
         if self._is_to_be_held(conn, prior):
@@ -441,11 +443,26 @@ class _Import:
                 rule="retention",
             )
 
-    def _needs_stage(self) -> bool:
-        """Whether rows must be looked at as a whole before they may stand in the table."""
-        if self.spec.write_disposition != "append" or self.dry_run:
+    def _needs_stage(self, *, first: bool) -> bool:
+        """Whether rows must be looked at as a whole before they may stand in the table.
+
+        The first delivery of a keyed type (and tenant) meets no other rows. Its
+        keys are unique as a rule, which the table itself sees to; if they are not,
+        the load begins again with a stage.
+        """
+        if self.dry_run or self.extras.grows or gate.needs_stage(self.spec):
             return True
-        return bool(self._unique_columns()) or bool(self.extras.grows) or gate.needs_stage(self.spec)
+        rules = [rule for rule, _ in self._unique_columns()]
+        if self.spec.write_disposition in ("merge", "scd2"):
+            return not first or self.has_duplicates or rules != ["primaryKey"]
+        return self.spec.write_disposition != "append" or bool(rules)
+
+    def _note_duplicates(self, error: psycopg.Error) -> None:
+        """Begin again with a stage where the table would not take a key twice."""
+        keyed = self.spec.write_disposition in ("merge", "scd2")
+        if isinstance(error, psycopg.errors.UniqueViolation) and keyed and not self.has_duplicates:
+            self.has_duplicates = True
+            raise _Again from error
 
     def _unique_columns(self) -> list[tuple[str, tuple[str, ...]]]:
         """(rule, columns) of everything that must be unique within a file."""
@@ -470,6 +487,7 @@ class _Import:
             self._write_rejects(conn, load_id, stream)
         except psycopg.Error as error:
             stream.abort(error)
+            self._note_duplicates(error)
             raise refusal_of(error) or error from error
         except BaseException as error:
             stream.abort(error)

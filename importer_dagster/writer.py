@@ -97,6 +97,9 @@ def statement_timeout(conn: psycopg.Connection, value: str) -> str:
     return str(row[0])
 
 
+_STAGE = sql.Identifier("importer_stage")
+
+
 # --- publishing -------------------------------------------------------------------
 
 
@@ -150,13 +153,14 @@ class Publisher:
     def _run(
         self, name: str, values: Mapping[str, Any] | None = None, **names: sql.Composable
     ) -> psycopg.Cursor:
-        statement = sql.SQL(statements("publish")[name]).format(**{**self.target.names, **names})
+        known = {**self.target.names, "stage": _STAGE, **names}
+        statement = sql.SQL(statements("publish")[name]).format(**known)
         return self.conn.execute(statement, {**self._values, **(values or {})})
 
     def create_stage(self) -> sql.Identifier:
         """A temporary table like the type's own; gone with the transaction."""
         self._run("create_stage")
-        return sql.Identifier("importer_stage")
+        return _STAGE
 
     def take_duplicates(self, columns: Sequence[str]) -> int:
         """Take rows out of the stage that repeat an earlier row's ``columns``; returns how many.
@@ -237,9 +241,18 @@ class Publisher:
         return self.derive()
 
     def _merge_newest(self) -> Counts:
-        unchanged = self._run("merge_unchanged").rowcount
-        self._run("merge_retire")
-        return Counts(loaded=self._run("merge_upsert").rowcount, unchanged=unchanged)
+        unchanged, rest = self._set_unchanged_aside()
+        self._run("merge_retire", stage=rest)
+        return Counts(loaded=self._run("merge_upsert", stage=rest).rowcount, unchanged=unchanged)
+
+    def _set_unchanged_aside(self) -> tuple[int, sql.Identifier]:
+        """Note the staged rows that say nothing new; how many, and the table of the others."""
+        self._run("find_unchanged")
+        unchanged = self._run("note_unchanged").rowcount
+        if not unchanged:
+            return 0, _STAGE
+        self._run("create_rest")
+        return unchanged, sql.Identifier("importer_rest")
 
     def _publish_scd2(self, newest: tuple[date, str] | None) -> Counts:
         assert self.business_date
@@ -250,9 +263,9 @@ class Publisher:
     def _scd2_newest(self) -> Counts:
         if self._values["absent_closes"]:
             self._run("scd2_close_absent")
-        unchanged = self._run("merge_unchanged").rowcount
-        self._run("scd2_close_changed")
-        return Counts(self._run("insert_stage", into=self.target.live).rowcount, unchanged)
+        unchanged, rest = self._set_unchanged_aside()
+        self._run("scd2_close_changed", stage=rest)
+        return Counts(self._run("insert_stage", into=self.target.live, stage=rest).rowcount, unchanged)
 
     def derive(self) -> Counts:
         """merge, scd2: work out anew, from all deliveries, every key that this load touches."""

@@ -10,8 +10,10 @@ from conftest import DAY, Inbox, Query, make_spec
 
 from importer_dagster import pipeline
 from importer_dagster.errors import WarehouseError, WarehouseUnavailable
+from importer_dagster.reader import open_delivery
 from importer_dagster.turns import SLOT_LOCKS
 from importer_dagster.warehouse import Warehouse
+from importer_dagster.writer import Publisher
 
 HEADER = "id,v,n\n"
 
@@ -230,10 +232,30 @@ def test_a_crash_in_mid_file_leaves_nothing(
     assert threading.active_count() < 10
 
 
-def pipeline_reader(delivery, spec):
-    from importer_dagster.reader import open_delivery
+def pipeline_reader(delivery, spec, **more):
+    return open_delivery(delivery, spec, block_size=64, **more)
 
-    return open_delivery(delivery, spec, block_size=64)
+
+@pytest.mark.parametrize("disposition", ["merge", "scd2"])
+def test_the_first_delivery_needs_no_stage_unless_it_has_a_key_twice(
+    inbox: Inbox, query: Query, monkeypatch, disposition: str
+) -> None:
+    stages = []
+    create = Publisher.create_stage
+    monkeypatch.setattr(Publisher, "create_stage", lambda self: stages.append(self.path) or create(self))
+    spec = make_spec(key=["id"], write_disposition=disposition)
+    assert inbox.load(spec, HEADER + "1,a,1\n2,b,2\n", path="first").rows_loaded == 2
+    assert inbox.load(spec, HEADER + "1,a,1\n2,c,2\n", path="second", day=day(1)).rows_unchanged == 1
+    twice = inbox.load(spec, HEADER + "1,a,1\n2,b,2\n1,c,3\n", path="other", tenant="other")
+    assert (twice.rows_loaded, twice.rows_rejected) == (2, 1)
+    assert stages == ["second", "other"]
+    assert query("SELECT _tenant, id, v FROM things WHERE _business_date = %s ORDER BY 1, 2", DAY) == [
+        ("acme", 1, "a"),
+        *([("acme", 2, "b")] if disposition == "scd2" else []),
+        ("other", 1, "a"),
+        ("other", 2, "b"),
+    ]
+    assert query("SELECT message FROM importer.rejects") == [("the same id stood already in record 1",)]
 
 
 def test_bad_files_are_refused_with_a_reason(inbox: Inbox, query: Query) -> None:

@@ -5,6 +5,7 @@
 --   {superseded}  same columns: rows that another row stands in place of
 --   {repeats}     merge and scd2 only: rows that said again what a row above already says
 --   importer_stage  the rows of this load
+--   {stage}       the stage, or what is left of it
 --   {mine}        restricts table t to this load's tenant
 --   {current}     scd2: restricts table t to versions that still hold
 
@@ -40,7 +41,7 @@ WHERE _row BETWEEN %(first)s AND %(last)s ORDER BY _row;
 DROP TABLE importer_duplicates;
 
 -- name: insert_stage
-INSERT INTO {into} ({columns}) SELECT {columns} FROM importer_stage;
+INSERT INTO {into} ({columns}) SELECT {columns} FROM {stage};
 
 -- name: retire_load
 WITH gone AS (
@@ -92,21 +93,29 @@ WITH back AS (
 )
 INSERT INTO {live} ({columns}) SELECT {columns} FROM back;
 
--- name: merge_unchanged
+-- name: find_unchanged
 -- the newest delivery says again what the table says: a note of it, no rewrite
-WITH same AS (
-    DELETE FROM importer_stage g USING {live} t
-    WHERE {same_key} AND {mine} AND {current} AND ({t_written}) IS NOT DISTINCT FROM ({g_written})
-    RETURNING {g_key}, g._load_id, g._row, t._load_id AS same_as
-)
-INSERT INTO {repeats} ({key}, _load_id, _row, _same_as) SELECT * FROM same;
+CREATE TEMP TABLE importer_unchanged ON COMMIT DROP AS
+SELECT {g_key}, g._load_id, g._row, t._load_id AS _same_as
+FROM importer_stage g JOIN {live} t ON {same_key}
+WHERE {mine} AND {current} AND ({t_written}) IS NOT DISTINCT FROM ({g_written});
+
+-- name: note_unchanged
+INSERT INTO {repeats} ({key}, _load_id, _row, _same_as)
+SELECT {key}, _load_id, _row, _same_as FROM importer_unchanged;
+
+-- name: create_rest
+-- what is left of the stage then: to delete the others from it would take twice as long
+CREATE TEMP TABLE importer_rest ON COMMIT DROP AS
+SELECT g.* FROM importer_stage g
+WHERE NOT EXISTS (SELECT FROM importer_unchanged u WHERE u._row = g._row);
 
 -- name: merge_retire
 INSERT INTO {superseded} ({columns})
-SELECT {t_columns} FROM {live} t JOIN importer_stage g ON {same_key} WHERE {mine};
+SELECT {t_columns} FROM {live} t JOIN {stage} g ON {same_key} WHERE {mine};
 
 -- name: merge_upsert
-INSERT INTO {live} ({columns}) SELECT {columns} FROM importer_stage
+INSERT INTO {live} ({columns}) SELECT {columns} FROM {stage}
 ON CONFLICT ({key}) DO UPDATE SET ({columns}) = ROW ({excluded});
 
 -- name: scd2_close_absent
@@ -114,7 +123,7 @@ UPDATE {live} t SET _valid_to = %(date)s
 WHERE {mine} AND {current} AND NOT EXISTS (SELECT FROM importer_stage g WHERE {same_key});
 
 -- name: scd2_close_changed
-UPDATE {live} t SET _valid_to = %(date)s FROM importer_stage g
+UPDATE {live} t SET _valid_to = %(date)s FROM {stage} g
 WHERE {same_key} AND {mine} AND {current};
 
 -- name: derive_keys
