@@ -40,6 +40,7 @@ bench: $(VENV)/.ready  ## measure against psql \copy; takes several minutes
 
 flood: $(VENV)/.ready  ## ten runs at once from schedule, UI and commands: how many write, what waiting costs
 	$(BIN)/python -m reliability.flood
+	$(BIN)/python -m reliability.flood --caps 3 --same-days
 	$(BIN)/python -m importer_dagster_tests.flood
 
 MINUTES ?= 5

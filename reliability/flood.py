@@ -67,6 +67,7 @@ class Size:
     commands: int = 2
     people: int = 2
     rows: int = 20_000
+    same_days: bool = False  # everyone wants the days of the schedule
     settle_s: float = 10.0  # until Dagster has started as many as it will, and they have come to rest
     held_s: float = 15.0  # of looking at those who wait
 
@@ -167,7 +168,9 @@ class Flood:
         }
 
     def days(self, kind: str) -> list[date]:
-        """Days apart, so that each is a run of its own; only those of the schedule are in its view."""
+        """Days apart, so that each is a run of its own; usually only those of the schedule are in its view."""
+        if self.size.same_days:
+            return [self.today - timedelta(days=2 * n) for n in range(getattr(self.size, kind))]
         first = {"scheduled": 0, "ui": 20, "job_backfills": 30, "commands": 40}[kind]
         return [self.today - timedelta(days=first + 2 * n) for n in range(getattr(self.size, kind))]
 
@@ -194,6 +197,8 @@ class Flood:
             for slot in range(self.cap):
                 hold.execute("SELECT pg_advisory_lock(%s, %s)", (SLOT_LOCKS, slot))
             stack.enter_context(self._services())
+            if self.size.same_days:  # it leaves out what others are importing already
+                _wait(lambda: self._under_way() >= self.size.scheduled)
             self._start_runs()
             if not _wait(lambda: self._under_way() >= self.size.runs and self._tickets() > 0):
                 verdict.faults.append(f"only {self._under_way()} runs at once: {self._runs()}")
@@ -345,6 +350,11 @@ class Flood:
                            ("connections of the waiting that stay", verdict.waiting.seen.staying)):  # fmt: skip
             if most > self.cap:
                 verdict.faults.append(f"{most} {what}, the cap is {self.cap}")
+        deadlocks = self.server.query(
+            "warehouse", "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        )[0][0]
+        if deadlocks:
+            verdict.faults.append(f"{deadlocks} deadlocks")
         verdict.rows_in, verdict.rows_out = self._rows_in(), self._rows_out(verdict)
         if verdict.rows_in != verdict.rows_out:
             verdict.faults.append(f"{verdict.rows_in} rows in, {verdict.rows_out} rows out")
@@ -510,9 +520,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--caps", type=int, nargs="+", default=list(CAPS), help="(default: 1 3 8)")
     parser.add_argument("--rows", type=int, default=Size.rows, help="in each file (default: %(default)s)")
+    parser.add_argument(
+        "--same-days",
+        action="store_true",
+        help="all of them want the same days: one wins, the others find it done",
+    )
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends with us
-    verdicts = run(options.caps, Size(rows=options.rows), say=lambda line: print(line, flush=True))
+    verdicts = run(
+        options.caps,
+        Size(rows=options.rows, same_days=options.same_days),
+        say=lambda line: print(line, flush=True),
+    )
     print(f"\n{report(verdicts)}")
     return 1 if any(v.faults for v in verdicts) else 0
 
