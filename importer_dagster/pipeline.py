@@ -51,6 +51,7 @@ from importer_dagster.spec import TableSpec
 from importer_dagster.stages import ahead
 from importer_dagster.tables import Target, create_tables, ensure_tables
 from importer_dagster.totals import Totals
+from importer_dagster.turns import SMALL_BYTES
 from importer_dagster.validate import Validator
 from importer_dagster.versions import declarations
 from importer_dagster.warehouse import Warehouse, refusal_of
@@ -275,6 +276,8 @@ class _Import:
 
     def _fingerprint(self) -> None:
         """Read the whole file, which may take long: without a slot, and without a connection."""
+        if self.size is None or self.size >= SMALL_BYTES:
+            self.warehouse.rest()
         try:
             self.sha256, self.size = fingerprint(self.delivery)
         except RefusedError:

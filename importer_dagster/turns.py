@@ -112,6 +112,7 @@ class Turn:
         self.small = size is not None and size < SMALL_BYTES
         self.ticket: int | None = None
         self.waited = 0.0
+        self.crowded = False  # whether others waited too when it last asked
 
     def ask(self, conn: psycopg.Connection) -> Place | None:
         """Take a slot and the lock of type and tenant if it is this writer's turn, else say its place.
@@ -179,6 +180,7 @@ class Turn:
         ).fetchone()
         assert row
         cap = row[0] or self.cap
+        self.crowded = row[3] > (row[2] is not None)
         ahead = row[2] if self.ticket is not None else row[3]
         return Place(cap, max(cap - row[1], 0), ahead, bool(row[4]))
 

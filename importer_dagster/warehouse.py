@@ -16,6 +16,7 @@ import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 
 from importer_dagster.errors import (
     ImporterError,
@@ -193,6 +194,9 @@ class Warehouse:
         self.lock_timeout, self.statement_timeout = lock_timeout, statement_timeout
         self.schema = schema
         self.prepared: set[str] = set()  # what this process already made sure of
+        self._in_series = False
+        self._crowded = False  # whether others waited when this process last got its turn
+        self._kept: list[psycopg.Connection] = []
 
     @classmethod
     def of(cls, settings: Settings, url: str) -> Warehouse:
@@ -213,27 +217,61 @@ class Warehouse:
 
         Driver errors come out as WarehouseUnavailable or WarehouseError.
         """
-        with (
-            self.translating(),
-            psycopg.connect(
-                self.url,
-                connect_timeout=_CONNECT_TIMEOUT_S,
-                application_name="importer",
-                keepalives_idle=30,
-                keepalives_interval=10,
-                keepalives_count=3,
-                tcp_user_timeout=_UNACKNOWLEDGED_MS,
-                autocommit=True,
-            ) as conn,
-        ):
-            conn.execute(self._session_settings())
-            self._let_the_server_look(conn)
-            conn.autocommit = False
+        with self.translating():
+            conn = self._kept.pop() if self._kept else self._open()
             try:
                 yield conn
             finally:
-                if not conn.closed:
-                    conn.rollback()
+                self._keep_or_close(conn)
+
+    def _open(self) -> psycopg.Connection:
+        conn = psycopg.connect(
+            self.url,
+            connect_timeout=_CONNECT_TIMEOUT_S,
+            application_name="importer",
+            keepalives_idle=30,
+            keepalives_interval=10,
+            keepalives_count=3,
+            tcp_user_timeout=_UNACKNOWLEDGED_MS,
+            autocommit=True,
+        )
+        try:
+            conn.execute(self._session_settings())
+            self._let_the_server_look(conn)
+            conn.autocommit = False
+        except BaseException:
+            conn.close()
+            raise
+        return conn
+
+    def _keep_or_close(self, conn: psycopg.Connection) -> None:
+        at_rest = conn.info.transaction_status == TransactionStatus.IDLE
+        if at_rest and self._in_series and not self._crowded:
+            self._kept.append(conn)
+            return
+        try:
+            if not conn.closed:
+                conn.rollback()
+        finally:
+            conn.close()
+
+    @contextmanager
+    def series(self) -> Iterator[None]:
+        """Within the block a connection is kept from one delivery to the next, as long as nobody waits for a turn.
+
+        To open one takes the server longer than a small file does.
+        """
+        self._in_series = True
+        try:
+            yield
+        finally:
+            self._in_series = False
+            self.rest()
+
+    def rest(self) -> None:
+        """Close what is kept: something else takes long now."""
+        while self._kept:
+            self._kept.pop().close()
 
     @contextmanager
     def translating(self) -> Iterator[None]:
@@ -298,6 +336,7 @@ class Warehouse:
                 if conn is None:
                     conn = stack.enter_context(self.connect())
                 pause = self._wait_connected(conn, turn, start, on_wait)
+                self._crowded = turn.crowded
                 if pause is None:
                     break
                 conn.close()

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import Inbox, Query, make_spec
 
-from importer_dagster import pipeline, turns
+from importer_dagster import ledger, pipeline, turns
 from importer_dagster.cli import main
 from importer_dagster.model import Delivery
 from importer_dagster.pipeline import import_delivery
@@ -120,6 +120,58 @@ def test_who_was_overtaken_hashes_without_a_slot(
         thread.join()
     assert sorted(r.status for r in results) == ["loaded", "unchanged", "unchanged"]
     assert slots == [0, 0], "the others read the file when it is not their turn"
+
+
+def test_a_series_keeps_one_connection_while_nobody_waits(
+    inbox: Inbox, warehouse: Warehouse, query: Query
+) -> None:
+    opened = count_opened(warehouse)
+    spec = make_spec()
+    files = [inbox.delivery(spec, f"{HEADER}{n},a,1\n", path=f"{n}") for n in range(4)]
+    ledger.migrate(warehouse)
+    opened.clear()
+    with warehouse.series():
+        for status in ("loaded", "unchanged"):
+            assert {import_delivery(d, spec, warehouse=warehouse).status for d in files} == {status}
+        assert len(opened) == 1
+        with psycopg.connect(warehouse.url, autocommit=True) as conn:
+            assert turns.counts(conn) == (0, 0), "it holds no slot between two deliveries"
+            conn.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'importer'"
+            )
+        again = inbox.delivery(spec, HEADER + "9,a,1\n", path="9")
+        assert import_delivery(again, spec, warehouse=warehouse).status == "loaded", (
+            "one that was cut is replaced"
+        )
+        assert len(opened) == 2
+    assert all(conn.closed for conn in opened)
+
+
+def test_a_series_closes_its_connection_where_others_wait(inbox: Inbox, warehouse: Warehouse) -> None:
+    opened = count_opened(warehouse)
+    spec = make_spec()
+    inbox.load(spec, HEADER + "1,a,1\n")
+    flood.set_cap(warehouse.url, 1)
+    with take(warehouse, 0), psycopg.connect(warehouse.url) as other:
+        assert Turn("others", "acme", 1, 1).ask(other) is not None
+    with warehouse.series():
+        # the other one's turn comes after this one's
+        with psycopg.connect(warehouse.url, autocommit=True) as conn:
+            conn.execute("UPDATE importer.waiting SET since = clock_timestamp() + interval '1 hour'")
+        assert inbox.load(spec, HEADER + "2,a,1\n", path="2").status == "loaded"
+        assert all(conn.closed for conn in opened)
+
+
+def count_opened(warehouse: Warehouse) -> list[psycopg.Connection]:
+    opened: list[psycopg.Connection] = []
+    original = warehouse._open
+
+    def open_() -> psycopg.Connection:
+        opened.append(original())
+        return opened[-1]
+
+    warehouse._open = open_  # type: ignore[method-assign]
+    return opened
 
 
 def test_a_raised_cap_lets_the_waiting_in_at_once(inbox: Inbox, warehouse: Warehouse) -> None:

@@ -193,6 +193,13 @@ def _deliveries(
 def _import_all(
     context: dg.AssetExecutionContext, spec: TableSpec, deliveries: Sequence[Delivery], warehouse: Warehouse
 ) -> list[Outcome]:
+    with warehouse.series():
+        return _import_each(context, spec, deliveries, warehouse)
+
+
+def _import_each(
+    context: dg.AssetExecutionContext, spec: TableSpec, deliveries: Sequence[Delivery], warehouse: Warehouse
+) -> list[Outcome]:
     outcomes: list[Outcome] = []
     for delivery in small_tenants_first(deliveries):
         if outcomes and isinstance(outcomes[-1].error, WarehouseUnavailable):
