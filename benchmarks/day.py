@@ -107,10 +107,11 @@ def _loop(bench: Bench, plan: _Plan, day: date) -> None:
     )
     if len(found) != plan.types * plan.tenants:
         raise RuntimeError(f"{len(found)} deliveries found instead of {plan.types * plan.tenants}")
-    for delivery in found:
-        result = import_delivery(delivery, specs[delivery.type], warehouse=warehouse)
-        if result.status != "loaded":
-            raise RuntimeError(f"{delivery.path} is {result.status}: {result.reason}")
+    with warehouse.series():  # as a step does
+        for delivery in found:
+            result = import_delivery(delivery, specs[delivery.type], warehouse=warehouse)
+            if result.status != "loaded":
+                raise RuntimeError(f"{delivery.path} is {result.status}: {result.reason}")
 
 
 def _lines(plan: _Plan, pairs: list[tuple[float, float]], per_asset: list[float]) -> list[Line]:
