@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import cases, day, peers
+from benchmarks import cases, day, definitions, peers, resent
 from benchmarks.cases import Bench
 from benchmarks.measure import Line, machine, markdown, say
 from benchmarks.server import bench_server
@@ -23,6 +23,8 @@ PARTS: dict[str, Callable[[Bench], list[Line]]] = {
     "dirty": cases.dirty,
     "merge": cases.merge,
     "dagster": day.dagster,
+    "resent": resent.resent,
+    "types": definitions.types,
     "peers": peers.peers,
 }
 DEFAULT = ("copy", "memory", "dirty", "merge", "dagster")

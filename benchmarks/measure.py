@@ -105,13 +105,13 @@ def _client_cpu() -> float:
     return sum(u.ru_utime + u.ru_stime for u in used)
 
 
-def ratio_line(what: str, ratios: Sequence[float], *, at_most: float | None = None) -> Line:
+def ratio_line(what: str, ratios: Sequence[float], *, at_most: float | None = None, digits: int = 2) -> Line:
     """A line with the median ratio, its range, and whether it is at most ``at_most``."""
     median = statistics.median(ratios)
     return Line(
         what,
-        f"{median:.2f} ×",
-        f"{min(ratios):.2f}–{max(ratios):.2f}",
+        f"{median:.{digits}f} ×",
+        f"{min(ratios):.{digits}f}–{max(ratios):.{digits}f}",
         f"≤ {at_most:g} ×" if at_most is not None else "",
         median <= at_most if at_most is not None else None,
     )

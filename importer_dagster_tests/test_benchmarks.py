@@ -11,7 +11,7 @@ import pytest
 from conftest import DAY, Inbox, Query
 
 from benchmarks import __main__ as command
-from benchmarks import cases, peer_tools
+from benchmarks import cases, definitions, peer_tools, resent
 from benchmarks.cases import Bench
 from benchmarks.data import make_spec, write_file
 from benchmarks.measure import Cost, Line, Series, markdown, ratio_line
@@ -215,3 +215,15 @@ def test_the_peer_in_pandas_checks_what_the_spec_says(tmp_path: Path) -> None:
         spoilt[column] = pd.Series([value] * 20, dtype=frame.dtypes[column])
         with pytest.raises(pandera.errors.SchemaErrors, match=column):
             schema.validate(spoilt, lazy=True)
+
+
+def test_a_day_sent_again_is_unchanged_file_by_file(bench: Bench, query: Query) -> None:
+    (line,) = resent.resent(bench, types=3, tenants=2)
+    assert "3 types × 2 files" in line.what and re.match(r"\d+\.\d{4} ×", line.result)
+    counts = query("SELECT status, count(*) FROM importer.loads GROUP BY 1")
+    assert ("loaded", 12) in counts  # two days
+
+
+def test_definitions_are_loaded_in_a_fresh_process(bench: Bench) -> None:
+    (line,) = definitions.types(bench, [(3, 60.0)])
+    assert line.what.startswith("Definitions of 3 types") and line.met
