@@ -1,0 +1,43 @@
+"""docs/benchmarks.md names the parts that there are, and its commands are ones that work."""
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+from benchmarks import __main__ as command
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+
+
+def commands() -> list[list[str]]:
+    blocks = "".join(re.findall(r"```sh\n(.*?)```", TEXT, re.S))
+    return [shlex.split(line, comments=True) for line in blocks.splitlines()]
+
+
+def test_the_commands_are_accepted() -> None:
+    benches = [words[3:] for words in commands() if words[:3] == ["python", "-m", "benchmarks"]]
+    assert len(benches) == 4
+    parsed = [command._arguments(words) for words in benches]
+    assert [(p.only, p.rows, p.pairs) for p in parsed] == [
+        (None, 1_000_000, 3),
+        (["copy"], 200_000, 3),
+        (["peers"], 1_000_000, 3),
+        (["types", "resent"], 1_000_000, 5),
+    ]
+
+
+def test_every_part_is_described() -> None:
+    parts = re.findall(r"^\| `(\w+)` \|", TEXT, re.M)
+    assert sorted(parts) == sorted(command.PARTS)
+    named = re.search(r"^(.*) run only when they are named", TEXT, re.M)
+    assert named and set(re.findall(r"`(\w+)`", named[1])) == set(command.PARTS) - set(command.DEFAULT)
+
+
+def test_the_extra_exists() -> None:
+    assert ["pip", "install", "-c", "constraints.txt", "-e", ".[bench]"] in commands()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    extra = {re.split("[>=]", name)[0] for name in project["optional-dependencies"]["bench"]}
+    assert extra <= pinned
