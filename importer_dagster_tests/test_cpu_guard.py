@@ -1,0 +1,67 @@
+"""The CPU time of a small import must not grow: a ratio, so that the machine does not matter."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import pyarrow as pa
+import pyarrow.csv
+import pytest
+from conftest import DAY, Inbox
+
+from benchmarks.data import make_spec, write_file
+from importer_dagster.model import Delivery
+from importer_dagster.pipeline import import_delivery
+from importer_dagster.validate import Validator
+
+ROWS = 50_000
+ROUNDS = 5
+# Client CPU of an import over that of parsing the same file six times with pyarrow in one thread, every
+# column as text: 0.98 to 1.00 in three runs when this was written. More than MARGIN times as much is a
+# fault, or wants a new figure and its reason.
+BASE = 1.0
+MARGIN = 1.6
+
+
+def cpu_of(work: Callable[[], object]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def ratio(inbox: Inbox, rounds: int = ROUNDS) -> float:
+    """The median over some rounds, the sides taking turns; CPU time does not depend on who else is at work."""
+    file, spec = inbox.folder / "guard.csv", make_spec()
+    write_file(file, ROWS)
+    text = pa.csv.ConvertOptions(column_types={f.name: pa.string() for f in spec.fields})
+
+    one = pa.csv.ReadOptions(use_threads=False)
+
+    def parse() -> None:
+        for _ in range(6):
+            assert pa.csv.read_csv(file, read_options=one, convert_options=text).num_rows == ROWS
+
+    def load(number: int) -> None:
+        delivery = Delivery(spec.name, "acme", DAY, f"{number}.csv", str(file))
+        assert import_delivery(delivery, spec, warehouse=inbox.warehouse).rows_loaded == ROWS
+
+    load(-1)  # packages, tables
+    parse()
+    return statistics.median(cpu_of(lambda n=n: load(n)) / cpu_of(parse) for n in range(rounds))
+
+
+def test_an_import_takes_no_more_cpu_than_it_did(inbox: Inbox) -> None:
+    found = ratio(inbox)
+    assert found <= BASE * MARGIN, f"{found:.2f} × parsing, against {BASE} × when this was written"
+
+
+def test_the_guard_sees_a_slow_down(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows made into Python objects and compared, on the way: the likeliest way to become slow."""
+    judge = Validator.__call__
+
+    def slow(self: Validator, batch: pa.RecordBatch) -> object:
+        assert batch.to_pylist() == batch.to_pylist()
+        return judge(self, batch)
+
+    monkeypatch.setattr(Validator, "__call__", slow)
+    assert ratio(inbox, 3) > BASE * MARGIN
