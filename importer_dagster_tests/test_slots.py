@@ -135,10 +135,10 @@ def test_pruning(inbox: Inbox, warehouse: Warehouse, query: Query) -> None:
 def bare_url(server: EmbeddedServer) -> Iterator[str]:
     """A database that the importer has never seen."""
     with admin(server) as conn:
-        conn.execute("CREATE DATABASE bare")
-    yield server.url("bare")
+        conn.execute("CREATE DATABASE bare_slots")
+    yield server.url("bare_slots")
     with admin(server) as conn:
-        conn.execute("DROP DATABASE bare WITH (FORCE)")
+        conn.execute("DROP DATABASE bare_slots WITH (FORCE)")
 
 
 def test_a_first_load_and_a_rehearsal_before_it(bare_url: str, tmp_path: Path) -> None:
