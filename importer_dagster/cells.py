@@ -152,9 +152,10 @@ def strange(text: pa.Array, alphabet: bytes) -> Mask:
     if data is None or not len(text):
         return mask
     offsets = np.frombuffer(offset_buffer, np.int32)[text.offset : text.offset + len(text) + 1]
-    foreign = np.ones(256, np.bool_)
-    foreign[np.frombuffer(alphabet, np.uint8)] = False
-    hits = np.flatnonzero(foreign[np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]]]) + offsets[0]
+    foreign = bytes(byte not in alphabet for byte in range(256))
+    used = np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]]
+    # bytes.translate takes half the time of an array as the table
+    hits = np.flatnonzero(np.frombuffer(used.tobytes().translate(foreign), np.bool_)) + offsets[0]
     mask[np.searchsorted(offsets, hits, side="right") - 1] = True
     return mask & present(text)  # null slots may hide bytes
 

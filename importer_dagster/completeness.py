@@ -23,7 +23,7 @@ from fsspec.core import url_to_fs
 
 from importer_dagster.errors import RefusedError, SourceUnavailable
 from importer_dagster.policy import Complete
-from importer_dagster.warehouse import redact, redact_text
+from importer_dagster.redaction import redact, redact_text
 
 _MODIFIED = (
     "mtime",

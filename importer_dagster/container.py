@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from importer_dagster.errors import RefusedError, SourceUnavailable
 from importer_dagster.opening import SourceFile, open_url, source_errors
-from importer_dagster.warehouse import redact
+from importer_dagster.redaction import redact
 
 CHUNK = 1 << 20
 # A container that unpacks to more than this, and by more than this factor, is taken for a bomb.

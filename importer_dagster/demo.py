@@ -19,10 +19,11 @@ from rich.table import Table
 from importer_dagster.defs.launch import LaunchResult, launch_daily
 from importer_dagster.errors import UsageError
 from importer_dagster.instance import prepare_environment
+from importer_dagster.redaction import redact
 from importer_dagster.settings import Settings
 from importer_dagster.spec import TableSpec, load_specs
 from importer_dagster.synthetic import PlannedFile, resend, write_inbox
-from importer_dagster.warehouse import Warehouse, redact
+from importer_dagster.warehouse import Warehouse
 
 TENANTS = ("acme", "borealis", "corvus", "dunes", "ember", "fjord", "gala", "harbor")
 

@@ -26,8 +26,9 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 from importer_dagster import ledger, turns
 from importer_dagster.embedded import EmbeddedServer, ensure_server
 from importer_dagster.errors import ImporterError, UsageError, WarehouseError
+from importer_dagster.redaction import redact
 from importer_dagster.settings import Settings
-from importer_dagster.warehouse import SETUP_LOCK, Warehouse, plain_url, redact
+from importer_dagster.warehouse import SETUP_LOCK, Warehouse, plain_url
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from importer_dagster.errors import RefusedError
 from importer_dagster.model import Delivery
 from importer_dagster.opening import open_url
 from importer_dagster.policy import Manifest
-from importer_dagster.warehouse import redact
+from importer_dagster.redaction import redact
 
 MOST_BYTES = 16 << 20
 _ALGORITHMS = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}  # by the number of hex digits

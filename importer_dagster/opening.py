@@ -25,8 +25,8 @@ from typing import Any, BinaryIO, cast
 import fsspec
 
 from importer_dagster.errors import ImporterError, RefusedError, SourceUnavailable
+from importer_dagster.redaction import redact, redact_text
 from importer_dagster.settings import read_timeout
-from importer_dagster.warehouse import redact, redact_text
 
 
 @contextmanager

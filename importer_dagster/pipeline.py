@@ -339,7 +339,7 @@ class _Import:
                 self.warnings = reader.warnings
                 self._map(conn, reader.header, reader.header_line)
                 publisher = self._publisher(conn, load_id, prior)
-                staged = self._needs_stage(first=prior is None and self._newest(conn, prior) is None)
+                staged = self._needs_stage(conn, prior)
                 table = publisher.create_stage() if staged else self.target.live
                 if self.extras.grows:
                     evolve.prepare_stage(conn, list(self.extras.grows.values()), self.target.gained)
@@ -446,7 +446,7 @@ class _Import:
                 rule="retention",
             )
 
-    def _needs_stage(self, *, first: bool) -> bool:
+    def _needs_stage(self, conn: psycopg.Connection, prior: ledger.LoadRow | None) -> bool:
         """Whether rows must be looked at as a whole before they may stand in the table.
 
         The first delivery of a keyed type (and tenant) meets no other rows. Its
@@ -456,14 +456,15 @@ class _Import:
         if self.dry_run or self.extras.grows or gate.needs_stage(self.spec):
             return True
         rules = [rule for rule, _ in self._unique_columns()]
-        if self.spec.write_disposition in ("merge", "scd2"):
-            return not first or self.has_duplicates or rules != ["primaryKey"]
+        if self.target.is_keyed:
+            known = self.has_duplicates or rules != ["primaryKey"] or prior is not None
+            return known or self._newest(conn, prior) is not None
         return self.spec.write_disposition != "append" or bool(rules)
 
     def _note_duplicates(self, error: psycopg.Error) -> None:
         """Begin again with a stage where the table would not take a key twice."""
-        keyed = self.spec.write_disposition in ("merge", "scd2")
-        if isinstance(error, psycopg.errors.UniqueViolation) and keyed and not self.has_duplicates:
+        is_key = isinstance(error, psycopg.errors.UniqueViolation) and self.target.is_keyed
+        if is_key and not self.has_duplicates:
             self.has_duplicates = True
             raise _Again from error
 

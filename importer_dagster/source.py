@@ -30,9 +30,9 @@ from importer_dagster.completeness import marker_of, places_beside, stamp_of, wa
 from importer_dagster.errors import SourceUnavailable, UsageError
 from importer_dagster.model import Delivery
 from importer_dagster.policy import leads_out
+from importer_dagster.redaction import redact, redact_text
 from importer_dagster.settings import Settings
 from importer_dagster.spec import TableSpec
-from importer_dagster.warehouse import redact, redact_text
 
 log = logging.getLogger(__name__)
 

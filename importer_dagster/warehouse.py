@@ -10,7 +10,6 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from urllib.parse import unquote
 
 import psycopg
 from psycopg import errors as pg
@@ -25,6 +24,7 @@ from importer_dagster.errors import (
     WarehouseError,
     WarehouseUnavailable,
 )
+from importer_dagster.redaction import redact, redact_text
 from importer_dagster.settings import Settings
 from importer_dagster.turns import Turn, TurnWithoutQueue
 
@@ -62,45 +62,6 @@ _UNVERIFIED = re.compile(
     r"certificate verify failed|does not match host name|server does not support SSL|"
     r"root certificate file .* does not exist|certificate file .* does not exist|could not (?:read|load) .*certificate"
 )
-
-# Parameters whose value is nobody's business: password, sslpassword, token, sig, X-Amz-Signature, AccountKey …
-_SECRET_NAME = re.compile(r"(?i)pass|pwd|token|secret|sig(nature)?$|credential|key|auth")
-_ADDRESS = re.compile(r"[\w+.-]+://[^\s\"'<>]+")
-_PAIR = re.compile(r"(?P<name>\w+)(?P<equals>\s*=\s*)(?P<value>'(?:\\.|[^'\\])*'?|\S*)")
-
-
-def redact(address: str) -> str:
-    """A URL, or libpq's ``key=value`` words, without passwords, tokens and signatures; for logs and messages.
-
-    >>> redact("postgresql://u:secret@h/db")
-    'postgresql://u:***@h/db'
-    >>> redact("https://h/inbox?v=2&sig=secret")
-    'https://h/inbox?v=2&sig=***'
-    >>> redact("host=h password='a secret' dbname=d")
-    'host=h password=*** dbname=d'
-    """
-    if "://" not in address:
-        is_path = "/" in address.partition("=")[0]
-        return address if is_path else _PAIR.sub(_without_value, address)
-    before, _, rest = address.partition("://")
-    # a password that is not percent-encoded may hold anything: up to the last @ that can end it
-    user = re.match(r"([^:/?#@]*):((?!\d+(?:[/?#]|$)).*)@", rest, re.DOTALL)
-    if user:
-        rest = f"{user[1]}:***@{rest[user.end() :]}"
-    return f"{before}://" + re.sub(r"(?<=[?&;#])([^=&;#]*)=([^&;#]*)", _without_parameter, rest)
-
-
-def redact_text(text: object, address: str) -> str:
-    """The words of somebody else's error, with ``address`` and all other addresses in it redacted."""
-    return _ADDRESS.sub(lambda found: redact(found[0]), str(text).replace(address, redact(address)))
-
-
-def _without_value(pair: re.Match[str]) -> str:
-    return f"{pair['name']}=***" if _SECRET_NAME.search(pair["name"]) else pair[0]
-
-
-def _without_parameter(pair: re.Match[str]) -> str:
-    return f"{pair[1]}=***" if _SECRET_NAME.search(unquote(pair[1])) else pair[0]
 
 
 def plain_url(url: str) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from importer_dagster.warehouse import redact, redact_text
+from importer_dagster.redaction import redact, redact_text
 
 SECRET = "s3cr3t-Planted"
 

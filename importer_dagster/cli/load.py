@@ -16,9 +16,9 @@ import click
 from importer_dagster.cli.common import DAY, console, errors, must_be_there, plain, specs_of, warehouse_of
 from importer_dagster.cli.ledger import print_rejects
 from importer_dagster.errors import ImporterError, SpecError, UsageError
+from importer_dagster.redaction import redact
 from importer_dagster.settings import Settings
 from importer_dagster.spec import Specs, TableSpec, load_spec, load_specs, spec_files
-from importer_dagster.warehouse import redact
 
 _LISTED = 50  # rejects that a rehearsal shows
 

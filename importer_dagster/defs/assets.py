@@ -15,10 +15,10 @@ import dagster as dg
 from importer_dagster.defs.report import check_specs
 from importer_dagster.defs.step import run_step
 from importer_dagster.instance import POOL
+from importer_dagster.redaction import redact
 from importer_dagster.schema import column_schema
 from importer_dagster.settings import Settings
 from importer_dagster.spec import TableSpec
-from importer_dagster.warehouse import redact
 
 INBOX = dg.AssetKey("supplier_inbox")
 MAX_RETRIES = 3
