@@ -108,6 +108,15 @@ class Locate(Protocol):
 
 
 @dataclass(frozen=True)
+class Duplicate:
+    """A staged row taken out because an earlier row of the file has the same key."""
+
+    row: int
+    value: str
+    first_row: int
+
+
+@dataclass(frozen=True)
 class TextBatch:
     """Records as text, one string column per wanted header column.
 

@@ -25,7 +25,7 @@ import numpy as np
 import psycopg
 import pyarrow as pa
 
-from importer_dagster import evolve, gate, held, ledger, schema
+from importer_dagster import evolve, gate, held, ledger
 from importer_dagster.completeness import look_at, unchanged, with_manifest
 from importer_dagster.drift import map_header
 from importer_dagster.errors import RefusedError, TransientError, WarehouseUnavailable
@@ -45,7 +45,7 @@ from importer_dagster.model import (
 )
 from importer_dagster.profiles import with_profiles
 from importer_dagster.reader import Reader, fingerprint, open_delivery
-from importer_dagster.rejects import Rejected, Rejects, first_reasons, from_table, located
+from importer_dagster.rejects import Rejected, Rejects, first_reasons, from_table, located, repeated
 from importer_dagster.retype import TypeWatch
 from importer_dagster.spec import TableSpec
 from importer_dagster.stages import ahead
@@ -55,7 +55,7 @@ from importer_dagster.turns import SMALL_BYTES
 from importer_dagster.validate import Validator
 from importer_dagster.versions import declarations
 from importer_dagster.warehouse import Warehouse, refusal_of
-from importer_dagster.writer import Counts, Publisher, RowStream
+from importer_dagster.writer import Counts, Publisher, RowStream, Trace
 
 log = logging.getLogger(__name__)
 
@@ -478,7 +478,7 @@ class _Import:
         sources = {name: str(position) for name, position in self.mapping.sources.items()}
         fed = {f.name: sources.get(f.name) for f in self.spec.fields}
         validator = Validator(self.layout.whole, fed, [r.field.name for r in self.extras.rescued])
-        trace = _Trace(self.delivery, load_id)
+        trace = Trace(self.delivery, load_id)
         self.totals = Totals(self.layout.spec, sources)
         stream = RowStream(conn, table, self.spec, trace.schema(self.spec, self.extras.names))
         try:
@@ -508,7 +508,7 @@ class _Import:
         conn: psycopg.Connection,
         load_id: int,
         judged: _Judged,
-        trace: _Trace,
+        trace: Trace,
         stream: RowStream,
         validator: Validator,
     ) -> None:
@@ -533,6 +533,9 @@ class _Import:
 
     def _write_rejects(self, conn: psycopg.Connection, load_id: int, stream: RowStream) -> None:
         stream.pause()
+        self._flush_rejects(conn, load_id)
+
+    def _flush_rejects(self, conn: psycopg.Connection, load_id: int) -> None:
         records, reasons = self.rejects.take()
         if not self.dry_run:
             ledger.write_rejects(conn, load_id, records, reasons)
@@ -557,27 +560,9 @@ class _Import:
         found = publisher.duplicates_between(int(numbers[0]), int(numbers[-1]))
         if not found:
             return
-        lines, raws = batch.locate(np.searchsorted(numbers, [d.row for d in found]))
-        n = len(found)
-        table = pa.table(
-            {
-                "row": pa.array([d.row for d in found], pa.int64()),
-                "line": lines,
-                "column_name": pa.repeat(pa.scalar(names), n),
-                "value": pa.array([d.value for d in found], pa.string()),
-                "rule": pa.repeat(pa.scalar(rule), n),
-                "message": pa.array(
-                    [f"the same {names} stood already in record {d.first_row}" for d in found], pa.string()
-                ),
-                "raw": raws,
-            },
-            schema=REJECT_SCHEMA,
-        )
-        self.rejects.add(from_table(table))
+        self.rejects.add(repeated(found, batch, rule, names))
         self._check_count()
-        records, reasons = self.rejects.take()
-        if not self.dry_run:
-            ledger.write_rejects(publisher.conn, load_id, records, reasons)
+        self._flush_rejects(publisher.conn, load_id)
 
     # --- a column of another type? ---
 
@@ -787,29 +772,6 @@ class _Unread(Exception):
     def __init__(self, standing: Sequence[ledger.Standing]) -> None:
         super().__init__()
         self.standing = standing
-
-
-class _Trace:
-    """Adds the columns that trace a row to its delivery."""
-
-    def __init__(self, delivery: Delivery, load_id: int) -> None:
-        self.fields: list[tuple[pa.Field, Any]] = []
-        if delivery.has_tenant:
-            self.fields.append((pa.field("_tenant", pa.string()), delivery.tenant))
-        self.fields.append((pa.field("_business_date", pa.date32()), delivery.business_date))
-        self.fields.append((pa.field("_load_id", pa.int64()), load_id))
-
-    def schema(self, spec: TableSpec, more: Sequence[str]) -> pa.Schema:
-        """The Arrow schema of what ``add`` returns; ``more`` names columns of text."""
-        fields = [*schema.arrow_schema(spec), *(pa.field(name, pa.string()) for name in more)]
-        return pa.schema([*fields, *(f for f, _ in self.fields), pa.field("_row", pa.int64())])
-
-    def add(
-        self, typed: pa.RecordBatch, rows: pa.Array, more: Sequence[pa.Array], whole: pa.Schema
-    ) -> pa.RecordBatch:
-        """``typed`` with ``more`` and the trace columns behind it."""
-        constants = [pa.repeat(pa.scalar(v, f.type), len(rows)) for f, v in self.fields]
-        return pa.RecordBatch.from_arrays([*typed.columns, *more, *constants, rows], names=whole.names)
 
 
 # What was read, its good rows as typed columns, their positions, the failing cells, the records of these.

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from importer_dagster.cells import SHOWN
 from importer_dagster.errors import RefusedError
-from importer_dagster.model import RECORD_SCHEMA, REJECT_SCHEMA, Failure, Reason, TextBatch
+from importer_dagster.model import RECORD_SCHEMA, REJECT_SCHEMA, Duplicate, Failure, Reason, TextBatch
 
 REASONS_KEPT = 1_000  # rejects on record for a refused file
 
@@ -139,6 +139,22 @@ def _details(failures: Sequence[Failure], order: pa.Array, offsets: pa.Array) ->
         f.words if isinstance(f.words, pa.Array) else pa.nulls(len(f.indexes), pa.string()) for f in failures
     ]
     return pa.ListArray.from_arrays(offsets, pa.concat_arrays(own).take(order))
+
+
+def repeated(duplicates: Sequence[Duplicate], batch: TextBatch, rule: str, names: str) -> Rejected:
+    """Records of a batch (in order) that have the key of an earlier record of the file."""
+    at = np.searchsorted(batch.rows.to_numpy(), [d.row for d in duplicates])
+    lines, raws = batch.locate(at)
+    n = len(duplicates)
+    each = pa.array(range(n + 1), pa.int32())
+    lists = (
+        pa.array([0] * n, pa.int32()),
+        pa.array([d.value for d in duplicates], pa.string()),
+        pa.array([str(d.first_row) for d in duplicates], pa.string()),
+    )
+    nested = [pa.ListArray.from_arrays(each, flat) for flat in lists]
+    table = pa.table([batch.rows.take(pa.array(at)), lines, *nested, raws], schema=RECORD_SCHEMA)
+    return Rejected(table, [Reason(names, rule, f"the same {names} stood already in record ", False)])
 
 
 def from_table(rejects: pa.Table) -> Rejected:

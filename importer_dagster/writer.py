@@ -21,10 +21,34 @@ import pyarrow as pa
 from psycopg import sql
 
 from importer_dagster import schema
+from importer_dagster.model import Delivery, Duplicate
 from importer_dagster.spec import TableSpec
 from importer_dagster.tables import Name, Target, column_list, statements
 
 # --- COPY -------------------------------------------------------------------------
+
+
+class Trace:
+    """Adds the columns that trace a row to its delivery."""
+
+    def __init__(self, delivery: Delivery, load_id: int) -> None:
+        self.fields: list[tuple[pa.Field, Any]] = []
+        if delivery.has_tenant:
+            self.fields.append((pa.field("_tenant", pa.string()), delivery.tenant))
+        self.fields.append((pa.field("_business_date", pa.date32()), delivery.business_date))
+        self.fields.append((pa.field("_load_id", pa.int64()), load_id))
+
+    def schema(self, spec: TableSpec, more: Sequence[str]) -> pa.Schema:
+        """The Arrow schema of what ``add`` returns; ``more`` names columns of text."""
+        fields = [*schema.arrow_schema(spec), *(pa.field(name, pa.string()) for name in more)]
+        return pa.schema([*fields, *(f for f, _ in self.fields), pa.field("_row", pa.int64())])
+
+    def add(
+        self, typed: pa.RecordBatch, rows: pa.Array, more: Sequence[pa.Array], whole: pa.Schema
+    ) -> pa.RecordBatch:
+        """``typed`` with ``more`` and the trace columns behind it."""
+        constants = [pa.repeat(pa.scalar(v, f.type), len(rows)) for f, v in self.fields]
+        return pa.RecordBatch.from_arrays([*typed.columns, *more, *constants, rows], names=whole.names)
 
 
 # Encoded and sent at a time: while one piece is encoded, the server still works on what the socket
@@ -110,15 +134,6 @@ class Counts:
     loaded: int = 0
     unchanged: int = 0
     skipped: int = 0
-
-
-@dataclass(frozen=True)
-class Duplicate:
-    """A staged row taken out because an earlier row of the file has the same key."""
-
-    row: int
-    value: str
-    first_row: int
 
 
 class Publisher:

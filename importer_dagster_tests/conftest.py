@@ -10,6 +10,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import sqlalchemy as sa
+from alembic.config import Config
 
 from importer_dagster import ledger
 from importer_dagster.embedded import EmbeddedServer, ensure_server
@@ -97,6 +99,16 @@ def make_spec(
     ]
     schema = {"fields": fields, **({"primaryKey": key} if key else {})}
     return TableSpec.model_validate({"name": name, "schema": schema, **more})
+
+
+def migrate(warehouse: Warehouse, step: Callable[[Config, str], None], to: str) -> None:
+    """Bring the ledger up (``alembic.command.upgrade``) or down to a revision."""
+    config = Config()
+    config.set_main_option("script_location", "importer_dagster:migrations")
+    url = warehouse.url.replace("postgresql://", "postgresql+psycopg://", 1)
+    with sa.create_engine(url, poolclass=sa.pool.NullPool).begin() as connection:
+        config.attributes["connection"] = connection
+        step(config, to)
 
 
 class Inbox:

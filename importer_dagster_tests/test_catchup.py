@@ -1,5 +1,7 @@
 """Late, corrected, refused and missing files: asked for once, by schedule and sensor, with a real instance."""
 
+# ruff: noqa: F811 - a fixture that is imported is named again where it is used
+
 import json
 import os
 import shutil
@@ -17,7 +19,7 @@ from typing import Any
 import dagster as dg
 import psutil
 import pytest
-from test_dagster import Project, _gap_tags, wait_for
+from test_dagster import Project, _gap_tags, project, wait_for  # noqa: F401 - a fixture
 
 from importer_dagster import arrivals
 from importer_dagster.defs import build_defs
@@ -42,17 +44,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::
 
 START = date(2024, 1, 1)
 FAR = 30  # days between tests: more than schedule and sensor look back
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, _clean_environment: None) -> Iterator[Project]:
-    before = dict(os.environ)
-    project = Project(tmp_path_factory.mktemp("project"))
-    yield project
-    if project.environment.server is not None:
-        project.environment.server.release()
-    os.environ.clear()
-    os.environ.update(before)
 
 
 _used = iter(range(1, 30))

@@ -4,10 +4,8 @@ import datetime
 import random
 
 import pytest
-import sqlalchemy as sa
 from alembic import command
-from alembic.config import Config
-from conftest import DAY, Inbox, Query, make_spec
+from conftest import DAY, Inbox, Query, make_spec, migrate
 from pydantic import ValidationError
 
 from importer_dagster import held, ledger, undo
@@ -330,13 +328,7 @@ def test_a_gate_that_makes_no_sense_is_an_error_of_the_spec(gate: dict, words: s
 
 def test_the_ledger_goes_down_and_up_again_with_held_loads_in_it(inbox: Inbox, query: Query) -> None:
     held_load = inbox.load(make_spec(gate={"rows": {"least": 5}}), rows(3))
-    config = Config()
-    config.set_main_option("script_location", "importer_dagster:migrations")
-    url = inbox.warehouse.url.replace("postgresql://", "postgresql+psycopg://", 1)
-    engine = sa.create_engine(url, poolclass=sa.pool.NullPool)
     for step, to in ((command.downgrade, "0002"), (command.upgrade, "head")):
-        with engine.begin() as connection:
-            config.attributes["connection"] = connection
-            step(config, to)
+        migrate(inbox.warehouse, step, to)
     assert query("SELECT load_id, status FROM importer.loads") == [(held_load.load_id, "refused")]
     assert query("SELECT held, refused FROM importer.status") == [(0, 1)]

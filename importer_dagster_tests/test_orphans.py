@@ -4,8 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
@@ -16,6 +14,7 @@ from test_dagster import DEFINITIONS, Project, day, project  # noqa: F401 - a fi
 
 from importer_dagster.defs import orphans
 from importer_dagster.warehouse import Warehouse
+from reliability.patience import wait_for
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
 
@@ -26,15 +25,6 @@ from importer_dagster.defs.launch import launch_daily
 from importer_dagster.settings import Settings
 launch_daily(Settings.from_env(), [date.fromisoformat(sys.argv[1])], ["alpha"], definitions={DEFINITIONS!r})
 """
-
-
-def wait_for(condition: Callable[[], object], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def gone(pid: int) -> bool:

@@ -213,7 +213,7 @@ def test_a_crash_in_mid_file_leaves_nothing(
 ) -> None:
     spec = make_spec()
     inbox.load(spec, HEADER + "1,a,1\n", path="a")
-    original = pipeline._Trace.add
+    original = pipeline.Trace.add
 
     def fail_later(self, *args):
         if self.fields and fail_later.calls:
@@ -222,7 +222,7 @@ def test_a_crash_in_mid_file_leaves_nothing(
         return original(self, *args)
 
     fail_later.calls = 0
-    monkeypatch.setattr(pipeline._Trace, "add", fail_later)
+    monkeypatch.setattr(pipeline.Trace, "add", fail_later)
     monkeypatch.setattr("importer_dagster.reader.BLOCK", 64)
     monkeypatch.setattr(pipeline, "open_delivery", pipeline_reader)
     with pytest.raises(MemoryError):

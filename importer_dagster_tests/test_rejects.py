@@ -4,10 +4,8 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import sqlalchemy as sa
 from alembic import command
-from alembic.config import Config
-from conftest import Inbox, Query, make_spec
+from conftest import Inbox, Query, make_spec, migrate
 
 from importer_dagster import ledger, pipeline
 from importer_dagster.cells import SHOWN
@@ -98,14 +96,8 @@ def test_rejects_of_before_are_kept_by_the_migration_and_back(inbox: Inbox, quer
     inbox.load(mixed_spec(), MIXED)
     everything = f"SELECT load_id, {CELLS} FROM importer.rejects ORDER BY 1, 2, 4, 6"
     before = query(everything)
-    config = Config()
-    config.set_main_option("script_location", "importer_dagster:migrations")
-    url = inbox.warehouse.url.replace("postgresql://", "postgresql+psycopg://", 1)
-    engine = sa.create_engine(url, poolclass=sa.pool.NullPool)
     for step, to in ((command.downgrade, "0006"), (command.upgrade, "head")):
-        with engine.begin() as connection:
-            config.attributes["connection"] = connection
-            step(config, to)
+        migrate(inbox.warehouse, step, to)
         assert query(everything) == before
     with inbox.warehouse.connect() as conn:
         assert len(load_rejects(conn)) == len(before)

@@ -29,6 +29,7 @@ from importer_dagster import ledger
 from importer_dagster.model import Delivery
 from importer_dagster.pipeline import import_delivery
 from importer_dagster.warehouse import Warehouse
+from reliability.patience import wait_for
 from reliability.server import OwnServer, kill, own_server
 from reliability.state import State, differences, remains, slots_held, state
 from reliability.steps import STEPS, arm, install, let_go, waiting
@@ -204,7 +205,7 @@ class Crash:
             if code:
                 verdict.faults.append(f"the import again ended with {code}: {words[-500:]}")
             verdict.faults += differences(after, state(conn))
-            _wait(lambda: not remains(conn), 10)  # a session ends a moment after its process
+            wait_for(lambda: not remains(conn), 10)  # a session ends a moment after its process
             verdict.faults += remains(conn)
         verdict.recovered = not verdict.faults
         self.server.drop(database)
@@ -240,7 +241,7 @@ class Crash:
             found[0] = _committed(conn, case) if case.step == "done" else waiting(conn)
             return found[0] is not None or process.exitcode is not None
 
-        _wait(reached, _PATIENCE_S, pause=0.002)
+        wait_for(reached, _PATIENCE_S, pause=0.002)
         return found[0]
 
     def _harm(self, victim: str, process: int, backend: int) -> None:
@@ -257,7 +258,7 @@ class Crash:
             return  # the sessions ended with the server; the import itself goes on
         process.join(_PATIENCE_S)
         with self.server.connect(database) as conn:
-            if not _wait(lambda: not slots_held(conn), _PATIENCE_S, pause=0.005):
+            if not wait_for(lambda: not slots_held(conn), _PATIENCE_S, pause=0.005):
                 verdict.faults.append("the slot is still held")
         verdict.slot_s = time.monotonic() - killed
 
@@ -273,15 +274,6 @@ def _backend(conn: psycopg.Connection) -> int | None:
         "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'importer'"
     ).fetchone()
     return None if row is None else int(row[0])
-
-
-def _wait(condition: Callable[[], bool], seconds: float, pause: float = 0.02) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(pause)
-    return True
 
 
 # --- many of them ---------------------------------------------------------------------

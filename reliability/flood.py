@@ -36,6 +36,7 @@ from importer_dagster.instance import PROJECT_ROOT
 from importer_dagster.turns import SLOT_LOCKS
 from importer_dagster.warehouse import Warehouse
 from reliability import guard
+from reliability.patience import wait_for
 from reliability.sampling import Seen, sampling
 from reliability.server import OwnServer, own_server
 
@@ -198,9 +199,9 @@ class Flood:
                 hold.execute("SELECT pg_advisory_lock(%s, %s)", (SLOT_LOCKS, slot))
             stack.enter_context(self._services())
             if self.size.same_days:  # it leaves out what others are importing already
-                _wait(lambda: self._under_way() >= self.size.scheduled)
+                wait_for(lambda: self._under_way() >= self.size.scheduled, _PATIENCE_S)
             self._start_runs()
-            if not _wait(lambda: self._under_way() >= self.size.runs and self._tickets() > 0):
+            if not wait_for(lambda: self._under_way() >= self.size.runs and self._tickets() > 0, _PATIENCE_S):
                 verdict.faults.append(f"only {self._under_way()} runs at once: {self._runs()}")
             time.sleep(self.size.settle_s)
             verdict.waiting = self._look_at_the_waiting()
@@ -208,7 +209,9 @@ class Flood:
             with sampling(self.url) as verdict.seen:
                 people = [self._person(n) for n in range(self.size.people)]
                 hold.execute("SELECT pg_advisory_unlock_all()")
-                if not _wait(lambda: self._ended() and all(p.poll() is not None for p in people)):
+                if not wait_for(
+                    lambda: self._ended() and all(p.poll() is not None for p in people), _PATIENCE_S
+                ):
                     verdict.faults.append(f"not all have ended: {self._runs()}")
             verdict.seconds = time.monotonic() - start
             verdict.faults += [f"a person's load ended with {p.returncode}" for p in people if p.returncode]
@@ -221,7 +224,7 @@ class Flood:
         self._start("dagster._daemon", "run", "-w", _WORKSPACE)
         self._start("dagster_webserver", "-w", _WORKSPACE, "-h", "127.0.0.1", "-p", str(self.port))
         try:
-            if not _wait(self._answers):
+            if not wait_for(self._answers, _PATIENCE_S):
                 raise RuntimeError("the webserver does not answer")
             yield
         finally:
@@ -463,15 +466,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     with suppress(subprocess.TimeoutExpired):
         process.wait(20)
-
-
-def _wait(condition: Callable[[], bool], seconds: float = _PATIENCE_S) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.2)
-    return True
 
 
 def flood(cap: int, size: Size) -> Verdict:

@@ -31,6 +31,7 @@ from importer_dagster.defs.runs import JOB
 from importer_dagster.instance import PROJECT_ROOT
 from importer_dagster.warehouse import Warehouse
 from reliability.crash import write_csv
+from reliability.patience import wait_for
 from reliability.server import OwnServer, kill, left_running, own_server
 from reliability.soak import FIRST_DAY, Soak
 from reliability.state import remains
@@ -102,7 +103,7 @@ class Orchestrated:
         with self.server.connect("warehouse") as hold:
             arm(hold, verdict.step, _RECORD if verdict.step == "copy" else 1)
             command = self._backfill(verdict)
-            _wait(lambda: waiting(hold) is not None or command.poll() is not None)
+            wait_for(lambda: waiting(hold) is not None or command.poll() is not None, _PATIENCE_S)
             [step] = _steps_below(command.pid) or [0]
             start = time.monotonic()
             kill([step if verdict.victim == "step" else command.pid])
@@ -128,7 +129,7 @@ class Orchestrated:
             self._run(
                 [sys.executable, "-m", "dagster", "job", "launch", "-w", workspace, "-j", JOB, "--tags", tags]
             )
-            if not _wait(lambda: waiting(hold) is not None):
+            if not wait_for(lambda: waiting(hold) is not None, _PATIENCE_S):
                 verdict.faults.append("the step was not reached")
             start = time.monotonic()
             if verdict.victim == "all":
@@ -173,7 +174,7 @@ class Orchestrated:
         with self._daemon(), self.server.connect("warehouse") as hold:
             arm(hold, verdict.step, _RECORD if verdict.step == "copy" else 1)
             command = self._backfill(verdict)
-            if not _wait(lambda: waiting(hold) is not None or command.poll() is not None):
+            if not wait_for(lambda: waiting(hold) is not None or command.poll() is not None, _PATIENCE_S):
                 verdict.faults.append("the step was not reached")
             start = time.monotonic()
             kill([command.pid])
@@ -183,7 +184,7 @@ class Orchestrated:
 
     def _await_release(self, verdict: Verdict, start: float) -> None:
         """Wait until the sensor has ended the run; then the day is asked for again, as the schedule would."""
-        if not _wait(lambda: self.project._dagster_figures() == (0, 0)):
+        if not wait_for(lambda: self.project._dagster_figures() == (0, 0)):
             verdict.faults.append("nobody has ended the run")
         verdict.slot_s = time.monotonic() - start
         if self._backfill(verdict).wait(_PATIENCE_S):
@@ -199,7 +200,7 @@ class Orchestrated:
                 verdict.slot_s = time.monotonic() - start
             return figures == (0, 0) and self._succeeded(verdict.type)
 
-        if not _wait(good):
+        if not wait_for(good, _PATIENCE_S):
             runs = self.server.query("dagster", "SELECT run_id, status FROM runs ORDER BY id DESC LIMIT 4")
             verdict.faults.append(f"the day is not materialized: {runs}, {self.project._dagster_figures()}")
         verdict.done_s = time.monotonic() - start
@@ -224,7 +225,7 @@ class Orchestrated:
     def _settle(self, verdict: Verdict) -> None:
         """Wait for orphans; then tables, ledger, runs and slots must be as if nothing had happened."""
         with self.server.connect("warehouse") as conn:
-            _wait(lambda: not remains(conn), 60)
+            wait_for(lambda: not remains(conn), 60)
             verdict.faults += remains(conn)
         records, good = 0, 0
         for name, contents in self.project._contents().items():
@@ -236,7 +237,7 @@ class Orchestrated:
         if good:
             verdict.faults.append(f"{good} rows differ")
         verdict.faults += left_running(self.server.folder)
-        _wait(lambda: self.project._dagster_figures() == (0, 0), 30)
+        wait_for(lambda: self.project._dagster_figures() == (0, 0), 30)
         stuck, slots = self.project._dagster_figures()
         if stuck or slots:
             verdict.faults.append(f"{stuck} runs are stuck, {slots} slots are taken")
@@ -272,15 +273,6 @@ def _steps_below(pid: int) -> list[int]:
     below = psutil.Process(pid).children(recursive=True)
     servers = [p for p in below if "forkserver" in " ".join(p.cmdline()) and p.ppid() == pid]
     return [child.pid for server in servers for child in server.children()]
-
-
-def _wait(condition: Callable[[], bool], seconds: float = _PATIENCE_S) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def report(verdicts: Sequence[Verdict]) -> str:
