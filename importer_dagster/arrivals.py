@@ -6,8 +6,8 @@ asked for, the files are written down in ``importer.asked``, in one transaction
 and one process at a time: so nothing is asked for twice, be it by the schedule,
 the sensor, or one of them after a crash.
 
-What does not belong here: listing the inbox (``source.py``), starting runs
-(``defs/schedule.py``).
+What does not belong here: listing the inbox (``source.py``), choosing runs
+(``defs/catchup.py``).
 """
 
 from __future__ import annotations

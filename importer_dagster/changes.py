@@ -15,7 +15,7 @@ from typing import Any, Literal
 import psycopg
 from psycopg import sql
 
-from importer_dagster.tables import Name, Target, statements
+from importer_dagster.tables import Name, Target, run_statement
 
 EXAMPLES = 3  # of each kind
 
@@ -84,5 +84,4 @@ class Watch:
         return sql.SQL(" AND ").join(sql.SQL("{} = {}").format(Name("b", c), Name("a", c)) for c in columns)
 
     def _run(self, name: str, **names: sql.Composable) -> psycopg.Cursor:
-        statement = sql.SQL(statements("undo")[name]).format(**{**self.target.names, **names})
-        return self.conn.execute(statement, self.values)
+        return run_statement(self.conn, "undo", name, self.values, {**self.target.names, **names})

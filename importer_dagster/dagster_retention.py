@@ -24,7 +24,7 @@ from psycopg import sql
 
 from importer_dagster.retention import Gone
 from importer_dagster.settings import Keep
-from importer_dagster.tables import statements
+from importer_dagster.tables import run_statement, statements
 from importer_dagster.warehouse import Warehouse
 
 _SOME = 5_000
@@ -63,7 +63,7 @@ _Found = tuple[str, int, datetime | None]
 def _run(
     conn: psycopg.Connection, name: str, *, names: dict[str, sql.Composable] | None = None, **values: Any
 ) -> psycopg.Cursor:
-    return conn.execute(sql.SQL(statements("dagster_retention")[name]).format(**(names or {})), values)
+    return run_statement(conn, "dagster_retention", name, values, names)
 
 
 def _runs(conn: psycopg.Connection, before: datetime, dry_run: bool) -> Iterator[_Found]:

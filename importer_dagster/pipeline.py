@@ -59,7 +59,7 @@ from importer_dagster.writer import Counts, Publisher, RowStream, Trace
 
 log = logging.getLogger(__name__)
 
-REJECTS_IN_MEMORY = 2_000_000  # bytes; then they are written, while the next batch is judged
+REJECTS_IN_MEMORY = 8_000_000  # bytes; then they are written, and the COPY of rows begins anew
 ATTEMPTS = 3
 ATTEMPTS_AT_A_RESTART = 6  # half a minute: what a server takes to restart, or a standby to take over
 _FIRST_PAUSE_S = 0.5

@@ -25,7 +25,7 @@ from psycopg import sql
 from importer_dagster import held, ledger
 from importer_dagster.settings import Keep, keep_variable
 from importer_dagster.spec import TableSpec
-from importer_dagster.tables import REPEATS, SUPERSEDED, Target, column_list, statements
+from importer_dagster.tables import REPEATS, SUPERSEDED, Target, column_list, run_statement, statements
 from importer_dagster.warehouse import Warehouse
 
 HasTenant = Callable[[TableSpec], bool]
@@ -284,7 +284,7 @@ class _Prune:
         names: Mapping[str, sql.Composable] | None = None,
         **values: Any,
     ) -> psycopg.Cursor:
-        return conn.execute(sql.SQL(statements("retention")[name]).format(**(names or {})), values)
+        return run_statement(conn, "retention", name, values, names)
 
 
 def history_may_go(spec: TableSpec) -> bool:

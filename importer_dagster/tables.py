@@ -48,6 +48,17 @@ def statements(file: str) -> dict[str, str]:
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
+def run_statement(
+    conn: psycopg.Connection,
+    file: str,
+    name: str,
+    values: Mapping[str, Any],
+    names: Mapping[str, sql.Composable] | None = None,
+) -> psycopg.Cursor:
+    """Execute a statement of ``sql/<file>.sql``, its names in braces filled in and its values bound."""
+    return conn.execute(sql.SQL(statements(file)[name]).format(**(names or {})), values)
+
+
 @dataclass(frozen=True)
 class Target:
     """Where a type's rows go, and the names that its statements are made of."""

@@ -23,7 +23,7 @@ from psycopg import sql
 from importer_dagster import schema
 from importer_dagster.model import Delivery, Duplicate
 from importer_dagster.spec import TableSpec
-from importer_dagster.tables import Name, Target, column_list, statements
+from importer_dagster.tables import Name, Target, column_list, run_statement, statements
 
 # --- COPY -------------------------------------------------------------------------
 
@@ -169,8 +169,7 @@ class Publisher:
         self, name: str, values: Mapping[str, Any] | None = None, **names: sql.Composable
     ) -> psycopg.Cursor:
         known = {**self.target.names, "stage": _STAGE, **names}
-        statement = sql.SQL(statements("publish")[name]).format(**known)
-        return self.conn.execute(statement, {**self._values, **(values or {})})
+        return run_statement(self.conn, "publish", name, {**self._values, **(values or {})}, known)
 
     def create_stage(self) -> sql.Identifier:
         """A temporary table like the type's own; gone with the transaction."""
