@@ -204,6 +204,22 @@ class Block:
             self.numbers[at], self.lines_at(starts[at]), columns, values, rules, messages, raws
         )
 
+    def rejects_alike(
+        self, positions: np.ndarray, column: str, value: bytes, rule: str, message: str
+    ) -> pa.Table:
+        """Rejects of records that Arrow was given and that all are the same: a file may be full of them."""
+        if not len(positions):
+            return REJECT_SCHEMA.empty_table()
+        starts, ends = (places[positions] for places in self.spans())
+        words = (column, _shown_value(value), rule, message)
+        same = [pa.repeat(pa.scalar(word), len(positions)) for word in words]
+        numbers = pa.array(self.numbers[positions], pa.int64()), pa.array(self.lines_at(starts), pa.int64())
+        return pa.table([*numbers, *same, raw_texts(self.data, starts, ends)], schema=REJECT_SCHEMA)
+
+
+def _shown_value(value: bytes) -> str:
+    return _cut(shown(value[: 4 * VALUE_SHOWN]), VALUE_SHOWN)
+
 
 def reject_table(
     numbers: np.ndarray,
@@ -220,7 +236,7 @@ def reject_table(
             pa.array(numbers, pa.int64()),
             pa.array(lines, pa.int64()),
             pa.array(columns, pa.string()),
-            pa.array([_cut(shown(v[: 4 * VALUE_SHOWN]), VALUE_SHOWN) for v in values], pa.string()),
+            pa.array([_shown_value(v) for v in values], pa.string()),
             pa.array(rules, pa.string()),
             pa.array(messages, pa.string()),
             pa.array([raw_text(r) for r in raws], pa.string()),

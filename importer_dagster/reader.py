@@ -402,11 +402,22 @@ class Reader:
             return columns, positions, positions[:0]
         column, name = columns.column(at), self.header[self._selected[at]]
         same = as_mask(pc.or_(pc.equal(column, name), pc.equal(column, "\ufeff" + name)))
-        for row in np.flatnonzero(same):
+        if not same.any():
+            return columns, positions, positions[:0]
+        exact = self._are_headers(columns) & same
+        for row in np.flatnonzero(same & ~exact):
             same[row] = self._is_header(block.record(int(positions[row])))
         if not same.any():
             return columns, positions, positions[:0]
         return columns.filter(pa.array(~same)), positions[~same], positions[same]
+
+    def _are_headers(self, columns: pa.RecordBatch) -> np.ndarray:
+        """Rows that are the header to the letter, as far as all of it is selected: a file may be full of them."""
+        if len(self._selected) < len(self.header):
+            return np.zeros(len(columns), np.bool_)
+        pairs = zip(columns.columns, self._selected, strict=True)
+        same: np.ndarray = np.logical_and.reduce([as_mask(pc.equal(c, self.header[i])) for c, i in pairs])
+        return same
 
     def _is_header(self, record: bytes) -> bool:
         names = [v.decode().lstrip("\ufeff").strip() for v, _ in self._grammar.fields(record)]
@@ -434,17 +445,14 @@ class Reader:
         return self._grammar.delimiter.join(values)
 
     def _header_rejects(self, block: Block, positions: np.ndarray) -> pa.Table:
-        n = len(positions)
         declared = self._spec.dialect.header
         words = (
             "the header stands here again"
             if declared
             else "a header stands here, but the spec says header: false"
         )
-        column = column_name(self.header, 0)
-        values = [self.header[0].encode()] * n
-        return block.rejects_at(
-            positions.tolist(), [column] * n, values, ["header.repeated"] * n, [words] * n
+        return block.rejects_alike(
+            positions, column_name(self.header, 0), self.header[0].encode(), "header.repeated", words
         )
 
     # --- warnings ---

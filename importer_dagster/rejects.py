@@ -165,14 +165,27 @@ def from_table(rejects: pa.Table) -> Rejected:
     numbers = rejects["row"].to_numpy()
     starts = np.flatnonzero(np.append(True, numbers[1:] != numbers[:-1]))
     offsets = pa.array(np.append(starts, len(rejects)), pa.int32())
-    known: dict[Reason, int] = {}
-    pairs = zip(rejects["column_name"].to_pylist(), rejects["rule"].to_pylist(), strict=True)
-    reasons = [known.setdefault(Reason(column, rule, "", False), len(known)) for column, rule in pairs]
+    codes, reasons = _reasons_of(rejects)
     first = rejects.take(pa.array(starts))
-    lists = [pa.array(reasons, pa.int32()), *(rejects[n].combine_chunks() for n in ("value", "message"))]
+    lists = [codes, *(rejects[n].combine_chunks() for n in ("value", "message"))]
     nested = [pa.ListArray.from_arrays(offsets, flat) for flat in lists]
     table = pa.table([first["row"], first["line"], *nested, first["raw"]], schema=RECORD_SCHEMA)
-    return Rejected(table, list(known))
+    return Rejected(table, reasons)
+
+
+def _reasons_of(rejects: pa.Table) -> tuple[pa.Array, list[Reason]]:
+    """For each reject the number of its column and rule, and what the numbers stand for."""
+    columns, rules = (
+        rejects[name].combine_chunks().dictionary_encode(null_encoding="encode")
+        for name in ("column_name", "rule")
+    )
+    pairs = columns.indices.to_numpy().astype(np.int64) * len(rules.dictionary) + rules.indices.to_numpy()
+    found, codes = np.unique(pairs, return_inverse=True)
+    names, words = columns.dictionary.to_pylist(), rules.dictionary.to_pylist()
+    reasons = [
+        Reason(names[pair // len(words)], words[pair % len(words)], "", False) for pair in found.tolist()
+    ]
+    return pa.array(codes.astype(np.int32)), reasons
 
 
 def spelled_out(rejected: Rejected, limit: int) -> pa.Table:
