@@ -157,7 +157,7 @@ def _work(seed: int, deadline: float, big: bool, pipe: Connection) -> None:
             if time.monotonic() > deadline:
                 return
             pipe.send(("start", f"seed {s}", s))
-            _tried(pipe, f"seed {s}", lambda s=s: check(make(s)), "file")  # type: ignore[misc]
+            _tried(pipe, f"seed {s}", lambda s=s: check(make(s)), "file")
     except KeyboardInterrupt:
         pass
     finally:

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import yaml
 
 from importer_dagster import ledger
@@ -288,7 +288,7 @@ class Flood:
     # --- what there is ---
 
     def _runs(self) -> list[tuple[str, int]]:
-        return self.server.query("dagster", "SELECT status, count(*) FROM runs GROUP BY 1 ORDER BY 1")  # type: ignore[return-value]
+        return self.server.query("dagster", "SELECT status, count(*) FROM runs GROUP BY 1 ORDER BY 1")
 
     def _queued(self) -> int:
         return int(self.server.query("dagster", "SELECT count(*) FROM runs WHERE status = 'QUEUED'")[0][0])

@@ -91,8 +91,8 @@ def install(conn: psycopg.Connection, cap: int = 1_000) -> None:
 
     The text of the first begins with ``MESSAGE``.
     """
-    names = {"slots": sql.Literal(SLOT_LOCKS), "message": sql.SQL(MESSAGE), "cap": sql.Literal(cap)}  # type: ignore[arg-type]
-    conn.execute(sql.SQL(_SETUP).format(**names))  # type: ignore[arg-type]
+    names = {"slots": sql.Literal(SLOT_LOCKS), "message": sql.SQL(MESSAGE), "cap": sql.Literal(cap)}
+    conn.execute(sql.SQL(_SETUP).format(**names))
 
 
 def checked(conn: psycopg.Connection) -> int:

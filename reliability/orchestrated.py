@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import cycle, islice, product
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from importer_dagster import ledger
 from importer_dagster.defs.runs import JOB
@@ -184,7 +184,7 @@ class Orchestrated:
 
     def _await_release(self, verdict: Verdict, start: float) -> None:
         """Wait until the sensor has ended the run; then the day is asked for again, as the schedule would."""
-        if not wait_for(lambda: self.project._dagster_figures() == (0, 0)):
+        if not wait_for(lambda: self.project._dagster_figures() == (0, 0), _PATIENCE_S):
             verdict.faults.append("nobody has ended the run")
         verdict.slot_s = time.monotonic() - start
         if self._backfill(verdict).wait(_PATIENCE_S):

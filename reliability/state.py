@@ -6,6 +6,7 @@ What does not belong here: how it came about.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 import psycopg
@@ -76,8 +77,8 @@ def differences(expected: State, found: State) -> list[str]:
 
 
 def _less(one: list[str], other: list[str]) -> list[str]:
-    left = list(other)
-    return [line for line in one if not (line in left and (left.remove(line) or True))]
+    """Lines of the one that the other has not, each as often as it lacks it."""
+    return list((Counter(one) - Counter(other)).elements())
 
 
 _SESSIONS = """

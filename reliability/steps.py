@@ -100,7 +100,7 @@ CREATE EVENT TRIGGER reach_ddl ON ddl_command_end WHEN TAG IN ('CREATE TABLE', '
 
 def install(conn: psycopg.Connection) -> None:
     """Make a database that has no table yet stop imports at steps."""
-    conn.execute(sql.SQL(_SETUP).format(namespace=sql.Literal(NAMESPACE)))  # type: ignore[arg-type]
+    conn.execute(sql.SQL(_SETUP).format(namespace=sql.Literal(NAMESPACE)))
 
 
 def arm(conn: psycopg.Connection, step: str, nth: int = 1) -> None:

@@ -64,7 +64,7 @@ def processes() -> ForkServerContext:
 
 def import_one(job: Job) -> None:
     """Import, and end with the exit code that ``importer load`` would have."""
-    pipeline.open_delivery = partial(reader.open_delivery, block_size=SMALL_BLOCKS)  # type: ignore[assignment]
+    pipeline.open_delivery = partial(reader.open_delivery, block_size=SMALL_BLOCKS)  # type: ignore[attr-defined]
     logging.disable(logging.ERROR)  # attempts that fail are what we are here for
     try:
         result = pipeline.import_delivery(job.delivery, job.spec, warehouse=Warehouse(job.url))

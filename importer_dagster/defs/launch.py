@@ -20,7 +20,7 @@ from multiprocessing import forkserver
 from types import FrameType
 
 import dagster as dg
-import psutil  # type: ignore[import-untyped]
+import psutil
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.execution.api import execute_run_iterator
 from dagster._core.utils import make_new_run_id

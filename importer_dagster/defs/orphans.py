@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import dagster as dg
-import psutil  # type: ignore[import-untyped]
+import psutil
 import psycopg
 
 SENSOR = "orphaned_runs"
