@@ -6,7 +6,8 @@ rows while it still stores the last. A queue of one batch lies between them, so
 that neither memory nor the distance between them can grow. Rows, rejects and
 ledger entry commit in one transaction.
 
-What does not belong here: how any of the stages does its work.
+What does not belong here: how any of the stages does its work, and whether there
+is anything to do at all (``settled.py``).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import date
@@ -26,12 +27,11 @@ import psycopg
 import pyarrow as pa
 
 from importer_dagster import evolve, gate, held, ledger
-from importer_dagster.completeness import look_at, unchanged, with_manifest
+from importer_dagster.completeness import unchanged
 from importer_dagster.drift import map_header
 from importer_dagster.errors import RefusedError, TransientError, WarehouseUnavailable
 from importer_dagster.extras import Extras, Rescued
 from importer_dagster.manifest import read_claims
-from importer_dagster.manifest import url_of as manifest_url
 from importer_dagster.model import (
     REJECT_SCHEMA,
     ColumnMapping,
@@ -44,14 +44,14 @@ from importer_dagster.model import (
     TextBatch,
 )
 from importer_dagster.profiles import with_profiles
-from importer_dagster.reader import Reader, fingerprint, open_delivery
+from importer_dagster.reader import Reader, open_delivery
 from importer_dagster.rejects import Rejected, Rejects, first_reasons, from_table, located, repeated
 from importer_dagster.retype import TypeWatch
+from importer_dagster.settled import Answer, Before, Content, Unread, with_remedy
 from importer_dagster.spec import TableSpec
 from importer_dagster.stages import ahead
 from importer_dagster.tables import Target, create_tables, ensure_tables
 from importer_dagster.totals import Totals
-from importer_dagster.turns import SMALL_BYTES
 from importer_dagster.validate import Validator
 from importer_dagster.versions import declarations
 from importer_dagster.warehouse import Warehouse, refusal_of
@@ -124,10 +124,6 @@ def _record_failure(
         log.warning("The failure could not be put on the ledger")
 
 
-def _with_remedy(reason: str, load_id: int) -> str:
-    return f"{reason}. `importer release {load_id}` loads it, `importer refuse {load_id}` drops it."
-
-
 class _Import:
     """One attempt at one delivery."""
 
@@ -149,11 +145,9 @@ class _Import:
         self.has_duplicates = False  # found where there was no stage
         self.rescued: dict[str, bool] = {}  # fields of another type: whether they are rescued
         self._begin()
-        self.size: int | None = delivery.size
-        self.stamp: str | None = delivery.stamp
+        self.content = Content(delivery, spec)
+        self.before = Before(self.content, force=force, dry_run=dry_run)
         self.has_ledger = True
-        self.sha256: str | None = None
-        self.unreadable = False
 
     def _begin(self) -> None:
         """Nothing is read yet."""
@@ -169,24 +163,24 @@ class _Import:
         self.findings: tuple[Finding, ...] = ()
 
     def run(self) -> LoadResult:
-        self._look()
+        self.content.look()
         if not self.dry_run:
             ledger.migrate(self.warehouse)
         while True:
             try:
                 return self._rehearse() if self.dry_run else self._import()
-            except _Unread as unread:
-                self._fingerprint()
-                if same := self._same(unread.standing):
-                    return same
+            except Unread as unread:
+                self.content.read(self.warehouse)
+                if same := self.before.say(unread.standing):
+                    return self._settled(same)
 
     def _import(self) -> LoadResult:
         with self.warehouse.connect() as conn:
-            if same := self._already_settled(conn):
-                return same
+            if same := self.before.ask(conn):
+                return self._settled(same)
             with self._writing(conn) as writer:
-                if same := self._already_settled(writer, alone=True):
-                    return same  # someone else was quicker
+                if same := self.before.ask(writer, alone=True):
+                    return self._settled(same)  # someone else was quicker
                 try:
                     ensure_tables(writer, self.warehouse, self.target)
                     return self._load_settled(writer)
@@ -194,21 +188,12 @@ class _Import:
                     writer.rollback()
                     return self._refused(writer, error)
 
-    def _look(self) -> None:
-        """Note what the file is like before it is read: what changes from now on is found by the next listing."""
-        if self.stamp is None or "://" not in self.delivery.url:
-            size, self.stamp = look_at(self.delivery.url)
-            self.size = self.size if size is None else size
-            if manifest := self.spec.complete.manifest:
-                url = manifest_url(self.delivery, manifest.path)
-                self.stamp = with_manifest(self.stamp, look_at(url)[1])
-
     def _rehearse(self) -> LoadResult:
         """Everything in one transaction, tables and ledger row included, and then a rollback."""
         with self.warehouse.connect() as conn:
             self.has_ledger, queue = ledger.exists(conn), ledger.is_current(conn)
-            if self.has_ledger and (same := self._already_settled(conn)):
-                return same
+            if self.has_ledger and (same := self.before.ask(conn)):
+                return self._settled(same)
             conn.rollback()
             with self._writing(conn, queue=queue) as writer:
                 try:
@@ -223,7 +208,7 @@ class _Import:
         return self.warehouse.writing(
             self.delivery.type,
             self.delivery.tenant,
-            size=self.size,
+            size=self.content.size,
             on_wait=self._waiting,
             trace=not self.dry_run,
             queue=queue,
@@ -233,80 +218,6 @@ class _Import:
     def _waiting(self, seconds: float) -> None:
         if seconds > 5:
             log.info("%s waits for its turn to write, %.0f s so far", self.delivery.path, seconds)
-
-    # --- is there anything to do? ---
-
-    def _already_settled(self, conn: psycopg.Connection, *, alone: bool = False) -> LoadResult | None:
-        """What became of the same content when it came before; ``alone``: nobody else writes meanwhile.
-
-        Raises _Unread where that depends on a content that is not known yet.
-        """
-        standing = [s for s in ledger.standing(conn, self.delivery) if s.sha256 is not None]
-        conn.commit()
-        if self.force or not standing or self.unreadable:
-            return None
-        if self.sha256 is None:
-            raise _Unread(standing)
-        return self._same(standing, conn if alone else None)
-
-    def _same(
-        self, standing: Sequence[ledger.Standing], alone: psycopg.Connection | None = None
-    ) -> LoadResult | None:
-        """What those that stand say of the content; ``alone``: a connection that may write."""
-        same = {s.status: s for s in standing if s.sha256 == self.sha256}
-        if alone is None and not self.dry_run and any(s.stamp != self.stamp for s in same.values()):
-            return None  # that is to be put on record, which takes a slot
-        for known in same.values():
-            self._recognise(alone, known)
-        if "held" in same:
-            return self._left_out_before("held", same["held"])
-        if "loaded" in same:
-            if any(s.status == "held" for s in standing) and not self.dry_run:
-                if alone is None:
-                    return None
-                self._back_to(alone, same["loaded"])
-            return self._unchanged(same["loaded"])
-        return self._left_out_before("refused", same["refused"]) if "refused" in same else None
-
-    def _recognise(self, conn: psycopg.Connection | None, known: ledger.Standing) -> None:
-        """Have the file's new stamp on record, so that no listing takes it for another content."""
-        if conn is not None and known.stamp != self.stamp and not self.dry_run:
-            ledger.set_stamp(conn, known.load_id, self.stamp)
-            conn.commit()
-
-    def _fingerprint(self) -> None:
-        """Read the whole file, which may take long: without a slot, and without a connection."""
-        if self.size is None or self.size >= SMALL_BYTES:
-            self.warehouse.rest()
-        try:
-            self.sha256, self.size = fingerprint(self.delivery)
-        except RefusedError:
-            self.unreadable = True  # the import itself finds it again and records it
-
-    def _back_to(self, conn: psycopg.Connection, loaded: ledger.Standing) -> None:
-        """The content in force was sent once more, so that what is held is of no account any longer."""
-        held.make_way(
-            conn, self.delivery, loaded.load_id, f"sent again with the content of load {loaded.load_id}"
-        )
-        conn.commit()
-
-    def _unchanged(self, same: ledger.Standing) -> LoadResult:
-        return self._result(
-            "unchanged",
-            same.load_id,
-            {"rows_read": same.rows_read, "rows_unchanged": same.rows_read},
-            reason=f"the same content is loaded already, as load {same.load_id}",
-        )
-
-    def _left_out_before(self, status: Status, same: ledger.Standing) -> LoadResult:
-        figures = {name: getattr(same, name) for name in ("rows_read", "rows_rejected", "rows_skipped")}
-        reason = (
-            _with_remedy(str(same.reason), same.load_id)
-            if status == "held"
-            else f"the same content was refused before, as load {same.load_id} ({same.reason}). "
-            "`importer load --force` judges it anew."
-        )
-        return self._result(status, same.load_id, figures, reason)
 
     # --- the load itself ---
 
@@ -496,7 +407,7 @@ class _Import:
         except BaseException as error:
             stream.abort(error)
             raise
-        self.sha256, self.size = reader.sha256, reader.size
+        self.content.sha256, self.content.size = reader.sha256, reader.size
         records = self.read - self.skipped
         if self.claims is not None:
             self.claims.check(size=reader.size, digest=reader.digest, records=records)
@@ -653,7 +564,7 @@ class _Import:
         held.put_aside(conn, self.spec.name, load_id)
         self._record(conn, load_id, "held", self._left_out(), reason)
         conn.commit()
-        return self._result("held", load_id, self._left_out(), _with_remedy(reason, load_id))
+        return self._result("held", load_id, self._left_out(), with_remedy(reason, load_id))
 
     def _left_out(self) -> dict[str, int]:
         """The figures of a file of which nothing is in force: what was fine counts as skipped."""
@@ -735,9 +646,9 @@ class _Import:
             load_id,
             status=status,
             counts=figures,
-            size=self.size,
-            sha256=self.sha256,
-            stamp=self.stamp,
+            size=self.content.size,
+            sha256=self.content.sha256,
+            stamp=self.content.stamp,
             reason=reason,
         )
 
@@ -745,8 +656,12 @@ class _Import:
         """How the header differs from the spec, and what else was odd."""
         return (*self.events, *(DriftEvent("warning", None, w) for w in self.warnings))
 
+    def _settled(self, answer: Answer) -> LoadResult:
+        """What became of the same content before."""
+        return self._result(answer.status, answer.load_id, answer.figures, answer.reason)
+
     def _result(
-        self, status: Status, load_id: int | None, figures: dict[str, int], reason: str | None = None
+        self, status: Status, load_id: int | None, figures: Mapping[str, int], reason: str | None = None
     ) -> LoadResult:
         return LoadResult(
             delivery=self.delivery,
@@ -755,8 +670,8 @@ class _Import:
             reason=reason,
             drift=self._all_events(),
             gate=self.findings,
-            bytes=self.size,
-            sha256=self.sha256,
+            bytes=self.content.size,
+            sha256=self.content.sha256,
             seconds=time.monotonic() - self.started,
             **figures,
         )
@@ -764,14 +679,6 @@ class _Import:
 
 class _Again(Exception):
     """The load must begin anew, with what is known by now."""
-
-
-class _Unread(Exception):
-    """The delivery stands already: whether with the same content, only its fingerprint says."""
-
-    def __init__(self, standing: Sequence[ledger.Standing]) -> None:
-        super().__init__()
-        self.standing = standing
 
 
 # What was read, its good rows as typed columns, their positions, the failing cells, the records of these.
