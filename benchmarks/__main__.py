@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import cases, day, definitions, peers, resent
+from benchmarks import cases, day, definitions, peers, resent, shapes
 from benchmarks.cases import Bench
 from benchmarks.measure import Line, machine, markdown, say
 from benchmarks.server import bench_server
@@ -19,6 +19,7 @@ from importer_dagster.errors import ImporterError
 
 PARTS: dict[str, Callable[[Bench], list[Line]]] = {
     "copy": cases.copy,
+    "shapes": shapes.shapes,
     "memory": cases.memory,
     "dirty": cases.dirty,
     "merge": cases.merge,

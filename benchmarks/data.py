@@ -8,7 +8,7 @@ What does not belong here: measuring.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ TYPE = "bench"
 _BLOCK = 250_000  # rows made at once
 _STAMP = "%Y-%m-%d %H:%M:%S.%f"
 
-# (field, a text that its type or constraints refuse)
-_FIELDS: list[tuple[dict[str, Any], str]] = [
+# (field, a text that its type or constraints refuse); the first two are the keys
+FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"name": "order_id", "type": "integer", "constraints": {"required": True, "minimum": 1}}, "12x"),
     ({"name": "code", "constraints": {"required": True, "pattern": "[0-9]{8}"}}, "1234-678"),
     ({"name": "customer_id", "type": "integer", "constraints": {"minimum": 1}}, "0"),
@@ -57,8 +57,8 @@ _FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"name": "status", "constraints": {"enum": ["new", "open", "sent", "paid", "closed"]}}, "lost"),
     ({"name": "note", "constraints": {"maxLength": 20}}, '"far too long, by a few characters"'),
 ]
-HEADER = ",".join(f["name"] for f, _ in _FIELDS) + "\n"
-_BAD = [bad for _, bad in _FIELDS]
+HEADER = ",".join(f["name"] for f, _ in FIELDS) + "\n"
+_BAD = [bad for _, bad in FIELDS]
 _NOTES = ['"red, left"', '"blue, ""B"""', "plain", '"a, b, and c"', ""]
 
 
@@ -69,7 +69,7 @@ def make_spec(name: str = TYPE, **more: Any) -> TableSpec:
 
 def spec_dict(name: str = TYPE, **more: Any) -> dict[str, Any]:
     """The same as it would stand in a YAML file."""
-    schema = {"fields": [f for f, _ in _FIELDS], **({"primaryKey": more.pop("key")} if "key" in more else {})}
+    schema = {"fields": [f for f, _ in FIELDS], **({"primaryKey": more.pop("key")} if "key" in more else {})}
     return {"name": name, "schema": schema, "reject_limit": {"share": 1.0}, **more}
 
 
@@ -81,40 +81,55 @@ def write_file(
     ``bad_share`` of all cells are bad. ``changed`` of the rows have another
     customer than the file of the same seed without it. ``first`` is the lowest key.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     size = min(rows, _BLOCK)
-    columns = _columns(np.random.default_rng(seed), size)
+    columns = mixed_columns(np.random.default_rng(seed), size)
     if changed:
         columns[0] = _changed(columns[0], changed)
     rng = np.random.default_rng(seed + 1)
     if not bad_share:  # what follows the keys is the same in every block
         columns = [pc.binary_join_element_wise(*columns, ",")]
+
+    def cells(start: int, n: int) -> list[pa.Array]:
+        made = [*keys(first + start, n), *(c.slice(0, n) for c in columns)]
+        if bad_share:
+            made = [_spoilt(c, bad, bad_share, rng) for c, bad in zip(made, _BAD, strict=True)]
+        return made
+
+    return write_blocks(path, HEADER, rows, size, cells)
+
+
+def write_blocks(
+    path: Path, header: str, rows: int, block: int, cells: Callable[[int, int], Sequence[pa.Array]]
+) -> int:
+    """Write ``rows`` rows, ``block`` at a time; returns the size in bytes.
+
+    ``cells`` makes the columns of a number of rows from a row on (from 0), as text
+    that is quoted where it has to be; a column may hold several joined by commas.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
-        file.write(HEADER.encode())
-        for start in range(0, rows, size):
-            n = min(size, rows - start)
-            cells = [*_keys(first + start, n), *(c.slice(0, n) for c in columns)]
-            if bad_share:
-                cells = [_spoilt(c, bad, bad_share, rng) for c, bad in zip(cells, _BAD, strict=True)]
-            file.write(_lines(cells))
+        file.write(header.encode())
+        for start in range(0, rows, block):
+            file.write(_lines(cells(start, min(block, rows - start))))
     return path.stat().st_size
 
 
-def _keys(first: int, n: int) -> Iterator[pa.Array]:
+def keys(first: int, n: int) -> Iterator[pa.Array]:
+    """The two columns that identify a row, of ``n`` rows from the key ``first`` on."""
     numbers = np.arange(first, first + n, dtype=np.int64)
     yield pa.array(numbers).cast(pa.string())
     yield pc.utf8_lpad(pa.array(numbers * 7 % 100_000_000).cast(pa.string()), 8, "0")
 
 
-def _lines(cells: list[pa.Array]) -> memoryview:
+def _lines(cells: Sequence[pa.Array]) -> memoryview:
     """The cells as CSV: the data buffer of an Arrow string array that has a record in each element."""
     ended = pc.binary_join_element_wise(cells[-1], "\n", "")
     lines = pc.binary_join_element_wise(*cells[:-1], ended, ",")
     return memoryview(lines.buffers()[2])[: int(np.frombuffer(lines.buffers()[1], np.int32)[len(lines)])]
 
 
-def _columns(rng: np.random.Generator, n: int) -> list[pa.Array]:
-    """All columns but the keys, as text; empty where there is no value."""
+def mixed_columns(rng: np.random.Generator, n: int) -> list[pa.Array]:
+    """All columns of the type but the keys, as text; empty where there is no value."""
     day = np.datetime64("2023-01-01") + rng.integers(0, 700, n)
     stamp = day.astype("datetime64[ms]") + rng.integers(0, 86_400_000, n)
     return [

@@ -28,6 +28,11 @@ class Cost:
     client_cpu: float
     server_cpu: float | None = None
 
+    @property
+    def cpu(self) -> float:
+        """CPU seconds of client and server, as far as they are known."""
+        return self.client_cpu + (self.server_cpu or 0.0)
+
 
 @dataclass(frozen=True)
 class Line:
@@ -62,6 +67,24 @@ class Series:
         """Median CPU seconds of the server, if they are known."""
         known = [c.server_cpu for c in self.costs[name] if c.server_cpu is not None]
         return statistics.median(known) if known else None
+
+    def cpu_lines(self, name: str, base: str, *, at_most: float | None = None) -> list[Line]:
+        """CPU of client and server together against that of ``base``, and the seconds of each.
+
+        Of the client alone where the server's processes are out of sight.
+        """
+        pairs = list(zip(self.costs[name], self.costs[base], strict=True))
+        client = f"{self.client_cpu(name):.2f} / {self.client_cpu(base):.2f}"
+        own, other = self.server_cpu(name), self.server_cpu(base)
+        if own is None or other is None:
+            return [Line("… CPU seconds of the client", client)]
+        return [
+            ratio_line(
+                f"… CPU of client and server together (client {client} s, server {own:.2f} / {other:.2f} s)",
+                [a.cpu / b.cpu for a, b in pairs],
+                at_most=at_most,
+            )
+        ]
 
 
 def say(text: str) -> None:
