@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import cases, day, definitions, peers, resent, shapes
+from benchmarks import cases, day, definitions, large, peers, resent, shapes
 from benchmarks.cases import Bench
 from benchmarks.measure import Line, machine, markdown, say
 from benchmarks.server import bench_server
@@ -20,7 +20,7 @@ from importer_dagster.errors import ImporterError
 PARTS: dict[str, Callable[[Bench], list[Line]]] = {
     "copy": cases.copy,
     "shapes": shapes.shapes,
-    "memory": cases.memory,
+    "large": large.large,
     "dirty": cases.dirty,
     "merge": cases.merge,
     "dagster": day.dagster,
@@ -28,14 +28,14 @@ PARTS: dict[str, Callable[[Bench], list[Line]]] = {
     "types": definitions.types,
     "peers": peers.peers,
 }
-DEFAULT = ("copy", "memory", "dirty", "merge", "dagster")
+DEFAULT = ("copy", "large", "dirty", "merge", "dagster")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure the chosen parts; returns the exit code, which says nothing about targets."""
     args = _arguments(argv)
     try:
-        report = _measure(args.only or DEFAULT, args.rows, args.pairs)
+        report = _measure(args.only or DEFAULT, args.rows, args.pairs, args.large_mb)
     except ImporterError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _measure(parts: Sequence[str], rows: int, pairs: int) -> str:
+def _measure(parts: Sequence[str], rows: int, pairs: int, large_mb: int) -> str:
     notes = machine()
     with tempfile.TemporaryDirectory(prefix="importer-bench-") as name:
         folder = Path(name).resolve()
@@ -56,7 +56,7 @@ def _measure(parts: Sequence[str], rows: int, pairs: int) -> str:
             )
             files = folder / "files"
             files.mkdir()
-            bench = Bench(server, files, rows, pairs)
+            bench = Bench(server, files, rows, pairs, large_mb)
             lines = [line for part in parts for line in PARTS[part](bench)]
     say("done")
     return markdown(lines, notes)
@@ -71,14 +71,21 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m benchmarks",
         description="Measure the importer; prints a Markdown table of ratios, progress goes to stderr. "
         "Uses an embedded PostgreSQL in a temporary folder (TMPDIR), or a database of its own on "
-        "the server of IMPORTER_WAREHOUSE_URL. With the defaults it takes several minutes and about 6 GB of disk.",
+        "the server of IMPORTER_WAREHOUSE_URL. With the defaults it takes several minutes and about 8 GB of disk.",
     )
     parser.add_argument(
         "--rows",
         type=_positive,
         default=1_000_000,
         metavar="N",
-        help="rows of the large file (default 1000000)",
+        help="rows of the usual file (default 1000000)",
+    )
+    parser.add_argument(
+        "--large-mb",
+        type=_positive,
+        default=2_000,
+        metavar="N",
+        help="size of the large file in MB (default 2000)",
     )
     parser.add_argument(
         "--pairs", type=_positive, default=3, metavar="N", help="rounds of each measurement (default 3)"

@@ -7,10 +7,7 @@ What does not belong here: the file (``data.py``), clocks and ratios
 from __future__ import annotations
 
 import itertools
-import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -32,19 +29,18 @@ from importer_dagster.warehouse import Warehouse
 
 DAY = date(2024, 1, 1)
 COPY_WALL, COPY_CPU = 0.85, 1.15
-MEMORY_LIMIT = 500_000_000
-MEMORY_GROWTH = 1.15
 _BYTES_PER_ROW = 600  # file, table and log of the database, roughly
 
 
 @dataclass
 class Bench:
-    """What all parts share. ``rows`` is the size of the large file; others derive from it."""
+    """What all parts share. ``rows`` is the size of the usual file; others derive from it, but for ``large_mb``."""
 
     server: Server
     folder: Path
     rows: int = 1_000_000
     pairs: int = 3
+    large_mb: int = 2_000
     _names: Any = field(default_factory=itertools.count)
 
     @property
@@ -92,7 +88,7 @@ class Bench:
         if free < need:
             raise UsageError(
                 f"{need / 1e9:.1f} GB of disk are needed in {self.folder}, but {free / 1e9:.1f} GB are free. "
-                "Set TMPDIR to another disk, or give a smaller --rows."
+                "Set TMPDIR to another disk, or give a smaller --rows or --large-mb."
             )
 
 
@@ -107,7 +103,9 @@ def copy(bench: Bench) -> list[Line]:
     say(f"copy: {bench.rows:,} rows, {size / 1e6:.0f} MB")
     bench.warm_up(spec)
     what = f"{bench.rows:,} rows × 17 columns ({size / 1e6:.0f} MB)"
-    return against_copy(bench, spec, file, bench.rows, what)
+    lines = against_copy(bench, spec, file, bench.rows, what)
+    file.unlink()
+    return lines
 
 
 def against_copy(bench: Bench, spec: TableSpec, file: Path, rows: int, what: str) -> list[Line]:
@@ -122,7 +120,6 @@ def against_copy(bench: Bench, spec: TableSpec, file: Path, rows: int, what: str
     )
     _same_rows(bench.server, spec, rows)
     bench.server.execute(f"TRUNCATE {spec.name}", "DROP TABLE plain")
-    file.unlink()
     speeds = " / ".join(f"{rows / series.wall(n):,.0f}" for n in ("import", "copy"))
     return [
         ratio_line(
@@ -154,63 +151,6 @@ def _same_rows(server: Server, spec: TableSpec, rows: int) -> None:
     same = server.value(query)
     if same != rows:
         raise RuntimeError(f"The two tables hold only {same} equal rows of {rows}")
-
-
-# --- memory ------------------------------------------------------------------------
-
-
-def memory(bench: Bench) -> list[Line]:
-    """Peak resident memory of an import in a process of its own, and of one ten times larger."""
-    bench.need_disk(10 * bench.rows)
-    bench.warm_up(make_spec())
-    small, large = (_memory_of(bench, rows) for rows in (bench.rows, 10 * bench.rows))
-    growth = large["peak"] / small["peak"]
-    shown = " / ".join(f"{m['peak'] / 1e6:.0f} MB" for m in (small, large))
-    limit = f"≤ {MEMORY_LIMIT / 1e6:.0f} MB"
-    return [
-        Line(
-            f"Peak memory of importing {bench.rows:,} / {10 * bench.rows:,} rows "
-            f"({small['before'] / 1e6:.0f} MB of it are there before the import)",
-            *(shown, "", limit, large["peak"] <= MEMORY_LIMIT),
-        ),
-        Line(
-            "… of the file ten times larger against it",
-            f"{growth:.2f} ×",
-            "",
-            f"≤ {MEMORY_GROWTH} ×",
-            growth <= MEMORY_GROWTH,
-        ),
-    ]
-
-
-def _memory_of(bench: Bench, rows: int) -> dict[str, Any]:
-    file = bench.folder / "memory.csv"
-    size = write_file(file, rows)
-    bench.empty(TYPE)
-    say(f"memory: {rows:,} rows, {size / 1e6:.0f} MB")
-    try:
-        done = subprocess.run(  # noqa: S603 - our own arguments
-            [
-                sys.executable,
-                "-m",
-                "benchmarks.one_import",
-                bench.server.url,
-                str(file),
-                f"memory/{rows}.csv",
-            ],
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parent.parent,
-        )
-    finally:
-        file.unlink()
-    bench.empty(TYPE)
-    found: dict[str, Any] = json.loads(done.stdout)
-    if (found["status"], found["rows_loaded"]) != ("loaded", rows):
-        raise RuntimeError(f"{rows} rows were to be loaded, but: {found}")
-    say(f"  peak {found['peak'] / 1e6:.0f} MB, {found['seconds']:.1f} s")
-    return found
 
 
 # --- dirt --------------------------------------------------------------------------

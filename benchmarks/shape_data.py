@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from benchmarks.data import FIELDS, keys, mixed_columns, write_blocks
 from importer_dagster.spec import TableSpec
 
-WIDE = 200  # columns
+WIDE_COLUMNS = 200
 _BLOCK_BYTES = 32 << 20  # made at once, roughly
 _TEXTS = 2_000  # different ones
 
@@ -37,9 +37,14 @@ class Shape:
     keys: int
     cells: Callable[[np.random.Generator, int], pa.Array]
 
+    @property
+    def type(self) -> str:
+        """The name of the type and its table."""
+        return f"bench_{self.name}"
+
     def spec(self) -> TableSpec:
         """The type, as it would be declared."""
-        return TableSpec.model_validate({"name": f"bench_{self.name}", "schema": {"fields": self.fields}})
+        return TableSpec.model_validate({"name": self.type, "schema": {"fields": self.fields}})
 
     def write(self, path: Path, rows: int, *, seed: int = 1) -> int:
         """Write a file of ``rows`` rows with fresh keys; returns its size in bytes."""
@@ -80,14 +85,15 @@ def _wide_fields() -> list[dict[str, Any]]:
     """The keys of the usual type, and its other fields again and again."""
     usual = [f for f, _ in FIELDS]
     others = [
-        {**usual[2 + i % 15], "name": f"{usual[2 + i % 15]['name']}_{i // 15}"} for i in range(WIDE - 2)
+        {**usual[2 + i % 15], "name": f"{usual[2 + i % 15]['name']}_{i // 15}"}
+        for i in range(WIDE_COLUMNS - 2)
     ]
     return [*usual[:2], *others]
 
 
 def _mixed(rng: np.random.Generator, n: int) -> pa.Array:
-    columns = [c for _ in range(-(-WIDE // 15)) for c in mixed_columns(rng, n)]
-    return _joined(columns[: WIDE - 2])
+    columns = [c for _ in range(-(-WIDE_COLUMNS // 15)) for c in mixed_columns(rng, n)]
+    return _joined(columns[: WIDE_COLUMNS - 2])
 
 
 # --- text ---------------------------------------------------------------------------
@@ -132,6 +138,6 @@ def _text(rng: np.random.Generator, mark: str, quoted: bool) -> str:
 
 
 NARROW = Shape("narrow", "4 integer columns", 4.0, 27, _NARROW, 1, _integers)
-WIDE_SHAPE = Shape("wide", f"{WIDE} mixed columns", 0.05, 1_900, _wide_fields(), 2, _mixed)
+WIDE = Shape("wide", f"{WIDE_COLUMNS} mixed columns", 0.05, 1_900, _wide_fields(), 2, _mixed)
 TEXT = Shape("text", "text cells of 1 KB", 0.2, 1_050, _TEXT, 1, _texts)
-SHAPES = (NARROW, WIDE_SHAPE, TEXT)
+SHAPES = (NARROW, WIDE, TEXT)

@@ -1,6 +1,6 @@
 """Other shapes than 17 mixed columns: narrow, wide, text, and a file that comes packed.
 
-What does not belong here: what the files hold (``shape_data.py``), a very large one (``cases.memory``).
+What does not belong here: what the files hold (``shape_data.py``), a very large one (``large.py``).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks.cases import Bench, against_copy
 from benchmarks.data import TYPE, make_spec, write_file
+from benchmarks.large import import_alone, memory_line
 from benchmarks.measure import Line, ratio_line, say
 from benchmarks.shape_data import SHAPES, Shape
 
@@ -34,7 +35,11 @@ def _shape(bench: Bench, shape: Shape) -> list[Line]:
     warm = bench.folder / "warm.csv"
     shape.write(warm, 100)
     bench.load(warm, spec)
-    return against_copy(bench, spec, file, rows, f"{rows:,} rows of {shape.words} ({size / 1e6:.0f} MB)")
+    what = f"{rows:,} rows of {shape.words} ({size / 1e6:.0f} MB)"
+    lines = against_copy(bench, spec, file, rows, what)
+    alone = [import_alone(bench, spec.name, file, rows)]
+    file.unlink()
+    return [*lines, memory_line("… peak memory of the import", alone)]
 
 
 def _packed(bench: Bench) -> list[Line]:

@@ -17,6 +17,7 @@ from benchmarks.data import make_spec, write_file
 from benchmarks.measure import Cost, Line, Series, markdown, ratio_line
 from benchmarks.peers import peers
 from benchmarks.server import Server
+from benchmarks.shape_data import NARROW, TEXT, WIDE
 from importer_dagster.model import Delivery
 from importer_dagster.pipeline import import_delivery
 from importer_dagster.warehouse import Warehouse
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def bench(database_url: str, tmp_path: Path) -> Bench:
-    return Bench(Server(database_url), tmp_path, rows=500, pairs=1)
+    return Bench(Server(database_url), tmp_path, rows=500, pairs=1, large_mb=1)
 
 
 def records(file: Path) -> list[list[str]]:
@@ -67,12 +68,37 @@ def test_changed_rows_differ_in_one_column_only(tmp_path: Path) -> None:
     assert all(a[3:] == b[3:] and a[:2] == b[:2] for a, b in pairs)
 
 
-@pytest.mark.parametrize("part", ["copy", "memory", "dirty", "merge"])
-def test_each_part_measures_and_leaves_nothing_behind(bench: Bench, query: Query, part: str) -> None:
-    lines = command.PARTS[part](bench)
-    assert all(re.match(r"[\d.,]+", line.result) for line in lines)
+@pytest.mark.parametrize(
+    ("part", "lines"), [("copy", 3), ("shapes", 14), ("large", 4), ("dirty", 2), ("merge", 3)]
+)
+def test_each_part_measures_and_leaves_nothing_behind(
+    bench: Bench, query: Query, part: str, lines: int
+) -> None:
+    found = command.PARTS[part](bench)
+    assert [line.what for line in found if not re.match(r"[\d.,]+", line.result)] == []
+    assert len(found) == lines
     assert [f.name for f in bench.folder.iterdir()] == ["warm.csv"]
     assert query("SELECT count(*) FROM bench") == [(0,)]
+
+
+def test_shapes_are_what_they_are_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.shape_data._BLOCK_BYTES", 60_000)  # 31 rows of the wide one
+    for shape, columns in ((NARROW, 4), (WIDE, 200), (TEXT, 3)):
+        size = shape.write(tmp_path / shape.name, 100)
+        header, *rows = records(tmp_path / shape.name)
+        assert header == [f.name for f in shape.spec().fields]
+        assert {len(r) for r in rows} == {columns}
+        assert [int(r[0]) for r in rows] == list(range(1, 101))
+        assert 0.7 < size / (100 * shape.row_bytes) < 1.3
+    assert len({f.type for f in WIDE.spec().fields}) == 6
+    cells = [r[2] for r in rows]
+    assert 900 < sum(map(len, cells)) / 100 < 1_100
+    assert (
+        {"\n" in c for c in cells}
+        == {'"' in c for c in cells}
+        == {"Größe" in c for c in cells}
+        == {True, False}
+    )
 
 
 def test_merge_loads_what_it_says(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
