@@ -20,7 +20,10 @@ FieldType = Literal["string", "integer", "number", "boolean", "date", "datetime"
 MAX_COLUMNS = 1_590  # PostgreSQL's 1,600 less the columns that trace a row
 MAX_IDENTIFIER_BYTES = 63  # PostgreSQL's NAMEDATALEN - 1; longer names are cut silently
 HISTORY_COLUMNS = ("_valid_from", "_valid_to", "_current")  # of scd2 types, in the table that BI reads
-TRACE_COLUMNS = ("_load_id", "_row", "_business_date", "_tenant", "_extra", *HISTORY_COLUMNS)
+TRACE_COLUMNS = (
+    *("_load_id", "_row", "_business_date", "_tenant", "_extra", *HISTORY_COLUMNS),
+    *("_hash", "_same_as", "_block"),
+)
 
 # Words of the Frictionless standards that carry no meaning for a load.
 IGNORED_WORDS = {

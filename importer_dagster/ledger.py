@@ -23,7 +23,7 @@ from importer_dagster.errors import UsageError
 from importer_dagster.model import Delivery, DriftEvent, Finding, Reason
 from importer_dagster.warehouse import SETUP_LOCK, Warehouse
 
-LATEST_REVISION = "0009"
+LATEST_REVISION = "0010"
 
 _COUNTS = ("rows_read", "rows_loaded", "rows_rejected", "rows_skipped", "rows_unchanged")
 

@@ -225,10 +225,12 @@ class _Prune:
 
     def _delete_rows(self, conn: psycopg.Connection, type_name: str, ids: Sequence[int]) -> int:
         count = 0
-        for schema_name in (SUPERSEDED, REPEATS):
-            table = sql.Identifier(schema_name, type_name)
-            if conn.execute("SELECT to_regclass(%s)", (table.as_string(conn),)).fetchone() != (None,):
-                count += self._run(conn, "delete_rows", ids=list(ids), names={"table": table}).rowcount
+        if (names := _existing(conn, SUPERSEDED, type_name)) is not None:
+            count += self._run(conn, "delete_rows", ids=list(ids), names=names).rowcount
+        if (names := _existing(conn, REPEATS, type_name)) is not None:
+            row = self._run(conn, "delete_repeats", ids=list(ids), names=names).fetchone()
+            assert row
+            count += row[0]
         return count
 
     def _replaced(self, conn: psycopg.Connection, before: datetime) -> list[_Old]:
@@ -270,11 +272,10 @@ class _Prune:
         }
         self._run(conn, "history_claims", names=names, tenant=tenant, horizon=row[0])
         self._run(conn, "history_keep", names=names)
-        tables = (target.superseded, target.repeats)
-        return sum(
-            self._run(conn, "history_gone", names={**names, "table": t}, tenant=tenant).rowcount
-            for t in tables
-        )
+        gone = self._run(conn, "history_gone", names=names, tenant=tenant).rowcount
+        gone += self._run(conn, "history_repeats", names=names, tenant=tenant).rowcount
+        run_statement(conn, "publish", "drop_repeats", {}, {**names, "gone": sql.Identifier("importer_gone")})
+        return gone
 
     def _run(
         self,
@@ -285,6 +286,13 @@ class _Prune:
         **values: Any,
     ) -> psycopg.Cursor:
         return run_statement(conn, "retention", name, values, names)
+
+
+def _existing(conn: psycopg.Connection, schema_name: str, type_name: str) -> dict[str, sql.Composable] | None:
+    """The names of a statement on that ``table``; None where there is none."""
+    table = sql.Identifier(schema_name, type_name)
+    exists = conn.execute("SELECT to_regclass(%s)", (table.as_string(conn),)).fetchone() != (None,)
+    return {"table": table} if exists else None
 
 
 def history_may_go(spec: TableSpec) -> bool:

@@ -261,10 +261,10 @@ class Publisher:
 
     def _set_unchanged_aside(self) -> tuple[int, sql.Identifier]:
         """Note the staged rows that say nothing new; how many, and the table of the others."""
-        self._run("find_unchanged")
-        unchanged = self._run("note_unchanged").rowcount
+        unchanged = self._run("find_unchanged").rowcount
         if not unchanged:
             return 0, _STAGE
+        self._run("note_unchanged")
         self._run("create_rest")
         return unchanged, sql.Identifier("importer_rest")
 
@@ -298,10 +298,17 @@ class Publisher:
 
     def derive_found(self) -> Counts:
         """The same for the keys found before."""
-        for step in ("versions", "said", f"claims_{self.target.spec.write_disposition}", "sent_again"):
+        for step in (
+            "versions",
+            "repeated",
+            "said",
+            f"claims_{self.target.spec.write_disposition}",
+            "sent_again",
+        ):
             self._run(f"derive_{step}")
-        for table in ("live", "superseded", "repeats"):
+        for table in ("live", "superseded"):
             self._run("derive_clear", table=self.target.names[table])
+        self._run("drop_repeats", gone=sql.Identifier("importer_repeated"))
         self._derive_rows("live", history=self.target.has_history)
         self._derive_rows("superseded", history=False)
         self._run("derive_repeats")

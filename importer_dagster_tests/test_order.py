@@ -134,10 +134,11 @@ class Tenant:
             self._check_conservation(conn)
 
     def _check_conservation(self, conn) -> None:
-        tables = [self.spec.name, f"importer_superseded.{self.spec.name}"]
+        name = self.spec.name
+        parts = [f"SELECT _load_id, _row FROM {t}" for t in (name, f"importer_superseded.{name}")]
         if self.kind not in ("append", "replace"):
-            tables.append(f"importer_repeats.{self.spec.name}")
-        union = " UNION ALL ".join(f"SELECT _load_id, _row FROM {t} WHERE _tenant = %(t)s" for t in tables)
+            parts.append(f"SELECT _load_id, _block + r FROM importer_repeats.{name}, unnest(_row) AS r")
+        union = " UNION ALL ".join(f"{part} WHERE _tenant = %(t)s" for part in parts)
         kept = conn.execute(
             f"""SELECT l.load_id, count(r._row), count(DISTINCT r._row)
                 FROM importer.loads l LEFT JOIN ({union}) r ON r._load_id = l.load_id

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -48,7 +49,18 @@ def state(conn: psycopg.Connection) -> State:
 
 def _rows(conn: psycopg.Connection, schema: str, table: str, names: dict[int, str]) -> list[str]:
     query = sql.SQL("SELECT to_jsonb(t) FROM {} t").format(sql.Identifier(schema, table))
-    return _sorted([_named(row, names) for (row,) in conn.execute(query)])
+    rows = (row for (row,) in conn.execute(query))
+    if schema == "importer_repeats":
+        rows = (record for row in rows for record in _records(row))
+    return _sorted([_named(row, names) for row in rows])
+
+
+def _records(block: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The records that a row of repeats is about; how they are put together depends on how they came."""
+    first = block.pop("_block")
+    for i, offset in enumerate(block["_row"]):
+        record = {name: value[i] if isinstance(value, list) else value for name, value in block.items()}
+        yield {**record, "_row": first + offset}
 
 
 def _named(row: dict[str, Any], names: dict[int, str]) -> dict[str, Any]:

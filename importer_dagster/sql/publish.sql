@@ -3,7 +3,8 @@
 --
 --   {live}        the table that BI reads
 --   {superseded}  same columns: rows that another row stands in place of
---   {repeats}     merge and scd2 only: rows that said again what a row above already says
+--   {repeats}     merge and scd2 only: what a row above already says was said again, in blocks
+--   {said_again}  the same as t, a row for each record
 --   importer_stage  the rows of this load
 --   {stage}       the stage, or what is left of it
 --   {mine}        restricts table t to this load's tenant
@@ -101,8 +102,8 @@ FROM importer_stage g JOIN {live} t ON {same_key}
 WHERE {mine} AND {current} AND ({t_written}) IS NOT DISTINCT FROM ({g_written});
 
 -- name: note_unchanged
-INSERT INTO {repeats} ({key}, _load_id, _row, _same_as)
-SELECT {key}, _load_id, _row, _same_as FROM importer_unchanged;
+INSERT INTO {repeats} ({repeats_columns})
+SELECT {blocks_of_g} FROM importer_unchanged g GROUP BY {block_of_g};
 
 -- name: create_rest
 -- what is left of the stage then: to delete the others from it would take twice as long
@@ -132,7 +133,7 @@ SELECT DISTINCT {key} FROM (
     SELECT {key} FROM importer_stage
     UNION ALL SELECT {key} FROM {live} t WHERE {mine} AND t._load_id = ANY(%(touched)s)
     UNION ALL SELECT {key} FROM {superseded} t WHERE {mine} AND t._load_id = ANY(%(touched)s)
-    UNION ALL SELECT {key} FROM {repeats} t WHERE {mine} AND t._load_id = ANY(%(touched)s)
+    UNION ALL SELECT {key} FROM {said_again} t WHERE {mine} AND t._load_id = ANY(%(touched)s)
     {and_absent}
 ) AS touched;
 
@@ -147,6 +148,10 @@ SELECT {t_columns} FROM {live} t JOIN importer_keys g ON {same_key}
 UNION ALL SELECT {t_columns} FROM {superseded} t JOIN importer_keys g ON {same_key}
 UNION ALL SELECT {columns} FROM importer_stage;
 
+-- name: derive_repeated
+CREATE TEMP TABLE importer_repeated ON COMMIT DROP AS
+SELECT t.* FROM {said_again} t JOIN importer_keys g ON {same_key} WHERE {mine};
+
 -- name: derive_said
 -- What every delivery said of the touched keys: each names a key once at most.
 -- Those that were sent again are not in force; they are kept, so that their
@@ -155,7 +160,7 @@ CREATE TEMP TABLE importer_said ON COMMIT DROP AS
 WITH claims AS (
     SELECT {key}, _load_id, _row, _load_id AS source FROM importer_versions
     UNION ALL
-    SELECT {t_key}, t._load_id, t._row, t._same_as FROM {repeats} t JOIN importer_keys g ON {same_key}
+    SELECT {key}, _load_id, _row, _same_as FROM importer_repeated
 )
 SELECT {g_key}, g._load_id, g._row, g.source, l.business_date, l.path,
        md5(ROW({t_data})::text) AS content,
@@ -228,6 +233,16 @@ SELECT {key}, _load_id, _row, source, business_date, 'superseded' FROM importer_
 -- name: derive_clear
 DELETE FROM {table} t USING importer_keys g WHERE {same_key};
 
+-- name: drop_repeats
+-- {gone} names the records that are to go, by _load_id and _row, and their blocks
+WITH blocks AS (
+    DELETE FROM {repeats} t WHERE t.ctid = ANY (ARRAY(SELECT DISTINCT _place FROM {gone})) RETURNING t.*
+)
+INSERT INTO {repeats} ({repeats_columns})
+SELECT {blocks_of_g} FROM {blocks_said} g
+WHERE NOT EXISTS (SELECT FROM {gone} d WHERE (d._load_id, d._row) = (g._load_id, g._row))
+GROUP BY {block_of_g};
+
 -- name: derive_rows
 INSERT INTO {into} ({columns}{valid_to})
 SELECT {t_data}, {trace_from_claim}{g_valid_to}
@@ -235,8 +250,10 @@ FROM importer_claims g JOIN importer_versions t ON {same_key} AND t._load_id = g
 WHERE g.place = %(place)s;
 
 -- name: derive_repeats
-INSERT INTO {repeats} ({key}, _load_id, _row, _same_as)
-SELECT {key}, _load_id, _row, start FROM importer_claims WHERE place = 'repeats';
+INSERT INTO {repeats} ({repeats_columns})
+SELECT {blocks_of_g} FROM (
+    SELECT {key}, _load_id, _row, start AS _same_as FROM importer_claims WHERE place = 'repeats'
+) AS g GROUP BY {block_of_g};
 
 -- name: derive_counts
 SELECT count(*) FILTER (WHERE place = 'live'),

@@ -109,6 +109,10 @@ UPDATE importer.loads SET pruned_at = clock_timestamp() WHERE load_id = ANY(%(id
 -- name: delete_rows
 DELETE FROM {table} t WHERE t._load_id = ANY(%(ids)s)
 
+-- name: delete_repeats
+WITH gone AS (DELETE FROM {table} t WHERE t._load_id = ANY(%(ids)s) RETURNING cardinality(t._row) AS records)
+SELECT coalesce(sum(records), 0)::bigint FROM gone
+
 -- name: old_history
 -- merge, scd2: loads of days before all that arrived since, and before the last day
 SELECT l.load_id, l.type, l.tenant, l.finished_at AS at
@@ -126,7 +130,7 @@ CREATE TEMP TABLE importer_claims ON COMMIT DROP AS
 WITH claims AS (
     SELECT {key}, _load_id, _row, _load_id AS source FROM {live} t WHERE {mine}
     UNION ALL SELECT {key}, _load_id, _row, _load_id FROM {superseded} t WHERE {mine}
-    UNION ALL SELECT {key}, _load_id, _row, _same_as FROM {repeats} t WHERE {mine}
+    UNION ALL SELECT {key}, _load_id, _row, _same_as FROM {said_again} t WHERE {mine}
 )
 SELECT {c_key}, c._load_id, c._row, c.source,
        row_number() OVER (PARTITION BY {c_key} ORDER BY l.business_date DESC, l.path COLLATE "C" DESC) = 1 AS last
@@ -142,6 +146,12 @@ UNION SELECT s._load_id, s._row FROM importer_claims c JOIN importer_claims s
     ON {same_claim} AND s._load_id = c.source AND s.source = s._load_id WHERE c.last
 
 -- name: history_gone
-DELETE FROM {table} t USING importer_claims c
+DELETE FROM {superseded} t USING importer_claims c
 WHERE {mine} AND (c._load_id, c._row) = (t._load_id, t._row)
   AND NOT EXISTS (SELECT FROM importer_kept k WHERE (k._load_id, k._row) = (t._load_id, t._row))
+
+-- name: history_repeats
+CREATE TEMP TABLE importer_gone ON COMMIT DROP AS
+SELECT t._place, t._load_id, t._row FROM {said_again} t JOIN importer_claims c
+    ON (c._load_id, c._row) = (t._load_id, t._row)
+WHERE {mine} AND NOT EXISTS (SELECT FROM importer_kept k WHERE (k._load_id, k._row) = (t._load_id, t._row))
