@@ -88,11 +88,11 @@ def line_ends(data: bytes) -> np.ndarray:
     return np.flatnonzero(ends)
 
 
-def count_lines(data: bytes) -> int:
-    """How many line ends there are; several times faster than finding them."""
-    count = _count(data, LF)
-    if b"\r" in data:
-        count += _count(data, CR) - data.count(b"\r\n")
+def count_lines(data: bytes, start: int = 0, end: int | None = None) -> int:
+    """How many line ends there are from ``start`` to ``end``; several times faster than finding them."""
+    count = _count(data, LF, start, end)
+    if data.find(b"\r", start, end) >= 0:
+        count += _count(data, CR, start, end) - data.count(b"\r\n", start, end)
     return count
 
 
@@ -286,7 +286,7 @@ def _damage(data: bytes, at: int, end: int, grammar: Grammar, *, matched: bool) 
         words = f"the line is longer than {MAX_RECORD >> 20} MB, which no record may be"
         return Damage(at, end, "record.long", words, 0, at, value=data[at : at + 80])
     index, place, stop, how = grammar.fault(data, at, end, matched=matched)
-    lines, line_end = count_lines(data[at:place]), _line_end(data, place)
+    lines, line_end = count_lines(data, at, place), _line_end(data, place)
     if how == "open":
         words = "a quote opens in line {line} and is never closed where a value may end"
         return Damage(at, end, "quote.unclosed", words, index, place, lines, data[place:line_end])

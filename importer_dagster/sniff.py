@@ -171,7 +171,7 @@ def _try(dialect: Dialect, sample: bytes, whole: bool) -> _Trial:
     found = scan(sample, grammar, at_end=True, expected=None)
     records, lines, at, line = [], [], 0, 1
     for start, end in found.sound[:_RECORDS_TRIED]:
-        line += count_lines(sample[at:start])
+        line += count_lines(sample, at, start)
         at = start
         records.append([v.decode("utf-8", "replace") for v, _ in grammar.fields(sample[start:end])])
         lines.append(line)

@@ -241,7 +241,6 @@ class Window:
 
     def use(self, length: int) -> None:
         """Drop the first bytes, counting the lines in them."""
-        used = self.data if length == len(self.data) else self.data[:length]
-        self.line += count_lines(used)
+        self.line += count_lines(self.data, end=length)
         self.offset += length
         self.data = self.data[length:]
