@@ -78,9 +78,9 @@ class Validator:
         self, batch: pa.RecordBatch, typed: pa.RecordBatch, unread: Mapping[str | None, Positions]
     ) -> list[Failure]:
         """What Pandera finds, every failing cell of it."""
-        frame = typed.to_pandas(types_mapper=pd.ArrowDtype)
+        frame = self._frame(typed)
         errors: Sequence[pandera.errors.SchemaError] = ()
-        with checks.collecting() as verdicts:
+        with checks.collecting(typed) as verdicts:
             try:
                 # the batch has its schema by construction; PANDERA_* in the environment may not switch checks off
                 with config_context(validation_enabled=True, validation_depth=ValidationDepth.DATA_ONLY):
@@ -92,6 +92,12 @@ class Validator:
             self._must_have_worked(verdict)
         failing = (self._failing(batch, verdict, unread) for verdict in verdicts)
         return [failure for failure in failing if len(failure.indexes)]
+
+    def _frame(self, typed: pa.RecordBatch) -> pd.DataFrame:
+        """What checks of somebody else's may look at; the importer's own look at the batch."""
+        needed = typed if self.spec.checks else typed.select(list(self.pandera.columns))
+        frame: pd.DataFrame = needed.to_pandas(types_mapper=pd.ArrowDtype)
+        return frame
 
     def _failing(
         self, batch: pa.RecordBatch, verdict: Verdict, unread: Mapping[str | None, Positions]
