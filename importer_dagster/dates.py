@@ -328,26 +328,25 @@ def _by_formats(read: Reader, text: pa.Array, field: FieldSpec, faults: Faults) 
 
 
 def _date(text: pa.Array, field: FieldSpec, pattern: str, faults: Faults, wanted: str) -> pa.Array:
-    micros, null = _read(text, compile_format(pattern, "date"), faults, wanted)
-    return with_nulls((micros // DAY).astype(np.int32), null, pa.int32()).cast(pa.date32())
+    micros = _read(text, compile_format(pattern, "date"), faults, wanted)
+    return micros.cast(pa.timestamp("us")).cast(pa.date32())
 
 
 def _time(text: pa.Array, field: FieldSpec, pattern: str, faults: Faults, wanted: str) -> pa.Array:
-    micros, null = _read(text, compile_format(pattern, "time"), faults, wanted)
-    return with_nulls(micros, null, pa.int64()).cast(pa.time64("us"))
+    return _read(text, compile_format(pattern, "time"), faults, wanted).cast(pa.time64("us"))
 
 
 def _datetime(text: pa.Array, field: FieldSpec, pattern: str, faults: Faults, wanted: str) -> pa.Array:
     format_ = compile_format(pattern, "datetime")
     if field.timezone is None or "z" in format_.names:
         zone = "UTC" if field.timezone is not None or "z" in format_.names else None
-        return _timestamps(*_read(text, format_, faults, wanted), zone, faults)
+        return _timestamps(_read(text, format_, faults, wanted), zone, faults)
     own = _names_offset(text) if pattern == "default" else np.zeros(len(text), np.bool_)
-    wall, null = _read(blank(text, own), format_, faults, wanted)
-    typed = _localised(_timestamps(wall, null, None, faults), field.timezone, faults)
+    wall = _timestamps(_read(blank(text, own), format_, faults, wanted), None, faults)
+    typed = _localised(wall, field.timezone, faults)
     if not own.any():
         return typed
-    exact = _timestamps(*_read(blank(text, ~own), _iso("zoned"), faults, wanted), "UTC", faults)
+    exact = _timestamps(_read(blank(text, ~own), _iso("zoned"), faults, wanted), "UTC", faults)
     return pc.if_else(pa.array(own), exact, typed)
 
 
@@ -366,10 +365,13 @@ def _wanted(field: FieldSpec) -> str:
     return f"ISO 8601 {words}" + (" without offset (the field has no timezone)" if bare else "")
 
 
-def _timestamps(micros: Integers, null: Mask, zone: str | None, faults: Faults) -> pa.Array:
-    outside = ~null & ((micros < YEAR_1) | (micros >= YEAR_10000))
-    faults.add(outside, "lies outside of the years 1 to 9999 in UTC")
-    return with_nulls(micros, null | outside, pa.int64()).cast(pa.timestamp("us", zone))
+def _timestamps(micros: pa.Array, zone: str | None, faults: Faults) -> pa.Array:
+    ends = pc.min_max(micros).as_py()
+    if ends["min"] is not None and (ends["min"] < YEAR_1 or ends["max"] >= YEAR_10000):
+        outside = as_mask(pc.or_(pc.less(micros, YEAR_1), pc.greater_equal(micros, YEAR_10000)))
+        faults.add(outside, "lies outside of the years 1 to 9999 in UTC")
+        micros = blank(micros, outside)
+    return micros.cast(pa.timestamp("us", zone))
 
 
 def _localised(wall: pa.Array, zone: str, faults: Faults) -> pa.Array:
@@ -382,16 +384,15 @@ def _localised(wall: pa.Array, zone: str, faults: Faults) -> pa.Array:
         gap = as_mask(pc.not_equal(typed, after))
         faults.add(gap, f"did not happen in {zone}, where clocks were set forward")
         typed = blank(typed, gap)
-    micros = pc.fill_null(typed.cast(pa.int64()), 0).to_numpy()
-    return _timestamps(micros, ~present(typed), "UTC", faults)
+    return _timestamps(typed.cast(pa.int64()), "UTC", faults)
 
 
-def _read(text: pa.Array, format_: Format, faults: Faults, wanted: str) -> tuple[Integers, Mask]:
-    """Microseconds since 1970 (of the day, for a time) and where there is none: null or faulty text."""
-    null = ~present(text)
+def _read(text: pa.Array, format_: Format, faults: Faults, wanted: str) -> pa.Array:
+    """Microseconds since 1970 (of the day, for a time) as int64, NULL for null and faulty text."""
     whole = _cast_iso(text, format_.arrow)  # the fastest by far
     if whole is not None:
-        return whole, null
+        return whole
+    null = ~present(text)
     cells = text.drop_null() if text.null_count else text
     micros, good = _read_iso(cells, format_.arrow)
     if not good.any():
@@ -404,11 +405,11 @@ def _read(text: pa.Array, format_: Format, faults: Faults, wanted: str) -> tuple
         faults.add(_at(where[matched & ~valid], len(text)), "is no date or time that exists")
         good[rest] = valid
     if not text.null_count:
-        return micros, ~good
+        return with_nulls(micros, ~good, pa.int64())
     spread = np.zeros(len(text), np.int64)
     spread[~null] = micros
     null[~null] = ~good
-    return spread, null
+    return with_nulls(spread, null, pa.int64())
 
 
 def _at(indexes: npt.NDArray[np.int64], length: int) -> Mask:
@@ -428,17 +429,19 @@ def _read_iso(cells: pa.Array, arrow: Arrow | None) -> tuple[Integers, Mask]:
     usual = ~strange(cells, b"0123456789-:. T")
     found = _cast_iso(cells.filter(pa.array(usual)), arrow) if usual.any() and not usual.all() else None
     if found is not None:
-        micros[usual], good[usual] = found, True
+        micros[usual], good[usual] = found.to_numpy(), True
     return micros, good
 
 
-def _cast_iso(text: pa.Array, arrow: Arrow | None) -> Integers | None:
-    """A whole column by Arrow's cast, 0 where it is null, or None if that cannot be or could be wrong."""
+def _cast_iso(text: pa.Array, arrow: Arrow | None) -> pa.Array | None:
+    """A whole column by Arrow's cast as microseconds, or None if that cannot be or could be wrong."""
     typed = try_cast(text, pa.timestamp("us")) if arrow is not None and _surely(text, arrow) else None
     if typed is None:
         return None
-    micros: Integers = pc.fill_null(typed.cast(pa.int64()), 0).to_numpy()
-    return micros if micros.min() >= YEAR_1 else None  # Arrow takes a year 0, which the calendar has not
+    micros = typed.cast(pa.int64())
+    return (
+        micros if pc.min(micros).as_py() >= YEAR_1 else None
+    )  # Arrow takes a year 0, which the calendar has not
 
 
 def _surely(text: pa.Array, arrow: Arrow) -> bool:

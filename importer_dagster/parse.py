@@ -47,6 +47,7 @@ from importer_dagster.cells import (
     BadCells,
     Faults,
     Mask,
+    any_empty,
     as_mask,
     blank,
     byte_lengths,
@@ -99,7 +100,9 @@ def _without(text: pa.Array, missing: Sequence[str]) -> pa.Array:
     """``text`` with NULL for missing values."""
     if not missing:
         return text
-    if tuple(missing) == ("",):  # the usual case; nearly free
+    if tuple(missing) == ("",):  # the usual case
+        if not any_empty(text):
+            return text
         found = pc.equal(pc.binary_length(text), 0)
     else:
         found = pc.is_in(text, value_set=pa.array(missing, pa.string()))
