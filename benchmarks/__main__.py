@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import cases, day, definitions, large, peers, resent, shapes
+from benchmarks import cases, day, definitions, large, peers, resent, shapes, small
 from benchmarks.cases import Bench
 from benchmarks.measure import Line, machine, markdown, say
 from benchmarks.server import bench_server
@@ -25,6 +25,7 @@ PARTS: dict[str, Callable[[Bench], list[Line]]] = {
     "merge": cases.merge,
     "dagster": day.dagster,
     "resent": resent.resent,
+    "small": small.small,
     "types": definitions.types,
     "peers": peers.peers,
 }
@@ -35,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure the chosen parts; returns the exit code, which says nothing about targets."""
     args = _arguments(argv)
     try:
-        report = _measure(args.only or DEFAULT, args.rows, args.pairs, args.large_mb)
+        sizes = {name: getattr(args, name) for name in ("rows", "pairs", "large_mb", "files")}
+        report = _measure(args.only or DEFAULT, sizes)
     except ImporterError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
@@ -45,18 +47,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _measure(parts: Sequence[str], rows: int, pairs: int, large_mb: int) -> str:
+def _measure(parts: Sequence[str], sizes: Mapping[str, int]) -> str:
+    """``sizes`` are those fields of Bench that have a default."""
     notes = machine()
     with tempfile.TemporaryDirectory(prefix="importer-bench-") as name:
         folder = Path(name).resolve()
         with bench_server(folder / "home") as server:
             notes.append(f"- PostgreSQL {server.value('SHOW server_version')}, {_where(server.pid)}")
             notes.append(
-                f"- {pairs} rounds, the sides of a ratio taking turns; medians of the rounds' ratios"
+                f"- {sizes['pairs']} rounds, the sides of a ratio taking turns; medians of the rounds' ratios"
             )
             files = folder / "files"
             files.mkdir()
-            bench = Bench(server, files, rows, pairs, large_mb)
+            bench = Bench(server, files, **sizes)
             lines = [line for part in parts for line in PARTS[part](bench)]
     say("done")
     return markdown(lines, notes)
@@ -89,6 +92,13 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--pairs", type=_positive, default=3, metavar="N", help="rounds of each measurement (default 3)"
+    )
+    parser.add_argument(
+        "--files",
+        type=_positive,
+        default=2_000,
+        metavar="N",
+        help="how many small files there are (default 2000)",
     )
     parser.add_argument(
         "--only",

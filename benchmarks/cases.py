@@ -34,13 +34,17 @@ _BYTES_PER_ROW = 600  # file, table and log of the database, roughly
 
 @dataclass
 class Bench:
-    """What all parts share. ``rows`` is the size of the usual file; others derive from it, but for ``large_mb``."""
+    """What all parts share. ``rows`` is the size of the usual file; others derive from it, but for ``large_mb``.
+
+    ``files`` is how many small files there are.
+    """
 
     server: Server
     folder: Path
     rows: int = 1_000_000
     pairs: int = 3
     large_mb: int = 2_000
+    files: int = 2_000
     _names: Any = field(default_factory=itertools.count)
 
     @property

@@ -68,8 +68,15 @@ class Server:
 
     def psql(self, command: str) -> None:
         """Run one psql command; raises CalledProcessError with its output."""
+        self._run_psql("--command", command)
+
+    def psql_file(self, script: Path) -> None:
+        """Run a file of commands in one session; raises as ``psql``."""
+        self._run_psql("--file", str(script))
+
+    def _run_psql(self, *what: str) -> None:
         subprocess.run(  # noqa: S603 - our own arguments
-            [_psql(), "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--command", command, self.url],
+            [_psql(), "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", *what, self.url],
             check=True,
             capture_output=True,
         )
