@@ -2,7 +2,8 @@
 
 A local file that the inbox listed must still lie in the inbox when it is open: a
 link may have been put in its place. Opening and reading run in a thread of their
-own, so that a source that stalls is given up after ``IMPORTER_READ_TIMEOUT``.
+own, so that a source that stalls is given up after ``IMPORTER_READ_TIMEOUT``. A
+small local file is read as it is opened.
 
 What does not belong here: what is in the file (``container.py``), whether it is
 complete (``completeness.py``).
@@ -18,6 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, BinaryIO, cast
@@ -27,6 +29,9 @@ import fsspec
 from importer_dagster.errors import ImporterError, RefusedError, SourceUnavailable
 from importer_dagster.redaction import redact, redact_text
 from importer_dagster.settings import read_timeout
+
+_READ_AT_ONCE = 1 << 20  # bytes of a local file that are read as it is opened
+_IDLE_CLERKS = 2  # kept for the next file: to start a thread takes as long as to read a small one
 
 
 @contextmanager
@@ -62,20 +67,20 @@ class _Clerk:
 
     def __init__(self) -> None:
         self.given_up = False
+        self.seconds = read_timeout()
         self._tasks: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
         self._answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
-        self._seconds = read_timeout()
         # a daemon: one that hangs must not keep the process from ending
         threading.Thread(target=self._work, name="source", daemon=True).start()
 
     def __call__(self, task: Callable[[], Any]) -> Any:
         self._tasks.put(task)
         try:
-            answer, error = self._answers.get(timeout=self._seconds)
+            answer, error = self._answers.get(timeout=self.seconds)
         except Empty:
             self.given_up = True
             raise SourceUnavailable(
-                f"The source stalls: nothing came for {self._seconds} s (IMPORTER_READ_TIMEOUT). Nothing of the "
+                f"The source stalls: nothing came for {self.seconds} s (IMPORTER_READ_TIMEOUT). Nothing of the "
                 "file is loaded; it is tried again. Check the connection to the inbox."
             ) from None
         if error is not None:
@@ -89,26 +94,46 @@ class _Clerk:
             except BaseException as error:  # handed over to who waits for it
                 self._answers.put((None, error))
 
-    def dismiss(self, last: Callable[[], Any]) -> None:
-        """End the thread after one more task, which nobody waits for if it is given up."""
-        if not self.given_up:
+    def dismiss(self, last: Callable[[], Any] | None = None) -> None:
+        """Let it go, after one more task, which nobody waits for if it is given up."""
+        if last is not None and self.given_up:
+            self._tasks.put(last)
+        elif last is not None:
             with suppress(SourceUnavailable):
                 self(last)
+        if self.given_up or len(_idle) >= _IDLE_CLERKS:
+            self._tasks.put(None)
         else:
-            self._tasks.put(last)
-        self._tasks.put(None)
+            _idle.append(self)
+
+
+_idle: list[_Clerk] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_idle.clear)  # their threads are the parent's
+
+
+def _clerk() -> _Clerk:
+    try:
+        clerk = _idle.pop()
+    except IndexError:
+        return _Clerk()
+    clerk.seconds = read_timeout()
+    return clerk
 
 
 class SourceFile:
     """An open file of a source. ``size`` is what it had when it was opened, None if nobody knows."""
 
     def __init__(self, opener: Callable[[], Any]) -> None:
-        self._clerk = _Clerk()
+        self._clerk: _Clerk | None = _clerk()
         try:
             self._file, self.size = self._clerk(lambda: _with_size(opener()))
         except BaseException:
-            self._clerk.dismiss(lambda: None)
+            self._clerk.dismiss()
             raise
+        if isinstance(self._file, BytesIO):  # it is in memory: nothing of it can stall any more
+            self._clerk.dismiss()
+            self._clerk = None
         self.closed = False
 
     def __enter__(self) -> SourceFile:
@@ -119,15 +144,15 @@ class SourceFile:
 
     def read(self, size: int = -1) -> bytes:
         """Up to ``size`` bytes; raises SourceUnavailable if nothing comes in time."""
-        return cast(bytes, self._clerk(lambda: self._file.read(size)))
+        return cast(bytes, self._do(lambda: self._file.read(size)))
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """As a file's."""
-        return cast(int, self._clerk(lambda: self._file.seek(offset, whence)))
+        return cast(int, self._do(lambda: self._file.seek(offset, whence)))
 
     def tell(self) -> int:
         """As a file's."""
-        return cast(int, self._clerk(self._file.tell))
+        return cast(int, self._do(self._file.tell))
 
     def seekable(self) -> bool:
         """As a file's."""
@@ -137,17 +162,38 @@ class SourceFile:
         """Close it, without waiting for what stalls."""
         if not self.closed:
             self.closed = True
-            self._clerk.dismiss(self._file.close)
+            if self._clerk is None:
+                self._file.close()
+            else:
+                self._clerk.dismiss(self._file.close)
+
+    def _do(self, task: Callable[[], Any]) -> Any:
+        return task() if self._clerk is None else self._clerk(task)
 
 
 def _with_size(file: Any) -> tuple[Any, int | None]:
     size = getattr(file, "size", None)
     if isinstance(size, int):
         return file, size
-    with suppress(AttributeError, OSError, ValueError):  # no file of the operating system
+    try:
         found = os.fstat(file.fileno())
-        return file, found.st_size if stat.S_ISREG(found.st_mode) else None
-    return file, None
+    except (AttributeError, OSError, ValueError):  # no file of the operating system
+        return file, None
+    if not stat.S_ISREG(found.st_mode):
+        return file, None
+    return _in_memory(file, found.st_size), found.st_size
+
+
+def _in_memory(file: Any, size: int) -> Any:
+    """The file's bytes where they are few; the file itself where they are many, or more by now."""
+    if size > _READ_AT_ONCE or not isinstance(file, BufferedReader):
+        return file
+    data = file.read(size + 1)
+    if len(data) > size:
+        file.seek(0)
+        return file
+    file.close()
+    return BytesIO(data)
 
 
 def open_url(url: str, inbox: str | None = None) -> SourceFile:

@@ -3,8 +3,8 @@
 source → reader → drift → validate → writer → ledger. Reader and validation run
 in a thread each, the writer in the caller's, so that the server gets the next
 rows while it still stores the last. A queue of one batch lies between them, so
-that neither memory nor the distance between them can grow. Rows, rejects and
-ledger entry commit in one transaction.
+that neither memory nor the distance between them can grow. A file that is one
+batch needs no threads. Rows, rejects and ledger entry commit in one transaction.
 
 What does not belong here: how any of the stages does its work, and whether there
 is anything to do at all (``settled.py``).
@@ -49,7 +49,7 @@ from importer_dagster.rejects import Rejected, Rejects, first_reasons, from_tabl
 from importer_dagster.retype import TypeWatch
 from importer_dagster.settled import Answer, Before, Content, Unread, with_remedy
 from importer_dagster.spec import TableSpec
-from importer_dagster.stages import ahead
+from importer_dagster.stages import ahead, at_once
 from importer_dagster.tables import Target, create_tables, ensure_tables
 from importer_dagster.totals import Totals
 from importer_dagster.validate import Validator
@@ -392,10 +392,13 @@ class _Import:
         trace = Trace(self.delivery, load_id)
         self.totals = Totals(self.layout.spec, sources)
         stream = RowStream(conn, table, self.spec, trace.schema(self.spec, self.extras.names))
+        beside = (
+            at_once if reader.is_short else ahead
+        )  # a thread takes as long to start as to read a small file
         try:
             with (
-                ahead(reader.batches(), "reader") as texts,
-                ahead(map(partial(_judge, validator), texts), "validator") as batches,
+                beside(reader.batches(), "reader") as texts,
+                beside(map(partial(_judge, validator), texts), "validator") as batches,
             ):
                 for batch in batches:
                     self._one_batch(conn, load_id, batch, trace, stream, validator)

@@ -121,6 +121,11 @@ class Reader:
         """The text of the last record, where the dialect says that it is no data."""
         return self._trailer[0] if self._trailer else None
 
+    @property
+    def is_short(self) -> bool:
+        """Whether all of the text is in memory by now, so that there is one batch of it."""
+        return self._window.ended
+
     def select(self, positions: Sequence[int]) -> None:
         """Deliver only these columns of the header, named by their position as text."""
         self._selected = tuple(positions)
