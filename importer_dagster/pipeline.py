@@ -196,6 +196,8 @@ class _Import:
                 return self._settled(same)
             conn.rollback()
             with self._writing(conn, queue=queue) as writer:
+                if self.has_ledger:
+                    self.before.look(writer)
                 try:
                     return self._load_settled(writer)
                 except RefusedError as error:
@@ -235,7 +237,7 @@ class _Import:
     def _load(self, conn: psycopg.Connection) -> LoadResult:
         if self.reserved:
             evolve.reserve(conn, self.target)
-        prior = ledger.in_force(conn, self.delivery) if self.has_ledger else None
+        prior = self.before.in_force
         load_id = 0
         if self.has_ledger:
             number = ledger.number_of_rehearsal() if self.dry_run else None
@@ -322,7 +324,7 @@ class _Import:
             self.reserved = True
             raise _Again
 
-    def _publisher(self, conn: psycopg.Connection, load_id: int, prior: ledger.LoadRow | None) -> Publisher:
+    def _publisher(self, conn: psycopg.Connection, load_id: int, prior: ledger.Standing | None) -> Publisher:
         return Publisher(
             conn,
             self.target,
@@ -333,14 +335,14 @@ class _Import:
             prior=prior.load_id if prior else None,
         )
 
-    def _newest(self, conn: psycopg.Connection, prior: ledger.LoadRow | None) -> tuple[date, str] | None:
+    def _newest(self, conn: psycopg.Connection, prior: ledger.Standing | None) -> tuple[date, str] | None:
         if not self.has_ledger:
             return None
         besides = prior.load_id if prior else None
         return ledger.newest_rank(conn, self.delivery.type, self.delivery.tenant, besides=besides)
 
     def _check_place(
-        self, conn: psycopg.Connection, newest: tuple[date, str] | None, prior: ledger.LoadRow | None
+        self, conn: psycopg.Connection, newest: tuple[date, str] | None, prior: ledger.Standing | None
     ) -> None:
         """Refuse a late or corrected file whose place cannot be told any more, unless that is accepted."""
         on_top = prior is None and (newest is None or self.delivery.business_date > newest[0])
@@ -357,7 +359,7 @@ class _Import:
                 rule="retention",
             )
 
-    def _needs_stage(self, conn: psycopg.Connection, prior: ledger.LoadRow | None) -> bool:
+    def _needs_stage(self, conn: psycopg.Connection, prior: ledger.Standing | None) -> bool:
         """Whether rows must be looked at as a whole before they may stand in the table.
 
         The first delivery of a keyed type (and tenant) meets no other rows. Its
@@ -546,7 +548,7 @@ class _Import:
 
     # --- to be believed? ---
 
-    def _is_to_be_held(self, conn: psycopg.Connection, prior: ledger.LoadRow | None) -> bool:
+    def _is_to_be_held(self, conn: psycopg.Connection, prior: ledger.Standing | None) -> bool:
         """Ask the gate; raises RefusedError where it refuses."""
         if self.has_ledger and self.spec.is_gated:
             figures = gate.Figures(self.read - self.skipped, self.rejects.records)
@@ -554,7 +556,7 @@ class _Import:
             self.findings += gate.judge(conn, self.target, self.delivery, figures, prior=besides)
         return gate.decide(self.findings)
 
-    def _hold(self, conn: psycopg.Connection, load_id: int, prior: ledger.LoadRow | None) -> LoadResult:
+    def _hold(self, conn: psycopg.Connection, load_id: int, prior: ledger.Standing | None) -> LoadResult:
         """Put the rows aside; what was in force stays in force."""
         if prior is not None:
             ledger.supersede(conn, prior.load_id, None)
@@ -578,7 +580,8 @@ class _Import:
         }
 
     def _make_way(self, conn: psycopg.Connection, load_id: int) -> None:
-        held.make_way(conn, self.delivery, load_id, f"sent again with other content, as load {load_id}")
+        if self.before.is_held:
+            held.make_way(conn, self.delivery, load_id, f"sent again with other content, as load {load_id}")
 
     # --- endings ---
 

@@ -21,6 +21,7 @@ from importer_dagster.errors import RefusedError
 from importer_dagster.manifest import url_of as manifest_url
 from importer_dagster.model import Delivery, Status
 from importer_dagster.reader import fingerprint
+from importer_dagster.sessions import single
 from importer_dagster.spec import TableSpec
 from importer_dagster.turns import SMALL_BYTES
 from importer_dagster.warehouse import Warehouse
@@ -85,6 +86,22 @@ class Before:
 
     def __init__(self, content: Content, *, force: bool, dry_run: bool) -> None:
         self.content, self.force, self.dry_run = content, force, dry_run
+        self.standing: Sequence[ledger.Standing] = ()
+
+    @property
+    def in_force(self) -> ledger.Standing | None:
+        """The load of the delivery that is in force, as of the last look."""
+        return next((s for s in self.standing if s.status == "loaded"), None)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a content of the delivery is held, as of the last look."""
+        return any(s.status == "held" for s in self.standing)
+
+    def look(self, conn: psycopg.Connection) -> None:
+        """See which loads answer for the delivery. Who holds the lock of type and tenant need do so but once."""
+        with single(conn):
+            self.standing = ledger.standing(conn, self.content.delivery)
 
     def ask(self, conn: psycopg.Connection, *, alone: bool = False) -> Answer | None:
         """What became of the same content; None if it is to be imported.
@@ -93,8 +110,8 @@ class Before:
         what is new. Raises Unread where the answer depends on a content that is not
         known yet.
         """
-        standing = [s for s in ledger.standing(conn, self.content.delivery) if s.sha256 is not None]
-        conn.commit()
+        self.look(conn)
+        standing = [s for s in self.standing if s.sha256 is not None]
         if self.force or not standing or self.content.is_unreadable:
             return None
         if self.content.sha256 is None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import psycopg
 
 from importer_dagster.errors import UsageError
+from importer_dagster.sessions import single
 
 # First key of the two-key advisory locks; any fixed number that others hardly use.
 SLOT_LOCKS = 0x1A57E001
@@ -63,6 +64,33 @@ SELECT (SELECT value::int FROM importer.settings WHERE name = %(cap)s),
        (SELECT count(*) FROM queue),
        (SELECT due > clock_timestamp() + make_interval(secs => %(promised)s)
         FROM importer.waiting WHERE ticket = %(ticket)s::bigint)
+"""
+
+# The same where nobody waits, in one go: no slot is tried where anybody does. Each part is
+# materialized, since PostgreSQL may reorder conditions, and a lock once taken stays taken. A
+# turn's record need not survive a crash.
+_TAKE = """
+WITH room AS MATERIALIZED (
+    SELECT CASE WHEN EXISTS (SELECT FROM importer.waiting WHERE due > clock_timestamp()) THEN 0
+           ELSE coalesce((SELECT value::int FROM importer.settings WHERE name = %(name)s), %(cap)s) END AS cap
+), slot AS MATERIALIZED (
+    SELECT n, cap FROM room, generate_series(0, cap - 1) AS n
+    WHERE pg_try_advisory_lock(%(slot_locks)s, n) LIMIT 1
+), held AS MATERIALIZED (
+    SELECT n, cap, (SELECT count(*) FROM pg_locks
+        WHERE n >= 0 AND locktype = 'advisory' AND granted AND objsubid = 2 AND classid::bigint = %(slot_locks)s
+          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) AS slots
+    FROM slot
+), took AS MATERIALIZED (
+    SELECT n, CASE WHEN slots <= cap THEN pg_try_advisory_lock(%(load_locks)s, hashtext(%(key)s))
+              ELSE false END AS is_taken
+    FROM held
+), served AS (
+    INSERT INTO importer.turns SELECT %(tenant)s, %(small)s, clock_timestamp() FROM took
+    WHERE is_taken AND %(trace)s AND set_config('synchronous_commit', 'off', true) IS NOT NULL
+    ON CONFLICT (tenant, small) DO UPDATE SET last = excluded.last
+)
+SELECT n, is_taken FROM took
 """
 
 
@@ -120,6 +148,8 @@ class Turn:
         The lock is only ever tried, never waited for, while a slot is held: so
         whoever holds the lock also holds a slot, and the two cannot deadlock.
         """
+        if self.ticket is None and self._take_at_once(conn):
+            return None
         place = self._place(conn)
         if self.trace and not place.first and not place.counts:  # only who must wait gets a ticket
             self._promise(conn)
@@ -130,6 +160,27 @@ class Turn:
             conn.commit()
             return None
         return place
+
+    def _take_at_once(self, conn: psycopg.Connection) -> bool:
+        """Take a slot and the lock if nobody waits, in one statement; the usual case, so it is to cost little."""
+        values = {
+            "slot_locks": SLOT_LOCKS,
+            "load_locks": LOAD_LOCKS,
+            "name": CAP,
+            "cap": self.cap,
+            "key": _load_key(self.type, self.tenant),
+            "tenant": self.tenant,
+            "small": self.small,
+            "trace": self.trace,
+        }
+        with single(conn):
+            row = conn.execute(_TAKE, values).fetchone()
+        if row is None:
+            return False
+        if not row[1]:
+            unlock(conn, SLOT_LOCKS, row[0])
+        self.crowded = False
+        return bool(row[1])
 
     def leave(self, conn: psycopg.Connection) -> None:
         """Give the ticket back."""
@@ -245,7 +296,12 @@ def _held(conn: psycopg.Connection) -> int:
 
 def try_load_lock(conn: psycopg.Connection, type_name: str, tenant: str) -> bool:
     """Take the lock of one type and tenant if nobody has it."""
-    return _try(conn, "SELECT pg_try_advisory_lock(%s, hashtext(%s))", LOAD_LOCKS, f"{type_name}\n{tenant}")
+    key = _load_key(type_name, tenant)
+    return _try(conn, "SELECT pg_try_advisory_lock(%s, hashtext(%s))", LOAD_LOCKS, key)
+
+
+def _load_key(type_name: str, tenant: str) -> str:
+    return f"{type_name}\n{tenant}"
 
 
 def _try(conn: psycopg.Connection, statement: str, *keys: object) -> bool:

@@ -25,6 +25,7 @@ from importer_dagster.errors import (
     WarehouseUnavailable,
 )
 from importer_dagster.redaction import redact, redact_text
+from importer_dagster.sessions import single
 from importer_dagster.settings import Settings
 from importer_dagster.turns import Turn, TurnWithoutQueue
 
@@ -332,9 +333,10 @@ class Warehouse:
 
 
 def _give_up(conn: psycopg.Connection, turn: Turn) -> None:
-    """Leave the queue at once, so that nobody waits for one who is gone."""
+    """Leave the queue at once, so that nobody waits for one who is gone, nor for what it holds."""
     with suppress(psycopg.Error):
         conn.rollback()
+        conn.execute("SELECT pg_advisory_unlock_all()")
         turn.leave(conn)
         conn.commit()
 
@@ -342,5 +344,5 @@ def _give_up(conn: psycopg.Connection, turn: Turn) -> None:
 def _release(conn: psycopg.Connection) -> None:
     if not conn.closed and not conn.broken:
         conn.rollback()
-        conn.execute("SELECT pg_advisory_unlock_all()")
-        conn.commit()
+        with single(conn):
+            conn.execute("SELECT pg_advisory_unlock_all()")
