@@ -14,7 +14,7 @@ What does not belong here: columns that the spec declares (``tables.py``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import psycopg
@@ -84,7 +84,11 @@ def join(a: str | None, b: str | None) -> str | None:
 
 def gained(conn: psycopg.Connection, target: Target) -> dict[str, str]:
     """Columns of the type's tables that the spec does not know, and their types, in the table's order."""
-    rows = conn.execute(
+    return dict(_ask_gained(conn, target).fetchall())
+
+
+def _ask_gained(conn: psycopg.Connection, target: Target) -> psycopg.Cursor[tuple[str, str]]:
+    return conn.execute(
         """
         SELECT a.attname, format_type(a.atttypid, a.atttypmod)
         FROM pg_attribute a
@@ -98,14 +102,23 @@ def gained(conn: psycopg.Connection, target: Target) -> dict[str, str]:
             target.live.as_string(conn),
             [*(f.column for f in target.spec.fields), *TRACE_COLUMNS],
         ),
-    ).fetchall()
-    return dict(rows)
+    )
 
 
 def with_gained(conn: psycopg.Connection, target: Target) -> Target:
     """``target`` with the columns that earlier deliveries brought, which every statement must carry along."""
-    found = tuple(gained(conn, target))
-    return replace(target, gained=found) if found else target
+    return ask_with_gained(conn, target)()
+
+
+def ask_with_gained(conn: psycopg.Connection, target: Target) -> Callable[[], Target]:
+    """The same in two steps, so that other statements may go along in a pipeline: ask, and see the answer."""
+    asked = _ask_gained(conn, target)
+
+    def answer() -> Target:
+        found = tuple(row[0] for row in asked.fetchall())
+        return replace(target, gained=found) if found else target
+
+    return answer
 
 
 def without_changes(target: Target, planned: Sequence[Grown]) -> Target:

@@ -9,7 +9,7 @@ What does not belong here: data tables (``writer.py``).
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
@@ -160,16 +160,33 @@ def begin_load(
 
     ``load_id`` is given where the row will be rolled back: a number taken would stay taken.
     """
-    row = conn.execute(
+    return ask_begin_load(conn, delivery, spec_hash, run_id, load_id=load_id)()
+
+
+def ask_begin_load(
+    conn: psycopg.Connection,
+    delivery: Delivery,
+    spec_hash: str,
+    run_id: str | None,
+    *,
+    load_id: int | None = None,
+) -> Callable[[], int]:
+    """The same in two steps, so that other statements may go along in a pipeline: ask, and see the answer."""
+    asked = conn.execute(
         """
         INSERT INTO importer.loads (load_id, type, tenant, business_date, path, spec_hash, status, run_id)
         VALUES (coalesce(%s, nextval(pg_get_serial_sequence('importer.loads', 'load_id'))), %s, %s, %s, %s, %s,
                 'loading', %s) RETURNING load_id
         """,
         (load_id, delivery.type, delivery.tenant, delivery.business_date, delivery.path, spec_hash, run_id),
-    ).fetchone()
-    assert row
-    return int(row[0])
+    )
+
+    def answer() -> int:
+        row = asked.fetchone()
+        assert row
+        return int(row[0])
+
+    return answer
 
 
 def number_of_rehearsal() -> int:

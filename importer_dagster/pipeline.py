@@ -192,9 +192,9 @@ class _Import:
         """Everything in one transaction, tables and ledger row included, and then a rollback."""
         with self.warehouse.connect() as conn:
             self.has_ledger, queue = ledger.exists(conn), ledger.is_current(conn)
+            conn.rollback()
             if self.has_ledger and (same := self.before.ask(conn)):
                 return self._settled(same)
-            conn.rollback()
             with self._writing(conn, queue=queue) as writer:
                 if self.has_ledger:
                     self.before.look(writer)
@@ -238,10 +238,7 @@ class _Import:
         if self.reserved:
             evolve.reserve(conn, self.target)
         prior = self.before.in_force
-        load_id = 0
-        if self.has_ledger:
-            number = ledger.number_of_rehearsal() if self.dry_run else None
-            load_id = ledger.begin_load(conn, self.delivery, self.spec.hash, self.run_id, load_id=number)
+        load_id = self._begin_load(conn)
         if prior is not None:
             # before publishing: from here on the prior load's rows are not in force
             ledger.supersede(conn, prior.load_id, load_id)
@@ -274,9 +271,21 @@ class _Import:
             counts = Counts(loaded=stream.rows)
         return self._commit(conn, load_id, counts)
 
+    def _begin_load(self, conn: psycopg.Connection) -> int:
+        """The load's number, its row written, and what the tables have gained: in one round trip."""
+        number = ledger.number_of_rehearsal() if self.dry_run else None
+        begun: Callable[[], int] | None = None
+        with conn.pipeline():
+            if self.has_ledger:
+                begun = ledger.ask_begin_load(
+                    conn, self.delivery, self.spec.hash, self.run_id, load_id=number
+                )
+            gained = evolve.ask_with_gained(conn, self.target)
+        self.target = gained()
+        return begun() if begun else 0
+
     def _map(self, conn: psycopg.Connection, header: Sequence[str], line: int) -> None:
         """Decide what becomes of each column of the header."""
-        self.target = evolve.with_gained(conn, self.target)
         self.mapping = map_header(header, self.layout.spec, self.layout, line=line)
         self.events = self.mapping.events
         extras = self.mapping.extras
@@ -393,7 +402,9 @@ class _Import:
         validator = Validator(self.layout.whole, fed, [r.field.name for r in self.extras.rescued])
         trace = Trace(self.delivery, load_id)
         self.totals = Totals(self.layout.spec, sources)
-        stream = RowStream(conn, table, self.spec, trace.schema(self.spec, self.extras.names))
+        stream = RowStream(
+            conn, table, self.spec, trace.schema(self.spec, self.extras.names), reader.is_short
+        )
         beside = (
             at_once if reader.is_short else ahead
         )  # a thread takes as long to start as to read a small file
@@ -604,10 +615,11 @@ class _Import:
             conn.rollback()
             return replace(result, load_id=None, rejects=self._kept_rejects())
         self._make_way(conn, load_id)
-        self._record(conn, load_id, "loaded", figures)
-        if self.spec.versions:
-            result = self._settle_versions(conn, load_id, result)
-        conn.commit()
+        with conn.pipeline():  # which ends with the first statement that fails, before the commit
+            self._record(conn, load_id, "loaded", figures)
+            if self.spec.versions:
+                result = self._settle_versions(conn, load_id, result)
+            conn.commit()
         return result
 
     def _settle_versions(self, conn: psycopg.Connection, load_id: int, result: LoadResult) -> LoadResult:

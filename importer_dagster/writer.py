@@ -62,13 +62,15 @@ class RowStream:
     """COPY … BINARY of typed batches into one table; can be paused for other statements.
 
     ``rows`` counts what was written. Close it (or pause) before any other
-    statement on the same connection.
+    statement on the same connection. ``is_short``: all of it is there when the COPY
+    begins, so that it may be as long as any statement.
     """
 
     conn: psycopg.Connection
     table: sql.Composable
     spec: TableSpec
     arrow_schema: pa.Schema
+    is_short: bool = False
     rows: int = 0
     _stack: ExitStack | None = field(default=None, init=False)
     _copy: psycopg.Copy | None = field(default=None, init=False)
@@ -92,7 +94,8 @@ class RowStream:
         )
         self._encoder = schema.copy_encoder(self.arrow_schema, self.spec)
         self._stack = ExitStack()
-        self._timeout = statement_timeout(self.conn, "0")
+        if not self.is_short:
+            self._timeout = statement_timeout(self.conn, "0")
         self._copy = self._stack.enter_context(self.conn.cursor().copy(statement))
         self._copy.write(self._encoder.write_header())
 
@@ -103,7 +106,8 @@ class RowStream:
         self._copy.write(self._encoder.finish())
         stack, self._stack, self._copy = self._stack, None, None
         stack.close()
-        statement_timeout(self.conn, self._timeout)
+        if not self.is_short:
+            statement_timeout(self.conn, self._timeout)
 
     def abort(self, error: BaseException) -> None:
         """Break the COPY off; the transaction is then good only for a rollback."""

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import Inbox, Query, make_spec
 
-from importer_dagster import ledger, pipeline, turns
+from importer_dagster import ledger, pipeline, settled, turns
 from importer_dagster.cli import main
 from importer_dagster.model import Delivery
 from importer_dagster.pipeline import import_delivery
@@ -62,7 +62,7 @@ def test_a_file_is_hashed_without_a_connection(
     inbox: Inbox, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, int]] = []
-    original = pipeline.fingerprint
+    original = settled.fingerprint
 
     def fingerprint(delivery: Delivery) -> tuple[str, int]:
         with psycopg.connect(warehouse.url, autocommit=True) as conn:
@@ -72,7 +72,7 @@ def test_a_file_is_hashed_without_a_connection(
             seen.append((count, turns.counts(conn)[0]))
         return original(delivery)
 
-    monkeypatch.setattr(pipeline, "fingerprint", fingerprint)
+    monkeypatch.setattr(settled, "fingerprint", fingerprint)
     spec = make_spec()
     assert inbox.load(spec, HEADER + "1,a,1\n").status == "loaded"
     assert seen == [], "a file that was never seen is not read twice"
@@ -93,14 +93,14 @@ def test_who_was_overtaken_hashes_without_a_slot(
     inbox: Inbox, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slots: list[int] = []
-    original = pipeline.fingerprint
+    original = settled.fingerprint
 
     def fingerprint(delivery: Delivery) -> tuple[str, int]:
         with psycopg.connect(warehouse.url, autocommit=True) as conn:
             slots.append(turns.counts(conn)[0])
         return original(delivery)
 
-    monkeypatch.setattr(pipeline, "fingerprint", fingerprint)
+    monkeypatch.setattr(settled, "fingerprint", fingerprint)
     flood.set_cap(warehouse.url, 1)
     spec, results = make_spec(), []
     delivery = inbox.delivery(spec, HEADER + "1,a,1\n")
@@ -292,7 +292,7 @@ def test_a_lock_held_by_another_turns_into_a_retry(
     assert query("SELECT count(*) FROM things") == [(2,)]
 
 
-def test_a_copy_knows_no_time_out_and_others_do(inbox: Inbox, query: Query) -> None:
+def test_a_copy_that_waits_for_its_file_knows_no_time_out_and_others_do(inbox: Inbox, query: Query) -> None:
     inbox.warehouse.statement_timeout = 0.5
     with inbox.warehouse.connect() as conn:
         assert conn.execute("SHOW statement_timeout").fetchone() == ("500ms",)
@@ -309,9 +309,10 @@ def test_a_copy_knows_no_time_out_and_others_do(inbox: Inbox, query: Query) -> N
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline._Import, "_one_batch", one_batch)
-        assert inbox.load(spec, HEADER + "1,a,1\n").status == "loaded"
+        more = "".join(f"{n},{'x' * 1000},1\n" for n in range(1_100))  # too much to be read at once
+        assert inbox.load(spec, HEADER + more).status == "loaded"
     assert slow.is_set()
-    assert query("SELECT count(*) FROM things") == [(1,)]
+    assert query("SELECT count(*) FROM things") == [(1_100,)]
 
 
 def test_the_command_shows_and_sets_the_cap(
