@@ -18,8 +18,9 @@ import pyarrow.compute as pc
 
 from importer_dagster.errors import RefusedError
 from importer_dagster.grammar import Grammar
-from importer_dagster.model import REJECT_SCHEMA, Locate
+from importer_dagster.model import Locate
 from importer_dagster.records import Damage, Scan, line_ends, record_spans
+from importer_dagster.reject_tables import REJECT_SCHEMA
 from importer_dagster.textsource import first_bad_byte, shown
 
 # Up to this share of a block's records, bad bytes are theirs; above it the file is in another encoding.

@@ -1,8 +1,8 @@
 """Text into dates, datetimes and times, by ISO 8601 or by a declared strptime pattern.
 
 Arrow's own ``strptime`` rolls 30 February over and knows no ``%f``; Python's is
-slow and takes one cell at a time. Here a pattern is compiled once
-(:func:`compile_format`) into two readers. Where all directives are digits of a
+slow and takes one cell at a time. A compiled pattern (``date_formats.py``) is read in
+two ways. Where all directives are digits of a
 known width, bytes are read column by column as a matrix; what that cannot read
 goes through a regular expression with named groups.
 
@@ -16,10 +16,7 @@ What does not belong here: all other types (``parse.py``).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -40,7 +37,7 @@ from importer_dagster.cells import (
     try_cast,
     with_nulls,
 )
-from importer_dagster.errors import SpecError
+from importer_dagster.date_formats import MONTHS, OF_DATE, Arrow, Format, Step, compile_format, zoned_iso
 from importer_dagster.fields import FieldSpec
 
 Integers: TypeAlias = npt.NDArray[np.int64]
@@ -50,246 +47,6 @@ Reader: TypeAlias = Callable[[pa.Array, FieldSpec, str, Faults, str], pa.Array]
 DAY = 86_400_000_000  # microseconds
 YEAR_1 = -719_162 * DAY  # 0001-01-01
 YEAR_10000 = 2_932_897 * DAY
-
-_MONTHS = (
-    "january", "february", "march", "april", "may", "june", "july", "august", "september", "october",
-    "november", "december",
-)  # fmt: skip
-_WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
-_WIDTHS = {"Y": 4, "y": 2, "m": 2, "d": 2, "j": 3, "H": 2, "I": 2, "M": 2, "S": 2, "f": 6}
-_NUMBERS = {
-    "Y": "[0-9]{4}",
-    "y": "[0-9]{2}",
-    "m": "1[0-2]|0?[1-9]",
-    "d": "3[01]|[12][0-9]|0?[1-9]",
-    "j": "[0-9]{3}",
-    "H": "2[0-3]|[01]?[0-9]",
-    "I": "1[0-2]|0?[1-9]",
-    "M": "[0-5]?[0-9]",
-    "S": "[0-5]?[0-9]",
-    "f": "[0-9]{1,6}",
-}
-_WORDS = {
-    "p": "(?i:am|pm)",
-    "b": f"(?i:{'|'.join(m[:3] for m in _MONTHS)})",
-    "B": f"(?i:{'|'.join(_MONTHS)})",
-    "a": f"(?i:{'|'.join(d[:3] for d in _WEEKDAYS)})",
-    "A": f"(?i:{'|'.join(_WEEKDAYS)})",
-    "z": "Z|[+-](?:0[0-9]|1[0-5]):?[0-5][0-9]",
-}
-_SHORTHANDS = {"T": "%H:%M:%S", "F": "%Y-%m-%d", "D": "%m/%d/%y", "R": "%H:%M"}
-_OF_DATE, _OF_TIME = set("YymdjbBaA"), set("HIMSfpz")
-_ONE_OF = ("Yy", "mbBj", "dj", "HI")  # groups of directives that would say the same twice
-
-
-@dataclass(frozen=True)
-class Step:
-    """A stretch of fixed width: a number called ``name``, or one byte out of ``bytes``."""
-
-    name: str
-    width: int
-    bytes: bytes = b""
-
-
-@dataclass(frozen=True)
-class Format:
-    """A compiled pattern: an anchored RE2 regex, and the layouts of fixed width that it may have.
-
-    Only the last number of a layout may be ``f``, and then of one to six digits.
-    ``arrow`` is set where the pattern is ISO, so that Arrow's cast reads it too.
-    """
-
-    regex: str
-    names: frozenset[str]
-    layouts: tuple[tuple[Step, ...], ...] = ()
-    arrow: Arrow | None = None
-
-
-@dataclass(frozen=True)
-class Arrow:
-    """When Arrow's cast, which takes ISO in several forms, can only have met the one declared.
-
-    ``shortest`` and ``longest`` are bytes; ``not_one`` is a length between them
-    and ``foreign`` a byte that only other forms have.
-    """
-
-    shortest: int
-    longest: int
-    not_one: int = 0
-    foreign: int = 0
-
-
-# Arrow also takes 'YYYY-MM-DD hh', of 13 bytes
-_ARROW = {
-    "date": Arrow(10, 10),
-    "datetime": Arrow(10, 26, not_one=13),
-    "%Y-%m-%d": Arrow(10, 10),
-    "%Y-%m-%d %H:%M": Arrow(16, 16, foreign=ord("T")),
-    "%Y-%m-%dT%H:%M": Arrow(16, 16, foreign=ord(" ")),
-    "%Y-%m-%d %H:%M:%S": Arrow(19, 19, foreign=ord("T")),
-    "%Y-%m-%dT%H:%M:%S": Arrow(19, 19, foreign=ord(" ")),
-    "%Y-%m-%d %H:%M:%S.%f": Arrow(21, 26, foreign=ord("T")),
-    "%Y-%m-%dT%H:%M:%S.%f": Arrow(21, 26, foreign=ord(" ")),
-}
-
-# --- compiling --------------------------------------------------------------------
-
-
-def has_zone(field: FieldSpec) -> bool:
-    """Whether a datetime field is a point in time (timestamptz) and not a time on the wall."""
-    return field.type == "datetime" and (
-        field.timezone is not None or any("z" in f.names for f in formats_of(field))
-    )
-
-
-def formats_of(field: FieldSpec) -> list[Format]:
-    """The compiled formats of a date, datetime or time; raises SpecError naming the field."""
-    try:
-        return [compile_format(f, field.type) for f in field.formats]
-    except SpecError as error:
-        raise SpecError(f"field {field.name!r}: {error}", key=field.name) from None
-
-
-def check_formats(field: FieldSpec) -> None:
-    """Raise SpecError if a format cannot be used, or if some make points in time and others times on the wall."""
-    zoned = {"z" in f.names for f in formats_of(field)}
-    if len(zoned) > 1 and field.timezone is None:
-        raise SpecError(
-            f"field {field.name!r}: some of its formats have %z and others have not; give those without one a zone by "
-            "`timezone`",
-            key=field.name,
-        )
-
-
-@lru_cache(maxsize=512)
-def compile_format(pattern: str, kind: str) -> Format:
-    """Compile a strptime pattern, or "default", for a ``kind`` of date, datetime or time.
-
-    Raises SpecError for an unknown directive and for a pattern that leaves open
-    what a text means.
-    """
-    if pattern == "default":
-        return _iso(kind)
-    parts = _parts(pattern)
-    names = [name for name, _ in parts if name]
-    _check(pattern, kind, names)
-    regex = "".join(_part_regex(parts, i) for i in range(len(parts)))
-    return Format(rf"\A(?:{regex})\z", frozenset(names), _layouts(parts), _ARROW.get(_spelled(parts)))
-
-
-def _spelled(parts: list[tuple[str, str]]) -> str:
-    """The pattern with its shorthands written out."""
-    return "".join(f"%{name}" if name else literal for name, literal in parts)
-
-
-def _parts(pattern: str) -> list[tuple[str, str]]:
-    """A pattern as (directive, "") and ("", literal character)."""
-    parts: list[tuple[str, str]] = []
-    i = 0
-    while i < len(pattern):
-        if pattern[i] != "%":
-            parts.append(("", pattern[i]))
-            i += 1
-            continue
-        code = pattern[i + 1 : i + 2]
-        i += 2
-        if code == "%":
-            parts.append(("", "%"))
-        elif code in _SHORTHANDS:
-            parts += _parts(_SHORTHANDS[code])
-        elif code in _NUMBERS or code in _WORDS:
-            parts.append((code, ""))
-        else:
-            known = " ".join(f"%{c}" for c in (*_NUMBERS, *_WORDS, *_SHORTHANDS))
-            raise SpecError(f"the format {pattern!r} uses %{code}, which is not known; known are {known}")
-    return parts
-
-
-def _check(pattern: str, kind: str, names: list[str]) -> None:
-    """Refuse a pattern that says too little, too much, or the same twice."""
-    found = set(names)
-    fault = None
-    if not names:
-        fault = "has no directive such as %Y; 'default' means ISO 8601"
-    elif len(found) < len(names):
-        fault = "uses a directive twice"
-    elif any(len(found & set(group)) > 1 for group in _ONE_OF):
-        fault = "says the same part of a date or time in two ways"
-    elif ("I" in found) != ("p" in found):
-        fault = "needs %I and %p together, or %H"
-    elif kind == "date" and found & _OF_TIME:
-        fault = "names a time of day, which a date cannot hold; use type datetime"
-    elif kind == "time" and found & (_OF_DATE | {"z"}):
-        fault = "names more than a time of day; use type datetime"
-    elif kind != "time" and not found & {"Y", "y"}:
-        fault = "names no year"
-    elif "d" in found and not found & {"m", "b", "B"}:
-        fault = "names a day but no month"
-    elif ("M" in found and not found & {"H", "I"}) or ("S" in found and "M" not in found):
-        fault = "leaves a larger part of the time of day out"
-    elif "f" in found and "S" not in found:
-        fault = "names a fraction but no second"
-    if fault:
-        raise SpecError(f"the format {pattern!r} {fault}")
-
-
-def _part_regex(parts: list[tuple[str, str]], i: int) -> str:
-    name, literal = parts[i]
-    if not name:
-        return re.escape(literal) if literal.isascii() else literal
-    beside = [parts[j] for j in (i - 1, i + 1) if 0 <= j < len(parts)]
-    if name in _NUMBERS and any(n in _NUMBERS or x.isdigit() for n, x in beside):
-        return f"(?P<{name}>[0-9]{{{_WIDTHS[name]}}})"  # only full width tells 1112024 apart
-    return f"(?P<{name}>{_NUMBERS.get(name) or _WORDS[name]})"
-
-
-def _layouts(parts: list[tuple[str, str]]) -> tuple[tuple[Step, ...], ...]:
-    """The pattern in fixed widths; none if it holds words, or digits of any number before others."""
-    names = [name for name, _ in parts if name]
-    if set(names) & set("pbBaA") or ("f" in names and [n for n in names if n != "z"][-1] != "f"):
-        return ()
-    layouts: list[tuple[Step, ...]] = [()]
-    for name, literal in parts:
-        tails = _steps(name, literal)
-        layouts = [(*layout, *tail) for layout in layouts for tail in tails]
-    return tuple(layouts)
-
-
-def _steps(name: str, literal: str) -> list[tuple[Step, ...]]:
-    if name == "z":
-        sign, hours, colon, minutes = Step("zs", 1, b"+-"), Step("zh", 2), Step("", 1, b":"), Step("zm", 2)
-        return [(Step("", 1, b"Z"),), (sign, hours, minutes), (sign, hours, colon, minutes)]
-    if name:
-        return [(Step(name, _WIDTHS[name]),)]
-    return [tuple(Step("", 1, bytes([b])) for b in literal.encode())]
-
-
-_ISO_DATE = r"(?P<Y>[0-9]{4})-(?P<m>[0-9]{2})-(?P<d>[0-9]{2})"
-_ISO_TIME = r"(?P<H>[0-9]{2}):(?P<M>[0-9]{2})(?::(?P<S>[0-9]{2})(?:\.(?P<f>[0-9]{1,6}))?)?"
-_ISO_OFFSET = r"(?P<z>Z|[+-](?:0[0-9]|1[0-5])(?::?[0-5][0-9])?)"
-
-
-def _iso(kind: str) -> Format:
-    """ISO 8601 to the letter: a time needs hours and minutes, a datetime may be a date alone."""
-    regexes = {
-        "date": _ISO_DATE,
-        "time": _ISO_TIME,
-        "datetime": f"{_ISO_DATE}(?:[T ]{_ISO_TIME})?",
-        "zoned": f"{_ISO_DATE}[T ]{_ISO_TIME}{_ISO_OFFSET}",
-    }
-    patterns = {
-        "date": ["%F"],
-        "time": ["%T.%f", "%T", "%R"],
-        "datetime": ["%F %T.%f", "%F %T", "%F %R", "%F"],
-        "zoned": ["%F %T.%f%z", "%F %T%z", "%F %R%z"],
-    }
-    layouts = [layout for p in patterns[kind] for layout in _layouts(_parts(p))]
-    either = [tuple(Step("", 1, b" T") if s.bytes == b" " else s for s in layout) for layout in layouts]
-    names = frozenset("".join(n for n, _ in _parts(patterns[kind][0])))
-    return Format(rf"\A(?:{regexes[kind]})\z", names, tuple(either), _ARROW.get(kind))
-
-
-# --- reading ----------------------------------------------------------------------
 
 
 def parse_date(text: pa.Array, field: FieldSpec, faults: Faults) -> pa.Array:
@@ -346,7 +103,7 @@ def _datetime(text: pa.Array, field: FieldSpec, pattern: str, faults: Faults, wa
     typed = _localised(wall, field.timezone, faults)
     if not own.any():
         return typed
-    exact = _timestamps(_read(blank(text, ~own), _iso("zoned"), faults, wanted), "UTC", faults)
+    exact = _timestamps(_read(blank(text, ~own), zoned_iso(), faults, wanted), "UTC", faults)
     return pc.if_else(pa.array(own), exact, typed)
 
 
@@ -539,7 +296,7 @@ def _group_values(name: str, texts: pa.Array) -> Integers:
     if name == "z":
         return _offsets(texts)
     if name in "bB":
-        return _index(pc.utf8_slice_codeunits(pc.utf8_lower(texts), 0, 3), [m[:3] for m in _MONTHS]) + 1
+        return _index(pc.utf8_slice_codeunits(pc.utf8_lower(texts), 0, 3), [m[:3] for m in MONTHS]) + 1
     if name == "p":
         return _index(pc.utf8_lower(texts), ["am", "pm"]) * 12
     if name == "f":
@@ -574,7 +331,7 @@ def _offsets(texts: pa.Array) -> Integers:
 def _microseconds(values: Mapping[str, Integers], length: int) -> tuple[Integers, Mask]:
     """Microseconds since 1970 of named numbers, and which of them exist."""
     one, zero = np.broadcast_to(np.int64(1), length), np.broadcast_to(np.int64(0), length)
-    days, valid = _days(values, length) if values.keys() & _OF_DATE else (zero, one == 1)
+    days, valid = _days(values, length) if values.keys() & OF_DATE else (zero, one == 1)
     hour, minute, second = (values.get(n, zero) for n in ("H", "M", "S"))
     hour = values.get("I", hour)
     valid = valid & (hour < 24) & (minute < 60) & (second < 60)

@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 
 from importer_dagster.blocks import CUT_CHARACTER
 from importer_dagster.fields import Dialect
-from importer_dagster.model import REJECT_SCHEMA, TextBatch
+from importer_dagster.model import TextBatch
+from importer_dagster.reject_tables import REJECT_SCHEMA
 
 _TOTALS = re.compile(
     r"(?i)\W*(?:(?:grand|sub|over-?all)[ -]?)?(?:totals?|sums?|summen?|gesamt(?:summe)?|insgesamt|totale?s?|total général"

@@ -17,9 +17,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable, SetColumnComment, SetTableComment
 
+from importer_dagster.columns import column_schema
 from importer_dagster.errors import UsageError
 from importer_dagster.fields import Constraints, Dialect, FieldSpec, FieldType
-from importer_dagster.schema import column_schema, sql_table
+from importer_dagster.schema import sql_table
 from importer_dagster.spec import TableSchema, TableSpec, parse_spec
 from importer_dagster.spec_yaml import Document, to_yaml
 

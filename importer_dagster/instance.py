@@ -27,12 +27,11 @@ from importer_dagster import ledger, turns
 from importer_dagster.embedded import EmbeddedServer, ensure_server
 from importer_dagster.errors import ImporterError, UsageError, WarehouseError
 from importer_dagster.redaction import redact
-from importer_dagster.settings import Settings
+from importer_dagster.settings import POOL, Settings
 from importer_dagster.warehouse import SETUP_LOCK, Warehouse, plain_url
 
 log = logging.getLogger(__name__)
 
-POOL = "db_writes"
 DAGSTER_SCHEMA = "dagster"  # where Dagster's tables are when they share the warehouse's database
 PROJECT_ROOT = Path(__file__).parent.parent
 

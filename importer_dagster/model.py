@@ -1,7 +1,8 @@
-"""What the rooms hand to each other: frozen dataclasses and Arrow schemas.
+"""What the rooms hand to each other: frozen dataclasses.
 
 What does not belong here: any behaviour. A room never imports its neighbour;
-it takes and returns these, and ``pipeline`` joins them.
+it takes and returns these, and ``pipeline`` joins them. Nor Arrow itself, which the
+definitions need not load (``reject_tables.py`` has its schemas).
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-import numpy as np
-import pyarrow as pa
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
 
 Status = Literal["loaded", "unchanged", "held", "refused", "failed"]
 
@@ -41,35 +43,6 @@ class Delivery:
     waiting: str | None = None
     stamp: str | None = None
     inbox: str | None = None
-
-
-# One row per failing cell (or per damaged record, then without a column).
-# row: number of the record in the file, from 1, the header not counted.
-# line: physical line of the file where the record starts, from 1.
-REJECT_SCHEMA = pa.schema(
-    [
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("line", pa.int64()),
-        pa.field("column_name", pa.string()),
-        pa.field("value", pa.string()),
-        pa.field("rule", pa.string(), nullable=False),
-        pa.field("message", pa.string(), nullable=False),
-        pa.field("raw", pa.string()),
-    ]
-)
-
-# The same, one row per rejected record, as it lies in quarantine. reasons: numbers of Reasons.
-# values, details: one for each reason; details are words that differ from cell to cell.
-RECORD_SCHEMA = pa.schema(
-    [
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("line", pa.int64()),
-        pa.field("reasons", pa.list_(pa.int32()), nullable=False),
-        pa.field("values", pa.list_(pa.string()), nullable=False),
-        pa.field("details", pa.list_(pa.string())),
-        pa.field("raw", pa.string()),
-    ]
-)
 
 
 class Reason(NamedTuple):

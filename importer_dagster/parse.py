@@ -58,7 +58,8 @@ from importer_dagster.cells import (
     strange,
     try_cast,
 )
-from importer_dagster.dates import check_formats, has_zone, parse_date, parse_datetime, parse_time
+from importer_dagster.date_formats import check_formats, has_zone
+from importer_dagster.dates import parse_date, parse_datetime, parse_time
 from importer_dagster.errors import SpecError
 from importer_dagster.fields import FieldSpec
 

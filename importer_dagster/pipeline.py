@@ -33,7 +33,6 @@ from importer_dagster.errors import RefusedError, TransientError, WarehouseUnava
 from importer_dagster.extras import Extras, Rescued
 from importer_dagster.manifest import read_claims
 from importer_dagster.model import (
-    REJECT_SCHEMA,
     ColumnMapping,
     Delivery,
     DriftEvent,
@@ -45,6 +44,7 @@ from importer_dagster.model import (
 )
 from importer_dagster.profiles import with_profiles
 from importer_dagster.reader import Reader, open_delivery
+from importer_dagster.reject_tables import REJECT_SCHEMA
 from importer_dagster.rejects import Rejected, Rejects, first_reasons, from_table, located, repeated
 from importer_dagster.retype import TypeWatch
 from importer_dagster.settled import Answer, Before, Content, Unread, with_remedy

@@ -17,7 +17,8 @@ import pyarrow as pa
 
 from importer_dagster.cells import SHOWN
 from importer_dagster.errors import RefusedError
-from importer_dagster.model import RECORD_SCHEMA, REJECT_SCHEMA, Duplicate, Failure, Reason, TextBatch
+from importer_dagster.model import Duplicate, Failure, Reason, TextBatch
+from importer_dagster.reject_tables import RECORD_SCHEMA, REJECT_SCHEMA
 
 REASONS_KEPT = 1_000  # rejects on record for a refused file
 

@@ -1,15 +1,15 @@
-"""The schema factory: what a spec becomes in Arrow, Pandera, PostgreSQL and the UI.
+"""The schema factory: what a spec becomes in Arrow, Pandera and PostgreSQL.
 
 The spec is the only place where a column is described; each function here is
 one projection of it.
 
-What does not belong here: reading text (``parse.py``), statements (``writer.py``).
+What does not belong here: reading text (``parse.py``), statements (``writer.py``),
+columns in words (``columns.py``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -26,6 +26,7 @@ from sqlalchemy.dialects import postgresql
 
 from importer_dagster import parse
 from importer_dagster.checks import Judge, all_at_once, column_check, get_check, judge_of
+from importer_dagster.columns import some
 from importer_dagster.errors import SpecError
 from importer_dagster.fields import FieldSpec
 from importer_dagster.spec import TableSpec
@@ -253,9 +254,7 @@ def _checks(field: FieldSpec) -> list[pandera.Check]:
     if c.required:
         checks.append(column_check(pc.is_valid, name="required", error="is required, but missing"))
     if c.enum is not None:
-        checks.append(
-            column_check(_is_in(field, c.enum), name="enum", error=f"is not one of {_some(c.enum)}")
-        )
+        checks.append(column_check(_is_in(field, c.enum), name="enum", error=f"is not one of {some(c.enum)}"))
     if c.pattern is not None:
         checks.append(
             column_check(
@@ -314,10 +313,6 @@ def _length_compared(array: pa.Array, compare: Judge2, length: int) -> pa.Array:
     return compare(pc.utf8_length(array), length)
 
 
-def _some(words: tuple[str, ...], limit: int = 12) -> str:
-    return ", ".join(words[:limit]) + (f" … ({len(words)} in all)" if len(words) > limit else "")
-
-
 def _is_in(field: FieldSpec, words: tuple[str, ...]) -> Judge:
     if field.type == "object":
         raise _misplaced(field, "enum", "every type but object")
@@ -354,46 +349,3 @@ def _is_text(field: FieldSpec) -> bool:
 
 def _misplaced(field: FieldSpec, what: str, with_: str) -> SpecError:
     return SpecError(f"field {field.name!r} ({field.type}): {what} goes with {with_}", key=field.name)
-
-
-# --- the UI -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ColumnInfo:
-    """One column as shown to people."""
-
-    name: str
-    type: str
-    description: str | None
-    nullable: bool
-    unique: bool
-    constraints: list[str]
-
-
-_DIALECT = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
-
-
-def column_schema(spec: TableSpec) -> list[ColumnInfo]:
-    """The type's columns in words, for catalogues and the Dagster UI."""
-    return [
-        ColumnInfo(
-            name=f.column,
-            type=sql_type(f).compile(dialect=_DIALECT).lower(),
-            description=_comment(f),
-            nullable=not f.required,
-            unique=f.constraints.unique or spec.primary_key == (f.column,),
-            constraints=_constraint_words(f),
-        )
-        for f in spec.fields
-    ]
-
-
-def _constraint_words(field: FieldSpec) -> list[str]:
-    c = field.constraints
-    words = [
-        f"{name}: {value if not isinstance(value, tuple) else _some(value)}"
-        for name in ("enum", "pattern", "minimum", "maximum", "minLength", "maxLength")
-        if (value := getattr(c, name)) is not None
-    ]
-    return words + list(field.checks)

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from importer_dagster.errors import UsageError
 
 SHIPPED_SPECS = Path(__file__).parent / "specs"
+POOL = "db_writes"  # Dagster's name for the cap on writes
 
 
 def _days(default: int, what: str) -> int:

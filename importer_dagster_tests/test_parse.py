@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from importer_dagster import parse
-from importer_dagster.dates import compile_format
+from importer_dagster.date_formats import compile_format
 from importer_dagster.errors import SpecError
 from importer_dagster.fields import FieldSpec
 

@@ -10,7 +10,7 @@ from conftest import Inbox, Query, make_spec, migrate
 from importer_dagster import ledger, pipeline
 from importer_dagster.cells import SHOWN
 from importer_dagster.ledger import load_rejects
-from importer_dagster.model import REJECT_SCHEMA
+from importer_dagster.reject_tables import REJECT_SCHEMA
 from importer_dagster.rejects import Rejects, from_table
 from importer_dagster.spec import TableSpec
 

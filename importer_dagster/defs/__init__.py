@@ -6,6 +6,11 @@ and its sensor, which ask through ``catchup`` for what is not imported;
 ``retention`` is the nightly job that deletes what is old; ``launch`` starts the
 daily job or the whole of Dagster from a command.
 
+Every process of Dagster loads the definitions, and few do what they describe. So
+they know specs and settings only: the body of an asset, a schedule or a sensor imports
+what it runs when it runs. Pandas, Pandera, Arrow and the drivers of the database come
+with that; the process that steps are forked from has them already (``warm.py``).
+
 What does not belong here: how a delivery is imported (``pipeline.py``).
 """
 
@@ -15,10 +20,9 @@ from pathlib import Path
 
 import dagster as dg
 
-from importer_dagster.defs import orphans
 from importer_dagster.defs.assets import build_asset, build_inbox, daily_partitions, priorities
 from importer_dagster.defs.retention import build_retention
-from importer_dagster.defs.schedule import build_job, build_schedule, build_sensor
+from importer_dagster.defs.schedule import build_job, build_orphan_sensor, build_schedule, build_sensor
 from importer_dagster.settings import Settings
 from importer_dagster.spec import TableSpec, load_specs, spec_files
 
@@ -71,7 +75,7 @@ def _build(
         assets=[build_inbox(settings), *assets],
         jobs=[job],
         schedules=[build_schedule(job, settings=settings, specs=specs), build_retention(settings, specs)],
-        sensors=[build_sensor(job, settings=settings, specs=specs), orphans.build_sensor()],
+        sensors=[build_sensor(job, settings=settings, specs=specs), build_orphan_sensor()],
     )
 
 

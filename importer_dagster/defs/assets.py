@@ -12,12 +12,10 @@ from typing import Any
 
 import dagster as dg
 
-from importer_dagster.defs.report import check_specs
-from importer_dagster.defs.step import run_step
-from importer_dagster.instance import POOL
+from importer_dagster.columns import column_schema
+from importer_dagster.defs.check_specs import check_specs
 from importer_dagster.redaction import redact
-from importer_dagster.schema import column_schema
-from importer_dagster.settings import Settings
+from importer_dagster.settings import POOL, Settings
 from importer_dagster.spec import TableSpec
 
 INBOX = dg.AssetKey("supplier_inbox")
@@ -104,6 +102,8 @@ def build_asset(
         ),
     )
     def import_type(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        from importer_dagster.defs.step import run_step  # late: see defs/__init__.py
+
         yield from run_step(context, spec, settings=settings, specs=specs)
 
     return import_type

@@ -26,7 +26,6 @@ import dagster as dg
 import psutil
 import psycopg
 
-SENSOR = "orphaned_runs"
 LAUNCHED_BY = "importer/launched_by"
 PROCESS = "importer/process"
 RUN_LOCKS = 0x1A57E004
@@ -110,22 +109,6 @@ def end_orphans(instance: dg.DagsterInstance) -> list[str]:
             instance.report_run_failed(run, "The process that this run belonged to was killed.")
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
     return [run.run_id for run in ended]
-
-
-def build_sensor() -> dg.SensorDefinition:
-    """The daemon's look for orphans, on from the start."""
-
-    @dg.sensor(
-        name=SENSOR,
-        minimum_interval_seconds=30,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Ends runs of commands that were killed, so that their days are imported again.",
-    )
-    def orphaned_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        ended = end_orphans(context.instance)
-        return dg.SkipReason(f"Ended {', '.join(ended)}." if ended else "No run has lost its process.")
-
-    return orphaned_runs
 
 
 def _connect() -> psycopg.Connection:

@@ -15,8 +15,6 @@ from dagster._core.execution.plan.active import ActiveExecution
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 from dagster._core.executor import multiprocess
 
-from importer_dagster.defs.orphans import own_for_good
-
 PAUSE_S = 0.25  # Dagster itself asks the pool once a second at most
 
 
@@ -36,6 +34,8 @@ class OwnedRun(InstanceConcurrencyContext):
 
     def __enter__(self) -> Self:
         """As Dagster's."""
+        from importer_dagster.defs.orphans import own_for_good  # late: see defs/__init__.py
+
         own_for_good(self._instance, self._run_id)
         return super().__enter__()
 

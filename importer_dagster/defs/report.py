@@ -18,6 +18,7 @@ from psycopg.rows import dict_row
 
 from importer_dagster import arrivals
 from importer_dagster.arrivals import Missing
+from importer_dagster.defs.check_specs import ARRIVED
 from importer_dagster.fields import short_identifier
 from importer_dagster.ledger import load_rejects
 from importer_dagster.model import LoadResult
@@ -28,8 +29,6 @@ PREVIEW_ROWS = 5
 PREVIEW_REJECTS = 10
 PREVIEW_COLUMNS = 12
 CELL_LENGTH = 40  # enough to recognise a value; a preview is no copy of the data
-
-ARRIVED = "arrived"  # the check of what never came
 
 _LIVE_SCHEMA = "public"
 
@@ -175,36 +174,6 @@ def _cell(value: Any) -> str:
 
 
 # --- checks ---------------------------------------------------------------------------
-
-
-def check_specs(spec: TableSpec) -> list[dg.AssetCheckSpec]:
-    """The checks of a type; they are evaluated in its own step, which costs no process."""
-    checks = [
-        dg.AssetCheckSpec("rejects", asset=spec.name, description="No record was put aside."),
-        dg.AssetCheckSpec("drift", asset=spec.name, description="The headers are those of the spec."),
-    ]
-    if spec.is_gated:
-        checks.append(
-            dg.AssetCheckSpec("gate", asset=spec.name, description="Nothing is suspicious or held.")
-        )
-    if spec.expected_by:
-        checks.append(
-            dg.AssetCheckSpec(
-                ARRIVED,
-                asset=spec.name,
-                description=f"Every tenant's file is there by {spec.expected_by}. Looked at by schedule and sensor.",
-            )
-        )
-    if spec.tableschema.foreignKeys:
-        checks.append(
-            dg.AssetCheckSpec(
-                "references",
-                asset=spec.name,
-                description="What the rows refer to is there. Looked at when they are loaded: what "
-                "arrives later, be it in the same run, is not counted.",
-            )
-        )
-    return checks
 
 
 def check_results(

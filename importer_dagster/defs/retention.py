@@ -9,11 +9,9 @@ from pathlib import Path
 
 import dagster as dg
 
-from importer_dagster.defs.orphans import own_for_good
 from importer_dagster.errors import TransientError
 from importer_dagster.settings import Settings
 from importer_dagster.spec import TableSpec
-from importer_dagster.warehouse import Warehouse
 
 RETENTION = "retention"
 RETENTION_SCHEDULE = "retention_schedule"
@@ -28,6 +26,8 @@ def build_retention(settings: Settings, specs: Mapping[str, TableSpec]) -> dg.Sc
         retry_policy=dg.RetryPolicy(max_retries=2, delay=60),
     )
     def prune_op(context: dg.OpExecutionContext) -> None:
+        from importer_dagster.defs.orphans import own_for_good  # late: see defs/__init__.py
+
         own_for_good(context.instance, context.run_id)  # so that a killed one is ended, as imports are
         _prune(context, settings, specs)
 
@@ -53,6 +53,7 @@ def _prune(context: dg.OpExecutionContext, settings: Settings, specs: Mapping[st
     from importer_dagster.dagster_retention import prune_dagster, prune_files
     from importer_dagster.retention import prune
     from importer_dagster.source import names_tenants
+    from importer_dagster.warehouse import Warehouse
 
     if settings.warehouse_url is None:
         raise dg.Failure("IMPORTER_WAREHOUSE_URL is not set in the run's process.", allow_retries=False)

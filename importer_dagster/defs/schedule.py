@@ -1,4 +1,4 @@
-"""The daily job, and the schedule and the sensor that start it for whatever is not imported.
+"""The daily job, the schedule and the sensor that start it for whatever is not imported, a sensor for orphans.
 
 Dagster's own partitioned schedules launch the latest day only: a day on which
 the daemon was down, a late file, a corrected one would never be looked at. These
@@ -6,7 +6,7 @@ compare: what was delivered in the last ``lookback_days`` days, less what the
 ledger has settled, less what is being imported already.
 
 What does not belong here: the comparison (``catchup.py``), what a step does
-(``step.py``).
+(``step.py``), how orphans are found (``orphans.py``).
 """
 
 import multiprocessing
@@ -18,13 +18,13 @@ import dagster as dg
 from dagster._utils.schedules import schedule_execution_time_iterator
 
 from importer_dagster.defs import patience
-from importer_dagster.defs.catchup import look
 from importer_dagster.defs.runs import JOB
 from importer_dagster.settings import Settings
 from importer_dagster.spec import TableSpec
 
 SCHEDULE = "daily_schedule"
 SENSOR = "arrivals"
+ORPHANS = "orphaned_runs"
 
 # Imported once by the process that step processes are forked from: a step
 # starts in a fifth of a second instead of two.
@@ -81,6 +81,8 @@ def build_schedule(
     def daily_schedule(
         context: dg.ScheduleEvaluationContext,
     ) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        from importer_dagster.defs.catchup import look  # late: see defs/__init__.py
+
         tick = context.scheduled_execution_time
         yield from look(context.instance, settings, specs, now=tick, last=tick, by=tick.isoformat())
 
@@ -109,12 +111,32 @@ def build_sensor(
         "the schedule had to leave for later.",
     )
     def look_for_arrivals(context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        from importer_dagster.defs.catchup import look  # late: see defs/__init__.py
+
         now = datetime.now(UTC)
         last = last_tick(settings, now)
         by = f"{SENSOR} after {context.last_tick_completion_time}"
         yield from look(context.instance, settings, specs, now=now, last=last, by=by)
 
     return look_for_arrivals
+
+
+def build_orphan_sensor() -> dg.SensorDefinition:
+    """The daemon's look for runs that have lost their process, on from the start."""
+
+    @dg.sensor(
+        name=ORPHANS,
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Ends runs of commands that were killed, so that their days are imported again.",
+    )
+    def orphaned_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        from importer_dagster.defs.orphans import end_orphans  # late: see defs/__init__.py
+
+        ended = end_orphans(context.instance)
+        return dg.SkipReason(f"Ended {', '.join(ended)}." if ended else "No run has lost its process.")
+
+    return orphaned_runs
 
 
 def last_tick(settings: Settings, now: datetime) -> datetime:

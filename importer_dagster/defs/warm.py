@@ -17,6 +17,7 @@ import psycopg2  # noqa: F401 - SQLAlchemy imports it at the first connection
 import pyarrow as pa
 import upath  # noqa: F401 - Dagster imports it late
 
+import importer_dagster.defs.step
 import importer_dagster.pipeline  # noqa: F401 - with all that it imports
 from importer_dagster.definitions import defs
 from importer_dagster.defs.orphans import die_with_parent
