@@ -6,7 +6,7 @@ import math
 import uuid
 from collections.abc import Iterator
 from decimal import Context, Decimal
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import psycopg
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
-from importer_dagster import schema
+from importer_dagster import columns, schema
 from importer_dagster.errors import SpecError
 from importer_dagster.fields import FieldSpec
 from importer_dagster.settings import SHIPPED_SPECS
@@ -102,14 +102,23 @@ def test_sql_table_of_a_merge_type_has_the_tenant_first_in_its_key() -> None:
 
 
 def test_column_schema() -> None:
-    columns = {c.name: c for c in schema.column_schema(spec())}
-    assert columns["i"] == schema.ColumnInfo(
+    shown = {c.name: c for c in columns.column_schema(spec())}
+    assert shown["i"] == columns.ColumnInfo(
         "i", "bigint", None, nullable=False, unique=True, constraints=["minimum: 1", "maximum: 9"]
     )
-    assert columns["e"].constraints == ["enum: A, B"]
-    assert columns["e"].unique
-    assert columns["n"].type == "numeric(38, 18)"
-    assert columns["point"].type == "timestamp with time zone"
+    assert shown["e"].constraints == ["enum: A, B"]
+    assert shown["e"].unique
+    assert shown["n"].type == "numeric(38, 18)"
+    assert shown["point"].type == "timestamp with time zone"
+
+
+def test_types_in_words_are_those_of_the_table() -> None:
+    dialect = postgresql.dialect(paramstyle="named")
+    shipped = [f for s in load_specs(SHIPPED_SPECS).values() for f in s.fields]
+    kinds = {f.type for f in spec().fields}
+    assert kinds == set(get_args(FieldSpec.model_fields["type"].annotation)), "every kind is looked at"
+    for field in (*spec().fields, *shipped):
+        assert columns.type_words(field) == schema.sql_type(field).compile(dialect=dialect).lower()
 
 
 def test_pandera_schema_is_made_once_and_judges_arrow_backed_frames() -> None:
@@ -169,7 +178,7 @@ def test_every_shipped_spec_has_all_projections() -> None:
     for shipped in load_specs(SHIPPED_SPECS).values():
         schema.pandera_schema(shipped)
         schema.copy_encoder(schema.arrow_schema(shipped), shipped)
-        assert len(schema.column_schema(shipped)) == len(shipped.fields)
+        assert len(columns.column_schema(shipped)) == len(shipped.fields)
         assert ddl(schema.sql_table(shipped, sa.MetaData(), tenant=True))
 
 

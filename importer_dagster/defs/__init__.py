@@ -14,8 +14,10 @@ with that; the process that steps are forked from has them already (``warm.py``)
 What does not belong here: how a delivery is imported (``pipeline.py``).
 """
 
+import gc
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -41,11 +43,23 @@ def build_defs(
     connected to. ``retry_delay`` is the first pause, in seconds, before a step
     that met a transient failure is tried again. Raises SpecError or UsageError.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _without_collection():
         # single-run backfills, code references and freshness are called beta by Dagster,
         # 57 times over
         warnings.simplefilter("ignore", dg.BetaWarning)
         return _build(settings, specs, retry_delay)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Look for no garbage: with 500 types it takes a fifth of the time, and next to nothing is thrown away."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _build(
