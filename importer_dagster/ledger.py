@@ -12,16 +12,18 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
-import pyarrow as pa
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from importer_dagster.errors import UsageError
 from importer_dagster.model import Delivery, DriftEvent, Finding, Reason
 from importer_dagster.warehouse import SETUP_LOCK, Warehouse
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 LATEST_REVISION = "0010"
 
@@ -514,8 +516,10 @@ _REJECTS_ENCODED = 2_000  # records at a time
 def write_rejects(
     conn: psycopg.Connection, load_id: int, records: pa.Table, reasons: Mapping[int, Reason]
 ) -> None:
-    """COPY rejected records (model.RECORD_SCHEMA) into quarantine, and the reasons that are new in them."""
+    """COPY rejected records (reject_tables.RECORD_SCHEMA) into quarantine, and the reasons that are new in them."""
+    # late: commands and sensors that only read the ledger need neither
     import pgpq
+    import pyarrow as pa
 
     if not len(records):
         return

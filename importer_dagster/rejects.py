@@ -25,7 +25,7 @@ REASONS_KEPT = 1_000  # rejects on record for a refused file
 
 @dataclass(frozen=True)
 class Rejected:
-    """Rejected records (model.RECORD_SCHEMA, ordered); their reasons are numbered as in ``reasons``, from 0."""
+    """Rejected records (reject_tables.RECORD_SCHEMA, ordered); their reasons are numbered as in ``reasons``, from 0."""
 
     records: pa.Table
     reasons: Sequence[Reason]
@@ -77,7 +77,7 @@ class Rejects:
 
 
 def first_reasons(rejects: Rejects, error: RefusedError) -> pa.Table:
-    """The rejects (model.REJECT_SCHEMA) to keep with a refusal; without any, the refusal itself as one about the file."""
+    """The rejects (reject_tables.REJECT_SCHEMA) to keep with a refusal; without any, the refusal itself as one about the file."""
     if rejects.first:
         return pa.concat_tables(rejects.first)
     row = {
@@ -159,7 +159,7 @@ def repeated(duplicates: Sequence[Duplicate], batch: TextBatch, rule: str, names
 
 
 def from_table(rejects: pa.Table) -> Rejected:
-    """Rejects (model.REJECT_SCHEMA, ordered by record) as quarantine keeps them."""
+    """Rejects (reject_tables.REJECT_SCHEMA, ordered by record) as quarantine keeps them."""
     if not len(rejects):
         return NONE
     rejects = rejects.combine_chunks()
@@ -190,7 +190,7 @@ def _reasons_of(rejects: pa.Table) -> tuple[pa.Array, list[Reason]]:
 
 
 def spelled_out(rejected: Rejected, limit: int) -> pa.Table:
-    """The first ``limit`` cells of rejected records, one row for each (model.REJECT_SCHEMA)."""
+    """The first ``limit`` cells of rejected records, one row for each (reject_tables.REJECT_SCHEMA)."""
     rows = [
         cell
         for record in rejected.records.slice(0, limit).to_pylist()
