@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from functools import lru_cache
@@ -48,7 +48,7 @@ class PathPattern:
 
     ``weight`` is the number of literal characters, ``segments`` the number of
     path parts, ``folder`` the folders before the first wildcard (NUL stands
-    for the date).
+    for the date), ``stem`` what every file's name begins with.
     """
 
     regex: re.Pattern[str]
@@ -56,6 +56,7 @@ class PathPattern:
     weight: int
     segments: int
     folder: str
+    stem: str
 
     @property
     def has_tenant(self) -> bool:
@@ -134,7 +135,14 @@ def compile_pattern(pattern: str, type_name: str) -> PathPattern:
         weight + len(rest),
         pattern.count("/") + 1,
         folder.rpartition("/")[0],
+        _stem(pattern.replace("{type}", type_name)),
     )
+
+
+def _stem(pattern: str) -> str:
+    """The literal characters at the beginning of the last part of a path; a date's format may hold slashes, too."""
+    wild = re.sub(r"\{[^}]*\}", lambda token: "/*" if "/" in token[0] else "*", pattern)
+    return re.split(r"[*?]", wild.rpartition("/")[2])[0]
 
 
 def _again_or_group(name: str, regex: str, seen: set[str]) -> str:
@@ -166,6 +174,23 @@ def pattern_of(spec: TableSpec, default_path: str) -> PathPattern:
     return compile_pattern(spec.path or default_path, spec.name)
 
 
+class Patterns:
+    """The patterns of all types, found by how a file's name begins: with 500 types, few are tried on a file."""
+
+    def __init__(self, by_type: Mapping[str, PathPattern]) -> None:
+        self.by_type = by_type
+        self._by_stem: dict[str, list[tuple[str, PathPattern]]] = {}
+        for name, pattern in by_type.items():
+            self._by_stem.setdefault(pattern.stem, []).append((name, pattern))
+        self._lengths = sorted({len(stem) for stem in self._by_stem})
+
+    def matches(self, path: str) -> list[tuple[int, str, tuple[date | None, str]]]:
+        """(weight, type, (business date or None, tenant)) of all patterns that match ``path``."""
+        name = path.rpartition("/")[2]
+        tried = (self._by_stem.get(name[:n], ()) for n in self._lengths if n <= len(name))
+        return [(p.weight, t, m) for some in tried for t, p in some if (m := p.match(path)) is not None]
+
+
 def names_tenants(spec: TableSpec, default_path: str) -> bool:
     """Whether the type's paths name tenants, so whether its table has ``_tenant``."""
     return pattern_of(spec, default_path).has_tenant
@@ -191,9 +216,9 @@ def find_deliveries(
     the inbox cannot be listed, UsageError for a URL that makes no sense.
     """
     fs, root = _open_inbox(inbox_url)
-    patterns = {name: pattern_of(spec, default_path) for name, spec in specs.items()}
+    patterns = Patterns({name: pattern_of(spec, default_path) for name, spec in specs.items()})
     # the root itself may hold more than the address shows, as some file systems leave user and query in it
-    files = _list_files(fs, root, patterns.values(), dates, redact(inbox_url))
+    files = _list_files(fs, root, patterns.by_type.values(), dates, redact(inbox_url))
     wanted = set(dates) if dates is not None else None
     found = [
         replace(
@@ -234,11 +259,17 @@ def _open_inbox(inbox_url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def _list_files(
-    fs: fsspec.AbstractFileSystem, root: str, patterns: Any, dates: Collection[date] | None, shown: str
+    fs: fsspec.AbstractFileSystem,
+    root: str,
+    patterns: Iterable[PathPattern],
+    dates: Collection[date] | None,
+    shown: str,
 ) -> dict[str, dict[str, Any]]:
     """Relative path → fsspec's info, for all files in the folders that matter."""
     days: Collection[date | None] = dates if dates is not None else [None]
-    folders = {p.folder_for(day) for p in patterns for day in days}
+    # most types share one pattern, and its folders
+    different = {(p.folder, p.date_format): p for p in patterns}.values()
+    folders = {p.folder_for(day) for p in different for day in days}
     # a folder inside another one is listed with it
     tops = {f for f in folders if not any(f != g and (not g or f.startswith(g + "/")) for g in folders)}
     files: dict[str, dict[str, Any]] = {}
@@ -288,14 +319,14 @@ def _is_file_inside(file: Path, root: Path, info: Mapping[str, Any]) -> bool:
 def _claims(
     path: str,
     info: Mapping[str, Any],
-    patterns: Mapping[str, PathPattern],
+    patterns: Patterns,
     fs: fsspec.AbstractFileSystem,
     root: str,
 ) -> list[Delivery]:
     """The deliveries that a file is: normally one, none if no type knows it."""
     if any(part.startswith(".") for part in path.split("/")):
         return []  # hidden: editors' and transfer programs' temporary files
-    matches = [(p.weight, name, m) for name, p in patterns.items() if (m := p.match(path)) is not None]
+    matches = patterns.matches(path)
     if not matches:
         return []
     best = max(weight for weight, _, _ in matches)
@@ -307,7 +338,7 @@ def _claims(
             path=path,
             url=info["full"] if _is_local(fs) else info["url"],
             size=info.get("size"),
-            has_tenant=patterns[name].has_tenant,
+            has_tenant=patterns.by_type[name].has_tenant,
             inbox=root if _is_local(fs) else None,
         )
         for weight, name, (day, tenant) in matches

@@ -10,7 +10,7 @@ from importer_dagster.drift import map_header
 from importer_dagster.errors import RefusedError, SourceUnavailable, UsageError
 from importer_dagster.pipeline import import_delivery
 from importer_dagster.settings import Settings
-from importer_dagster.source import delivery_of_file, find_deliveries
+from importer_dagster.source import Patterns, compile_pattern, delivery_of_file, find_deliveries
 
 DEFAULT = Settings.default_path
 
@@ -88,6 +88,45 @@ def test_deliveries_are_found_by_pattern(tmp_path: Path) -> None:
     day = datetime.date(2024, 1, 1)
     some = find_deliveries(str(tmp_path), specs, default_path=DEFAULT, dates=[day], types=["product"])
     assert [d.path for d in some] == ["2024-01-01/acme/product.csv", "2024-01-01/acme/product_2.csv.gz"]
+
+
+PATTERNS = [
+    "{date}/{tenant}/{type}*.csv",
+    "{type}/{date}.csv",
+    "{date:%Y/%m/%d}*{type}.csv",
+    "in/x_{date:%Y/%m}-{type}?.csv",
+    "{tenant}_{type}.csv",
+    "{date}/{type}",
+    "?{type}*",
+    "{date}_{tenant}/{type}_{tenant}.csv",
+]
+PATHS = [
+    "2024-01-31/acme/order.csv",
+    "2024-01-31/acme/orders_2.csv.gz",
+    "order/2024-01-31.csv",
+    "2024/01/31_order.csv",
+    "in/x_2024/01-orders1.csv",
+    "acme_order.csv",
+    "2024-01-31/order",
+    "xorders",
+    "2024-01-31_acme/order_acme.csv",
+    "",
+    "/",
+]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_looking_by_the_beginning_of_a_name_finds_what_trying_all_patterns_finds(pattern: str) -> None:
+    everything = {
+        f"{name}{n}": p for n, p in enumerate([pattern, *PATTERNS]) for name in ("order", "orders", "o")
+    }
+    by_type = {name: compile_pattern(p, name.rstrip("0123456789")) for name, p in everything.items()}
+    found = Patterns(by_type)
+    for path in PATHS:
+        tried = {(p.weight, t, m) for t, p in by_type.items() if (m := p.match(path)) is not None}
+        assert set(found.matches(path)) == tried
+    own = {path for path in PATHS for t in by_type if t.endswith("0") and by_type[t].match(path)}
+    assert own, "the pattern is put to a test at all"
 
 
 def test_inboxes_that_cannot_be_used(tmp_path: Path) -> None:
