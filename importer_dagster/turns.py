@@ -6,8 +6,11 @@ session, so a crashed writer can never leak its slot.
 
 Those who wait have a row each in ``importer.waiting``. The first N of them, the
 next in line, keep one idle connection and ask often; all others close theirs
-and sleep, the longer the further behind they are. A row whose owner has not
-asked again by the time it promised is a dead one's and does not count.
+and sleep, the longer the further behind they are. Places in line change while
+nobody looks, so whoever keeps a connection also holds one of N seats, locks of
+the same kind: there are never more of them, whoever thinks of itself what. A row
+whose owner has not asked again by the time it promised is a dead one's and does
+not count.
 
 What does not belong here: connections (``warehouse.py``), and what is written.
 """
@@ -15,7 +18,7 @@ What does not belong here: connections (``warehouse.py``), and what is written.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psycopg
 
@@ -25,6 +28,7 @@ from importer_dagster.sessions import single
 # First key of the two-key advisory locks; any fixed number that others hardly use.
 SLOT_LOCKS = 0x1A57E001
 LOAD_LOCKS = 0x1A57E002
+SEAT_LOCKS = 0x1A57E005  # of those who wait connected; 3 and 4 are of warehouse.py and orphans.py
 
 SMALL_BYTES = 8 << 20  # every other turn is for files below it
 CAP = "db_writes"
@@ -100,13 +104,15 @@ class Place:
 
     ``ahead`` is None for one that could not use a slot now: its type and tenant
     is being written, or another waits longer for the same. ``counts`` is whether
-    its ticket is good until it asks again.
+    its ticket is good until it asks again, ``seated`` whether it may keep its
+    connection until then.
     """
 
     cap: int
     free: int
     ahead: int | None
     counts: bool
+    seated: bool = False
 
     @property
     def first(self) -> bool:
@@ -115,13 +121,13 @@ class Place:
 
     @property
     def next_in_line(self) -> bool:
-        """Whether it may keep a connection while it waits."""
+        """Whether it is one of those who should wait connected."""
         return self.ahead is not None and self.ahead < self.cap
 
     @property
     def pause(self) -> float:
         """Seconds until it asks again; jitter, so that the waiting do not ask in step."""
-        if self.next_in_line:
+        if self.seated:
             return NEXT_PAUSE_S * random.uniform(0.5, 1.5)  # noqa: S311 - no secret depends on it
         behind = 3 if self.ahead is None else self.ahead / self.cap
         return min(_FIRST_PAUSE_S * max(behind, 1), _LONGEST_PAUSE_S) * random.uniform(0.5, 1)  # noqa: S311
@@ -139,14 +145,17 @@ class Turn:
         self.type, self.tenant, self.size, self.cap, self.trace = type_name, tenant, size, cap, trace
         self.small = size is not None and size < SMALL_BYTES
         self.ticket: int | None = None
+        self.seat: int | None = None
         self.waited = 0.0
         self.crowded = False  # whether others waited too when it last asked
 
     def ask(self, conn: psycopg.Connection) -> Place | None:
         """Take a slot and the lock of type and tenant if it is this writer's turn, else say its place.
 
-        The lock is only ever tried, never waited for, while a slot is held: so
-        whoever holds the lock also holds a slot, and the two cannot deadlock.
+        To be asked over one connection as long as that has a seat; without one the
+        connection must be closed (:meth:`stand`). The lock is only ever tried, never
+        waited for, while a slot is held: so whoever holds the lock also holds a slot,
+        and the two cannot deadlock.
         """
         if self.ticket is None and self._take_at_once(conn):
             return None
@@ -159,7 +168,11 @@ class Turn:
             self._served(conn)
             conn.commit()
             return None
-        return place
+        return replace(place, seated=self._sit(conn, place))
+
+    def stand(self) -> None:
+        """Know that the connection is closed, and the seat gone with it."""
+        self.seat = None
 
     def _take_at_once(self, conn: psycopg.Connection) -> bool:
         """Take a slot and the lock if nobody waits, in one statement; the usual case, so it is to cost little."""
@@ -244,8 +257,19 @@ class Turn:
         unlock(conn, SLOT_LOCKS, slot)
         return False
 
+    def _sit(self, conn: psycopg.Connection, place: Place) -> bool:
+        """Have a seat if one is due and free. One beyond a cap that was lowered is given up."""
+        if not place.next_in_line:
+            return False
+        if self.seat is None:
+            self.seat = try_seat(conn, place.cap)
+        return self.seat is not None and self.seat < place.cap
+
     def _served(self, conn: psycopg.Connection) -> None:
         self.leave(conn)
+        if self.seat is not None:
+            unlock(conn, SEAT_LOCKS, self.seat)
+            self.stand()
         if not self.trace:
             return
         conn.execute(
@@ -278,6 +302,16 @@ def try_slot(conn: psycopg.Connection, cap: int) -> int | None:
             unlock(conn, SLOT_LOCKS, slot)
             return None
     return None
+
+
+def try_seat(conn: psycopg.Connection, cap: int) -> int | None:
+    """The number of the seat taken, None if none is free."""
+    row = conn.execute(
+        "SELECT n FROM generate_series(0, %s - 1) AS n WHERE pg_try_advisory_lock(%s, n) LIMIT 1",
+        (cap, SEAT_LOCKS),
+    ).fetchone()
+    conn.commit()
+    return int(row[0]) if row else None
 
 
 def _held(conn: psycopg.Connection) -> int:

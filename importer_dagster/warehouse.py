@@ -323,7 +323,8 @@ class Warehouse:
                 turn.waited = time.monotonic() - start
                 if on_wait:
                     on_wait(turn.waited)
-                if not place.next_in_line:
+                if not place.seated:
+                    turn.stand()
                     return place.pause
                 time.sleep(place.pause)
         except BaseException:

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import psycopg
 
-from importer_dagster.turns import SLOT_LOCKS
+from importer_dagster.turns import SEAT_LOCKS, SLOT_LOCKS
 
 PAUSE_S = 0.02
 STAYS_S = 1.0  # a connection that has had no slot for so long was not opened for one question
+RESTS_S = 0.1  # a session that has been told nothing for so long is idle, and not between two statements
 
 # A writer has a lock to write on anything but the queue of those who wait, and the notes of the
 # daemon's ticks on what they asked for and what is missing: single small rows, as a ticket is.
@@ -25,11 +28,27 @@ SELECT a.pid, a.backend_start, EXISTS (
     SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'relation' AND l.granted
       AND l.mode IN ('RowExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
       AND l.relation NOT IN (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-          WHERE n.nspname = 'importer' AND c.relname ~ '^(waiting|asked|missing)')), EXISTS (
-    SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'advisory' AND l.granted
-      AND l.classid::bigint = %s AND l.objsubid = 2)
+          WHERE n.nspname = 'importer' AND c.relname ~ '^(waiting|asked|missing)')),
+    EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'advisory' AND l.granted
+      AND l.classid::bigint = %s AND l.objsubid = 2),
+    EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'advisory' AND l.granted
+      AND l.classid::bigint = %s AND l.objsubid = 2),
+    coalesce(a.state LIKE 'idle%%' AND clock_timestamp() - a.state_change > make_interval(secs => %s), false),
+    left(a.query, 80)
 FROM pg_stat_activity a WHERE a.application_name = 'importer' AND a.datname = current_database()
 """
+
+
+class _Session(NamedTuple):
+    """One connection of an importer, as a sample showed it."""
+
+    pid: int
+    start: object
+    writes: bool
+    slot: bool
+    seat: bool
+    rests: bool
+    query: str
 
 
 @dataclass
@@ -37,36 +56,45 @@ class Seen:
     """The most that any sample showed.
 
     ``without_slot`` are connections of whoever holds no slot, at an instant: those
-    next in line, those that ask one question and go, those that have just given
-    their slot back. ``staying`` are those of them that have been so for a second.
+    that wait connected, those that ask one question and go, those that have just given
+    their slot back. ``staying`` are those of them that have been so for a second;
+    ``seats`` those that wait connected, and ``resting`` those that have said
+    nothing for a tenth of a second, with or without a seat.
     """
 
     samples: int = 0
     writers: int = 0
     slots: int = 0
+    seats: int = 0
     without_slot: int = 0
+    resting: int = 0
     staying: int = 0
     waiting: int = 0  # tickets in the queue
+    unseated: Counter[str] = field(default_factory=Counter)  # last statements of who rests without a seat
     faults: list[str] = field(default_factory=list)
 
     def take(self, conn: psycopg.Connection, since: dict[object, float]) -> None:
         """One more sample. ``since`` keeps when each session was first seen without a slot."""
-        sessions = conn.execute(_SAMPLE, (SLOT_LOCKS,)).fetchall()
+        rows = conn.execute(_SAMPLE, (SLOT_LOCKS, SEAT_LOCKS, RESTS_S)).fetchall()
+        sessions = [_Session(*row) for row in rows]
         tickets = conn.execute(
             "SELECT count(*) FROM importer.waiting WHERE due > clock_timestamp()"
         ).fetchone()
         assert tickets
         now = time.monotonic()
-        idle = {(pid, start) for pid, start, _, holds in sessions if not holds}
-        for session in [s for s in since if s not in idle]:
+        without = [s for s in sessions if not s.slot]
+        for session in [s for s in since if s not in {(w.pid, w.start) for w in without}]:
             del since[session]
-        staying = sum(now - since.setdefault(session, now) > STAYS_S for session in idle)
+        staying = sum(now - since.setdefault((s.pid, s.start), now) > STAYS_S for s in without)
         self.samples += 1
-        self.writers = max(self.writers, sum(writes for _, _, writes, _ in sessions))
-        self.slots = max(self.slots, sum(holds for *_, holds in sessions))
-        self.without_slot = max(self.without_slot, len(idle))
+        self.writers = max(self.writers, sum(s.writes for s in sessions))
+        self.slots = max(self.slots, sum(s.slot for s in sessions))
+        self.seats = max(self.seats, sum(s.seat for s in sessions))
+        self.without_slot = max(self.without_slot, len(without))
+        self.resting = max(self.resting, sum(s.rests for s in without))
         self.staying = max(self.staying, staying)
         self.waiting = max(self.waiting, tickets[0])
+        self.unseated.update(" ".join(s.query.split()) for s in without if s.rests and not s.seat)
 
 
 @contextmanager
