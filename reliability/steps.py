@@ -1,7 +1,7 @@
 """Named steps of an import at which the database makes it wait, so that it can be killed just there.
 
-No line of the product knows of this: triggers and an event trigger ask for an
-advisory lock that the harness holds. Whoever waits for it has reached the step;
+No line of the product knows of this: triggers, an event trigger, and a function that
+stands before PostgreSQL's own ask for an advisory lock that the harness holds. Whoever waits for it has reached the step;
 once the harness lets go, they cost a look-up and wait for nothing.
 
 What does not belong here: who is killed, and what must hold afterwards (``crash.py``).
@@ -25,7 +25,7 @@ STEPS = {
     "published": "when rows are published, the ledger is not",
     "ledger": "between publish and ledger",
     "commit": "inside COMMIT",
-    "done": "just after COMMIT",
+    "done": "just after COMMIT, before the slot is given back",
     "random": "at a random instant",
 }
 
@@ -93,6 +93,14 @@ BEGIN
         END IF;
     END LOOP;
 END $$;
+-- what an import says when it has committed: it gives back its locks
+CREATE FUNCTION reliability.pg_advisory_unlock_all() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM reliability.reach('done', 1);
+    PERFORM pg_catalog.pg_advisory_unlock_all();
+END $$;
+-- of the role, since what is set for a database does not go into its copies
+ALTER ROLE CURRENT_USER SET search_path = "$user", public, reliability, pg_catalog;
 CREATE EVENT TRIGGER reach_ddl ON ddl_command_end WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS')
     EXECUTE FUNCTION reliability.at_ddl();
 """
