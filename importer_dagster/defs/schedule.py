@@ -128,13 +128,17 @@ def build_orphan_sensor() -> dg.SensorDefinition:
         name=ORPHANS,
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Ends runs of commands that were killed, so that their days are imported again.",
+        description="Ends runs that were killed, so that their days are imported again, and reminds Dagster's "
+        "daemon of failed runs that it should have run again.",
     )
     def orphaned_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         from importer_dagster.defs.orphans import end_orphans  # late: see defs/__init__.py
+        from importer_dagster.defs.unheard import tell_again
 
-        ended = end_orphans(context.instance)
-        return dg.SkipReason(f"Ended {', '.join(ended)}." if ended else "No run has lost its process.")
+        ended, told = end_orphans(context.instance), tell_again(context.instance)
+        found = [f"Ended {', '.join(ended)}."] if ended else []
+        found += [f"Said again that {', '.join(told)} failed."] if told else []
+        return dg.SkipReason(" ".join(found) or "No run has lost its process.")
 
     return orphaned_runs
 

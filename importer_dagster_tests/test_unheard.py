@@ -1,0 +1,104 @@
+"""A run's failure that Dagster's daemon overlooks is told once more, and then the retry comes."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+import pytest
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import ModuleTarget
+from dagster._daemon.auto_run_reexecution.event_log_consumer import EventLogConsumerDaemon
+from test_dagster import DEFINITIONS, Project, day, project  # noqa: F401 - a fixture
+
+from importer_dagster.defs.runs import JOB
+from importer_dagster.defs.unheard import tell_again
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::dagster.BetaWarning",
+    "ignore::dagster.PreviewWarning",
+    # Dagster's own: its daemon's words, and its code server, which ends on its own
+    "ignore:The 'warn' method is deprecated:DeprecationWarning",
+    "ignore:subprocess .* is still running:ResourceWarning",
+)
+
+
+@pytest.fixture
+def daemon(project: Project) -> Iterator[WorkspaceProcessContext]:  # noqa: F811
+    """What Dagster's daemon works with."""
+    instance = dg.DagsterInstance.get()
+    target = ModuleTarget(DEFINITIONS, None, "/", None)
+    with instance, WorkspaceProcessContext(instance, target) as context:
+        yield context
+
+
+def queued_run(instance: dg.DagsterInstance, when: str) -> dg.DagsterRun:
+    """A run that waits in the queue, as the UI or a command launches it."""
+    before = {run.run_id for run in instance.get_runs()}
+    tags = json.dumps({"dagster/partition": when})
+    subprocess.run(
+        [sys.executable, "-m", "dagster", "job", "launch", "-m", DEFINITIONS, "-j", JOB, "--tags", tags],
+        check=True,
+        capture_output=True,
+    )
+    [run] = [r for r in instance.get_runs() if r.run_id not in before]
+    return run
+
+
+def test_a_failure_that_the_daemon_overlooked_is_told_again(
+    project: Project,  # noqa: F811
+    daemon: WorkspaceProcessContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    instance = daemon.instance
+    run = queued_run(instance, day(70).isoformat())
+
+    def the_daemon_looks() -> None:
+        list(EventLogConsumerDaemon().run_iteration(daemon))
+
+    def retries() -> list[dg.DagsterRun]:
+        return [r for r in instance.get_runs() if r.parent_run_id == run.run_id]
+
+    the_daemon_looks()  # its first look only notes where the log ends
+    with monkeypatch.context() as patched:
+        storage = instance.run_storage
+        plain = storage.handle_run_event
+
+        def late(*args, **options) -> None:
+            the_daemon_looks()  # the event is stored, the status is not
+            plain(*args, **options)
+
+        patched.setattr(storage, "handle_run_event", late)
+        instance.report_run_failed(run, "its process was killed")
+    failed = instance.get_run_by_id(run.run_id)
+    assert failed is not None and failed.status == dg.DagsterRunStatus.FAILURE
+    assert failed.tags["dagster/will_retry"] == "true"
+    the_daemon_looks()
+    assert retries() == []  # Dagster says that it will, and never does
+
+    assert tell_again(instance) == []  # it may still come
+    later = datetime.now(UTC) + timedelta(minutes=2)
+    assert tell_again(instance, now=later) == [run.run_id]
+    assert tell_again(instance, now=later + timedelta(minutes=2)) == []  # once
+    the_daemon_looks()
+    [retry] = retries()
+    assert retry.status == dg.DagsterRunStatus.QUEUED
+    assert retry.tags["dagster/partition"] == day(70).isoformat()
+    # one that Dagster did not overlook is left alone
+    assert tell_again(instance, now=later + timedelta(minutes=4)) == []
+    for made in (retry, run):
+        instance.delete_run(made.run_id)
+
+
+def test_what_dagster_will_not_run_again_is_left_alone(
+    project: Project,  # noqa: F811
+    daemon: WorkspaceProcessContext,
+) -> None:
+    instance = daemon.instance
+    run = queued_run(instance, day(71).isoformat())
+    instance.add_run_tags(run.run_id, {"dagster/max_retries": "0"})
+    instance.report_run_failed(instance.get_run_by_id(run.run_id))
+    assert tell_again(instance, now=datetime.now(UTC) + timedelta(minutes=2)) == []
+    instance.delete_run(run.run_id)
