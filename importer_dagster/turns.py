@@ -28,7 +28,7 @@ from importer_dagster.sessions import single
 # First key of the two-key advisory locks; any fixed number that others hardly use.
 SLOT_LOCKS = 0x1A57E001
 LOAD_LOCKS = 0x1A57E002
-SEAT_LOCKS = 0x1A57E005  # of those who wait connected; 3 and 4 are of warehouse.py and orphans.py
+SEAT_LOCKS = 0x1A57E006  # of those who wait connected; 3 to 5 are of other rooms
 
 SMALL_BYTES = 8 << 20  # every other turn is for files below it
 CAP = "db_writes"

@@ -1,5 +1,6 @@
 """The cap on writers: never exceeded, changed while it is in use, fair, and free again after a crash."""
 
+import re
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from importer_dagster.pipeline import import_delivery
 from importer_dagster.turns import SLOT_LOCKS, Turn
 from importer_dagster.warehouse import Warehouse
 from importer_dagster_tests import flood
+from reliability.patience import wait_for
 
 HEADER = "id,v,n\n"
 BIG = turns.SMALL_BYTES
@@ -172,6 +174,62 @@ def count_opened(warehouse: Warehouse) -> list[psycopg.Connection]:
 
     warehouse._open = open_  # type: ignore[method-assign]
     return opened
+
+
+def test_who_is_overtaken_gives_its_seat_up_before_another_waits_connected(
+    inbox: Inbox, warehouse: Warehouse
+) -> None:
+    """Places change while nobody looks: for an instant two believe that they are next, and one has the seat."""
+    ledger.migrate(warehouse)
+    with take(warehouse, 0), warehouse.connect() as first_conn, warehouse.connect() as second_conn:
+        first, second = Turn("things", "acme", BIG, 1), Turn("other", "bolt", 10, 1)
+        place = first.ask(first_conn)
+        assert place is not None and (place.ahead, place.seated) == (0, True)
+        overtakes = second.ask(second_conn)  # a small file, and small ones have the next turn
+        assert overtakes is not None and (overtakes.ahead, overtakes.next_in_line) == (0, True)
+        assert not overtakes.seated and overtakes.pause >= 0.15
+        overtaken = first.ask(first_conn)
+        assert overtaken is not None and (overtaken.ahead, overtaken.seated) == (1, False)
+        first_conn.close()  # as `writing` does
+        first.stand()
+        assert wait_for(lambda: (place := second.ask(second_conn)) is not None and place.seated, 5)
+        with warehouse.connect() as other:
+            assert turns.try_seat(other, 1) is None
+            assert turns.try_seat(other, 2) == 1
+
+
+def test_a_seat_is_given_back_with_the_turn_and_with_a_lowered_cap(
+    inbox: Inbox, warehouse: Warehouse
+) -> None:
+    ledger.migrate(warehouse)
+    with warehouse.connect() as conn, warehouse.connect() as other:
+        taken = take(warehouse, 0)
+        turn = Turn("things", "acme", 10, 1)
+        place = turn.ask(conn)
+        assert place is not None and place.seated and turns.try_seat(other, 1) is None
+        taken.close()
+        assert wait_for(lambda: turn.ask(conn) is None, 5)
+        assert turns.try_seat(other, 1) == 0
+        turns.unlock(other, turns.SEAT_LOCKS, 0)
+    with warehouse.connect() as conn, warehouse.connect() as other:
+        slots = [take(warehouse, n) for n in range(2)]
+        assert turns.try_seat(other, 2) == 0
+        turn = Turn("things", "acme", 10, 2)
+        place = turn.ask(conn)
+        assert place is not None and place.seated and turn.seat == 1
+        turns.set_cap(other, 1)
+        other.commit()
+        lowered = turn.ask(conn)
+        assert lowered is not None and lowered.next_in_line and not lowered.seated
+        for slot in slots:
+            slot.close()
+
+
+def test_no_two_kinds_of_locks_have_the_same_number() -> None:
+    """They did once: whoever waited connected kept the schedule from asking for runs."""
+    sources = [p.read_text() for p in Path(turns.__file__).parent.rglob("*.py")]
+    numbers = [n for text in sources for n in re.findall(r"^\w+ = (0x1A57E\w+)", text, re.MULTILINE)]
+    assert len(numbers) >= 6 and len(numbers) == len({*numbers})
 
 
 def test_a_raised_cap_lets_the_waiting_in_at_once(inbox: Inbox, warehouse: Warehouse) -> None:
