@@ -1,8 +1,8 @@
 """What goes of Dagster's own records: :func:`prune_dagster`; and of the files in its home: :func:`prune_files`.
 
 Runs, their events, results of checks, backfills. What the schedule and the UI go
-by stays: the last materialization of each asset and day, the last result of each
-check. Ticks are not looked at: Dagster deletes them itself (``retention`` in
+by stays: the last materialization of each asset and day, for ``keep.done`` days, the
+last result of each check. Ticks are not looked at: Dagster deletes them itself (``retention`` in
 dagster.yaml).
 
 Plain SQL: Dagster knows how to delete a run, but then the run's days count as
@@ -40,13 +40,15 @@ def prune_dagster(url: str, keep: Keep, *, now: datetime | None = None, dry_run:
     """
     if not keep.runs:
         return []
-    before = (now or datetime.now(UTC)) - timedelta(days=keep.runs)
+    now = now or datetime.now(UTC)
+    before = now - timedelta(days=keep.runs)
+    done = now - timedelta(days=keep.done) if keep.done else datetime.min.replace(tzinfo=UTC)
     with Warehouse(url).connect() as conn:
         if conn.execute("SELECT to_regclass('runs')").fetchone() == (None,):
             return []
         found = [
             *_runs(conn, before, dry_run),
-            *(_rows(conn, what, name, before, dry_run) for what, name in _KINDS.items()),
+            *(_rows(conn, what, name, before, done, dry_run) for what, name in _KINDS.items()),
             ("descriptions of jobs", _snapshots(conn, dry_run), None),
         ]
     return [Gone(what, "runs", keep.runs, count, oldest) for what, count, oldest in found if count]
@@ -84,16 +86,17 @@ def _runs(conn: psycopg.Connection, before: datetime, dry_run: bool) -> Iterator
     yield "events of runs", events, oldest
 
 
-def _rows(conn: psycopg.Connection, what: str, name: str, before: datetime, dry_run: bool) -> _Found:
+def _rows(
+    conn: psycopg.Connection, what: str, name: str, before: datetime, done_before: datetime, dry_run: bool
+) -> _Found:
     old = sql.SQL(statements("dagster_retention")[name])
-    row = conn.execute(
-        sql.SQL("SELECT count(*), min(at) FROM ({}) AS old").format(old), {"before": before}
-    ).fetchone()
+    values = {"before": before, "done": done_before}
+    row = conn.execute(sql.SQL("SELECT count(*), min(at) FROM ({}) AS old").format(old), values).fetchone()
     conn.commit()
     assert row
     left = 0 if dry_run else row[0]
     while left > 0:
-        done = _number(_run(conn, f"delete_{name}", names={name: old}, before=before, some=_SOME))
+        done = _number(_run(conn, f"delete_{name}", names={name: old}, some=_SOME, **values))
         conn.commit()
         left = left - done if done else 0
     return what, row[0], row[1]

@@ -83,8 +83,21 @@ class _Old:
     at: datetime
 
 
+@dataclass(frozen=True)
+class _Done:
+    """All that the ledger has of one delivery of which nothing is left to do."""
+
+    tenant: str
+    ids: tuple[int, ...]
+    at: datetime
+
+
 class _Prune:
-    """One pass over everything, in an order in which one deletion makes room for the next."""
+    """One pass over everything, in an order in which one deletion makes room for the next.
+
+    But for what the ledger has of days that are done: that goes first, so that a
+    rehearsal sees what a real pass sees.
+    """
 
     def __init__(
         self,
@@ -97,8 +110,12 @@ class _Prune:
     ) -> None:
         self.warehouse, self.specs, self.keep, self.has_tenant = warehouse, specs, keep, has_tenant
         self.now, self.dry_run = now, dry_run
+        # what a rehearsal would have done so far: loads whose rows it pruned, and that it deleted
+        self.marked: set[int] = set()
+        self.gone: set[int] = set()
 
     def __call__(self) -> Iterator[Gone]:
+        yield self._done()
         yield self._rows("rows of files that were sent again", "replaced", self._replaced)
         yield self._rows("rows of earlier days (replace)", "copies", self._copies)
         yield self._rows("what was said before (merge, scd2)", "history", self._histories, self._tenth())
@@ -130,18 +147,61 @@ class _Prune:
         before, count, oldest = self._before(kind), 0, None
         if before is None:
             return self._gone(what, kind, 0, None)
+        gone, marked = {*self.gone}, [*self.marked]
         with self._turn() as conn:
             # what goes may leave others that nothing points to any more
-            while found := self._run(conn, f"old_{name}", before=before).fetchall():
+            while found := self._run(
+                conn, f"old_{name}", before=before, marked=marked, gone=[*gone]
+            ).fetchall():
                 count += len(found)
                 oldest = min([oldest or found[0][1], *(at for _, at in found)])
-                if self.dry_run:
-                    break
-                for start in range(0, len(found), _SOME_LOADS):
-                    ids = [load_id for load_id, _ in found[start : start + _SOME_LOADS]]
-                    self._run(conn, f"delete_{name}", ids=ids)
-                    conn.commit()
+                gone.update(load_id for load_id, _ in found)
+                if not self.dry_run:
+                    self._delete(conn, name, [load_id for load_id, _ in found])
         return self._gone(what, kind, count, oldest)
+
+    def _delete(self, conn: psycopg.Connection, name: str, ids: Sequence[int]) -> None:
+        for start in range(0, len(ids), _SOME_LOADS):
+            self._run(conn, f"delete_{name}", ids=list(ids[start : start + _SOME_LOADS]))
+            conn.commit()
+
+    def _done(self) -> Gone:
+        """What the ledger has of deliveries that are done with, one type and tenant after the other."""
+        what, before, found = "ledger rows of days that are done", self._before("done"), list[_Done]()
+        if before is not None:
+            for spec in self.specs.values():
+                for tenant, some in groupby(self._without_rows(spec, before), lambda d: d.tenant):
+                    found += self._take_done(spec, tenant, list(some), before)
+        self.gone.update(load_id for d in found for load_id in d.ids)
+        return self._gone(what, "done", len(self.gone), min((d.at for d in found), default=None))
+
+    def _without_rows(self, spec: TableSpec, before: datetime) -> list[_Done]:
+        """By tenant. A load that has lost its last row never gets one again, so this needs no lock."""
+        with self.warehouse.connect() as conn:
+            found = self._old_done(conn, spec, before)
+            ids = [load_id for d in found for load_id in d.ids]
+            owners: set[int] = set()
+            for schema_name in (self.warehouse.schema, SUPERSEDED, REPEATS):
+                if ids and (names := _existing(conn, schema_name, spec.name)) is not None:
+                    owners.update(i for (i,) in self._run(conn, "owners", ids=ids, names=names))
+        return sorted((d for d in found if owners.isdisjoint(d.ids)), key=lambda d: d.tenant)
+
+    def _old_done(self, conn: psycopg.Connection, spec: TableSpec, before: datetime) -> list[_Done]:
+        empties = spec.write_disposition == "append"
+        rows = self._run(conn, "old_done", type=spec.name, before=before, empties=empties).fetchall()
+        return [_Done(tenant, tuple(ids), at) for tenant, ids, at in rows]
+
+    def _take_done(
+        self, spec: TableSpec, tenant: str, found: Sequence[_Done], before: datetime
+    ) -> Sequence[_Done]:
+        if self.dry_run:
+            return found
+        with self.warehouse.writing(spec.name, tenant, size=0) as conn:
+            # once more: it took a while until it was our turn, and one may have been sent again
+            still = {d.ids for d in self._old_done(conn, spec, before)}
+            found = [d for d in found if d.ids in still]
+            self._delete(conn, "loads", [load_id for d in found for load_id in d.ids])
+        return found
 
     def _by_row(self, what: str, kind: str, name: str) -> Gone:
         before = self._before(kind)
@@ -150,13 +210,14 @@ class _Prune:
         old = sql.SQL(statements("retention")[f"old_{name}"])
         with self._turn() as conn:
             counted = sql.SQL("SELECT count(*), min(at) FROM ({}) AS old").format(old)
-            row = conn.execute(counted, {"before": before}).fetchone()
+            values = {"before": before, "gone": [*self.gone]}
+            row = conn.execute(counted, values).fetchone()
             conn.commit()
             assert row
             left = 0 if self.dry_run else row[0]
             while left > 0:
                 names = {f"old_{name}": old}
-                done = self._run(conn, f"delete_{name}", before=before, some=_SOME, names=names).rowcount
+                done = self._run(conn, f"delete_{name}", some=_SOME, names=names, **values).rowcount
                 conn.commit()
                 left = left - done if done else 0
         return self._gone(what, kind, *row)
@@ -217,6 +278,7 @@ class _Prune:
             else:
                 count = self._delete_rows(conn, type_name, [o.load_id for o in olds])
             self._run(conn, "mark_pruned", ids=[o.load_id for o in olds])
+            self.marked.update(o.load_id for o in olds)
             if self.dry_run:
                 conn.rollback()
             else:

@@ -37,10 +37,15 @@ class Keep:
         90, "`replace`: rows of days that a newer day stands in place of (the last two days always stay)"
     )
     history: int = _days(
-        0, "`merge`, `scd2`: what deliveries said before others did, needed for late and corrected files"
+        400, "`merge`, `scd2`: what deliveries said before others did, needed for late and corrected files"
     )
     loads: int = _days(
         400, "ledger rows of refused, failed, unloaded and replaced loads; reports of missing files"
+    )
+    done: int = _days(
+        1100,
+        "that a day is done: ledger rows of files none of whose rows stand any more, Dagster's last "
+        "materialization of each day",
     )
     rejects: int = _days(180, "rejected records; their number stays on the ledger")
     drift: int = _days(400, "drift events and what gates found; the first and the last of each stay")
@@ -51,7 +56,14 @@ class Keep:
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Keep:
         """Read ``IMPORTER_KEEP_*``; raises UsageError naming the variable at fault."""
-        return cls(**{f.name: _natural(env, keep_variable(f.name), int(str(f.default))) for f in fields(cls)})
+        keep = cls(**{f.name: _natural(env, keep_variable(f.name), int(str(f.default))) for f in fields(cls)})
+        looked_at = _positive(env, "IMPORTER_LOOKBACK_DAYS", Settings.lookback_days)
+        if keep.done and keep.done <= looked_at:
+            raise UsageError(
+                f"IMPORTER_KEEP_DONE is {keep.done}; it must be more than IMPORTER_LOOKBACK_DAYS, {looked_at}: what "
+                "the schedule does not find on record it imports."
+            )
+        return keep
 
 
 def keep_variable(name: str) -> str:

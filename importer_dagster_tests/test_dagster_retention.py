@@ -137,6 +137,16 @@ def test_days_stay_imported_when_their_runs_are_gone(
     assert sizes(records)["event_logs"] == 2
     assert project.materialized("alpha") == {day(1), day(2)}
 
+    # in the end that goes too
+    done = replace(KEEP, done=60)
+    assert prune_dagster(url, done, now=in_days(59)) == []
+    planned = prune_dagster(url, done, now=in_days(61), dry_run=True)
+    assert {g.what: g.count for g in planned} == {"events of no run": 2}
+    assert prune_dagster(url, done, now=in_days(61)) == planned
+    after = sizes(records)
+    assert (after["event_logs"], after["asset_event_tags"]) == (0, 0)
+    assert ask_the_ui()["alpha"]["assetMaterializations"] == []
+
 
 def test_what_dagsters_own_delete_run_would_do(project: Project) -> None:  # noqa: F811
     """The reason for SQL of our own: the day would be imported again."""

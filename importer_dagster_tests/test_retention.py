@@ -7,7 +7,7 @@ import datetime
 import random
 import threading
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ from importer_dagster.warehouse import Warehouse
 
 HEADER = "id,v,n\n"
 KEYED = {"append": None, "replace": ["id"], "merge": ["id"], "scd2": ["id"]}
-FOR_EVER = Keep(*[0] * 9)
+FOR_EVER = Keep(*[0] * len(fields(Keep)))
 
 
 def day(n: int) -> datetime.date:
@@ -272,7 +272,7 @@ def test_a_persons_word_is_never_forgotten(inbox: Inbox, query: Query) -> None:
     held.refuse(dropped.load_id, warehouse=inbox.warehouse, by="ann", why="cut off")
     inbox.load(spec, HEADER + "1,a,1\n2,b,1\n", path="d", day=day(1))
     let_time_pass(inbox.warehouse)
-    everywhere = Keep(*[1] * 9)
+    everywhere = Keep(*[1] * len(fields(Keep)))
     prune(inbox, spec, on=900, keep=everywhere)
     assert query(f"SELECT count(*) FROM importer_held.things_{waiting.load_id}") == [(1,)]
     assert inbox.load(spec, content, path="w", day=day(1)).load_id == waiting.load_id
@@ -355,7 +355,8 @@ def test_after_many_days_the_sizes_are_flat(inbox: Inbox, query: Query) -> None:
         make_spec("version", key=["id"], write_disposition="scd2", **more),
         make_spec("event", write_disposition="append", **more),
     ]
-    keep = Keep(replaced=4, copies=4, history=4, loads=6, rejects=4, drift=4, profiles=2, runs=4, files=4)
+    keep = Keep(4, copies=4, history=4, loads=6, done=8, rejects=4, drift=4, profiles=2, runs=4, files=4)
+    gone: set[str] = set()
 
     def one_day(n: int) -> None:
         for spec in specs:
@@ -363,12 +364,15 @@ def test_after_many_days_the_sizes_are_flat(inbox: Inbox, query: Query) -> None:
             inbox.load(spec, "nothing\n", path=path, day=day(n))
             inbox.load(spec, HEADER + "1,first,1\nx,bad,1\n", path=path, day=day(n))
             inbox.load(spec, f"id,v,n,more\n1,same,1,m\n2,{n % 2},1,m\nx,bad,y,m\n", path=path, day=day(n))
+            inbox.load(spec, "nothing\n", path=f"{n}-bad.csv", day=day(n))
         with inbox.warehouse.connect() as conn:
             conn.execute(
                 "UPDATE importer.loads SET finished_at = %s WHERE business_date = %s", (noon(n), day(n))
             )
             conn.commit()
-        prune(inbox, *specs, on=n + 1, keep=keep)
+        planned = prune(inbox, *specs, on=n + 1, keep=keep, dry_run=True)
+        assert prune(inbox, *specs, on=n + 1, keep=keep) == planned
+        gone.update(planned)
 
     def sizes() -> dict[str, int]:
         found = query(
@@ -376,15 +380,47 @@ def test_after_many_days_the_sizes_are_flat(inbox: Inbox, query: Query) -> None:
         )
         return {t: query(f"SELECT count(*) FROM {t}")[0][0] for (t,) in found}
 
-    for n in range(12):
+    def ledger_rows() -> dict[str, int]:
+        return dict(query("SELECT type, count(*) FROM importer.loads GROUP BY 1"))
+
+    for n in range(15):
         one_day(n)
-    half = sizes()
-    for n in range(12, 24):
+    half, ledger_half = sizes(), ledger_rows()
+    for n in range(15, 30):
         one_day(n)
-    whole = sizes()
-    # one row a delivery in force, and one for what stood there before it: that is the record itself
-    assert (half.pop("importer.loads"), whole.pop("importer.loads")) == (
-        4 * 12 * 2 + 4 * 6,
-        4 * 24 * 2 + 4 * 6,
-    )
+    whole, ledger_whole = sizes(), ledger_rows()
+    grown = {name: ledger_whole[name] - rows for name, rows in ledger_half.items()}
+    # where each delivery has rows in the table that BI reads, the ledger has its row, and one for what was replaced
+    assert grown == {"copy": 0, "change": 0, "version": 15 * 2, "event": 15 * 2}
+    assert whole.pop("importer.loads") - half.pop("importer.loads") == sum(grown.values())
     assert whole == half
+    assert {"ledger rows of days that are done", "ledger rows", "what was said before (merge, scd2)"} <= gone
+
+
+def test_what_is_done_goes_when_no_row_stands_any_more(inbox: Inbox, query: Query) -> None:
+    spec = make_spec(key=["id"], write_disposition="merge")
+    for n in range(6):  # key 1 is of the first day for ever, key 2 of the last
+        inbox.load(spec, HEADER + f"1,a,1\n2,{n},1\n", path=f"{n}", day=day(n))
+    let_time_pass(inbox.warehouse)
+    keep = replace(FOR_EVER, history=20, done=60)
+    assert prune(inbox, spec, on=50, keep=keep) == {"what was said before (merge, scd2)": 4 + 3}
+    assert prune(inbox, spec, on=59, keep=keep) == {}
+    planned = prune(inbox, spec, on=90, keep=keep, dry_run=True)
+    assert planned == {"ledger rows of days that are done": 3}
+    assert prune(inbox, spec, on=90, keep=keep) == planned
+    # the first, whose row stands, the horizon, and the last
+    assert query("SELECT business_date FROM importer.loads ORDER BY 1") == [(day(n),) for n in (0, 4, 5)]
+
+    table = query("SELECT id, v FROM things ORDER BY 1")
+    assert inbox.load(spec, HEADER + "1,a,1\n2,5,1\n", path="5", day=day(5)).status == "unchanged"
+    again = inbox.load(spec, HEADER + "1,a,1\n2,2,1\n", path="2", day=day(2))  # known once, and forgotten
+    assert again.status == "refused" and "cannot be told exactly" in str(again.reason)
+    assert query("SELECT id, v FROM things ORDER BY 1") == table
+    assert inbox.load(spec, HEADER + "2,9,1\n", path="6", day=day(6)).status == "loaded"
+
+
+def test_days_that_the_schedule_looks_at_are_not_forgotten() -> None:
+    with pytest.raises(UsageError, match="IMPORTER_KEEP_DONE is 14; it must be more than"):
+        Keep.from_env({"IMPORTER_KEEP_DONE": "14"})
+    assert Keep.from_env({"IMPORTER_KEEP_DONE": "15"}).done == 15
+    assert Keep.from_env({"IMPORTER_KEEP_DONE": "0", "IMPORTER_LOOKBACK_DAYS": "5000"}).done == 0

@@ -1,6 +1,6 @@
 -- What goes of Dagster's own records. Its own `delete_run` takes a run's materializations
 -- too, so the days would count as missing and be imported again: these statements leave
--- the last one of each asset and day. %(before)s: older than that goes.
+-- the last one of each asset and day (for a time). %(before)s: older than that goes.
 
 -- name: old_runs
 SELECT run_id, coalesce(to_timestamp(end_time), update_timestamp AT TIME ZONE 'UTC') AS at FROM runs
@@ -28,10 +28,10 @@ SELECT count(*) FROM gone
 DELETE FROM runs WHERE run_id = ANY(%(ids)s)
 
 -- name: stray_events
--- of no run (any more): all but the last of each asset, day and kind
+-- of no run (any more): all but the last of each asset, day and kind, and that before %(done)s
 SELECT e.id, e.timestamp AT TIME ZONE 'UTC' AS at FROM event_logs e
 WHERE e.timestamp AT TIME ZONE 'UTC' < %(before)s AND NOT EXISTS (SELECT FROM runs r WHERE r.run_id = e.run_id)
-  AND (e.asset_key IS NULL OR EXISTS (
+  AND (e.asset_key IS NULL OR e.timestamp AT TIME ZONE 'UTC' < %(done)s OR EXISTS (
       SELECT FROM event_logs n
       WHERE n.asset_key = e.asset_key AND n.dagster_event_type = e.dagster_event_type AND n.id > e.id
         AND (n.partition = e.partition OR (n.partition IS NULL AND e.partition IS NULL))))

@@ -1,28 +1,60 @@
 -- What `importer prune` deletes. Names in braces are filled in by retention.py
 -- with quoted identifiers; %(…)s are bound values. %(before)s: older than that goes.
 --
--- Which rows of importer.loads are never deleted, since something goes by them:
+-- Which rows of importer.loads something goes by, so that old_loads leaves them:
 --   * in force: the same file again is unchanged, the place of a late file, the usual
 --     number of rows, the days that were delivered, where a row of the data came from;
 --   * the one that stood before a load in force: unload says what it cannot restore;
 --   * the last one of each delivery: what `importer status` says of it;
 --   * refused by a person: the same content stays refused;
 --   * held; and replaced ones whose rows are still there.
+-- All but the last two go in the end (old_done), where no row of the data came from them.
+
+-- name: old_done
+-- All that the ledger has of deliveries of which nothing is left to do: what stood aside is
+-- deleted (of append, there never was a row). The newest deliveries of a type and tenant stay,
+-- and the newest of those whose history was told in short: the horizon for late files.
+-- So does what a drift event that is kept belongs to.
+WITH newest AS (
+    SELECT tenant, max(business_date) AS day,
+           max(business_date) FILTER (WHERE pruned_at IS NOT NULL) AS horizon
+    FROM importer.loads
+    WHERE type = %(type)s AND (status <> 'loaded' OR superseded_by IS NULL) GROUP BY tenant
+)
+SELECT l.tenant, array_agg(l.load_id ORDER BY l.load_id) AS ids, max(l.finished_at) AS at
+FROM importer.loads l JOIN newest n USING (tenant)
+WHERE l.type = %(type)s
+GROUP BY l.tenant, l.business_date, l.path, n.day, n.horizon
+HAVING max(coalesce(l.finished_at, 'infinity')) < %(before)s
+   AND l.business_date < n.day AND l.business_date IS DISTINCT FROM n.horizon
+   AND NOT bool_or(l.status IN ('held', 'loading') OR (l.status = 'refused' AND l.decided_by IS NOT NULL))
+   AND bool_and(l.status <> 'loaded' OR l.pruned_at IS NOT NULL OR (l.rows_loaded = 0 AND %(empties)s))
+   AND NOT EXISTS (SELECT FROM importer.drift d WHERE d.load_id = ANY(array_agg(l.load_id)))
+   AND NOT EXISTS (SELECT FROM importer.loads e WHERE e.superseded_by = ANY(array_agg(l.load_id))
+                   AND e.load_id <> ALL(array_agg(l.load_id)))
+
+-- name: owners
+-- which of some loads have rows in a table
+SELECT DISTINCT _load_id FROM {table} t WHERE _load_id = ANY(%(ids)s)
 
 -- name: old_loads
--- refused, failed, unloaded, replaced: those that nothing goes by any more
+-- Refused, failed, unloaded, replaced: those that nothing goes by any more. For a rehearsal
+-- %(marked)s are loads that would be pruned by now, %(gone)s those that would be deleted.
 SELECT l.load_id, l.finished_at AS at FROM importer.loads l
 WHERE l.finished_at < %(before)s
   AND (l.status IN ('failed', 'unloaded')
        OR (l.status = 'refused' AND l.decided_by IS NULL)
-       OR (l.status = 'loaded' AND l.superseded_by IS NOT NULL AND l.pruned_at IS NOT NULL AND NOT EXISTS (
-           SELECT FROM importer.loads n
-           WHERE n.load_id = l.superseded_by AND n.status = 'loaded' AND n.superseded_by IS NULL)))
+       OR (l.status = 'loaded' AND l.superseded_by IS NOT NULL
+           AND (l.pruned_at IS NOT NULL OR l.load_id = ANY(%(marked)s)) AND NOT EXISTS (
+               SELECT FROM importer.loads n
+               WHERE n.load_id = l.superseded_by AND n.status = 'loaded' AND n.superseded_by IS NULL)))
   AND EXISTS (
       SELECT FROM importer.loads n
       WHERE (n.type, n.tenant, n.business_date, n.path) = (l.type, l.tenant, l.business_date, l.path)
         AND n.load_id > l.load_id)
-  AND NOT EXISTS (SELECT FROM importer.loads e WHERE e.superseded_by = l.load_id)
+  AND NOT EXISTS (
+      SELECT FROM importer.loads e WHERE e.superseded_by = l.load_id AND e.load_id <> ALL(%(gone)s))
+  AND l.load_id <> ALL(%(gone)s)
 ORDER BY l.load_id
 
 -- name: delete_loads
@@ -33,7 +65,7 @@ DELETE FROM importer.reject_records r USING gone WHERE r.load_id = gone.load_id
 -- name: old_rejects
 SELECT load_id, finished_at AS at FROM importer.loads
 WHERE finished_at < %(before)s AND (rows_rejected > 0 OR status = 'refused') AND rejects_pruned_at IS NULL
-  AND status <> 'held'
+  AND status <> 'held' AND load_id <> ALL(%(gone)s)
 ORDER BY load_id
 
 -- name: delete_rejects
@@ -59,7 +91,7 @@ DELETE FROM importer.drift WHERE ctid IN (SELECT id FROM ({old_drift}) AS old LI
 
 -- name: old_findings
 SELECT g.ctid AS id, l.finished_at AS at FROM importer.gate g JOIN importer.loads l USING (load_id)
-WHERE l.finished_at < %(before)s AND l.status <> 'held'
+WHERE l.finished_at < %(before)s AND l.status <> 'held' AND l.load_id <> ALL(%(gone)s)
 
 -- name: delete_findings
 DELETE FROM importer.gate WHERE ctid IN (SELECT id FROM ({old_findings}) AS old LIMIT %(some)s)
