@@ -6,56 +6,35 @@ caps N. The harness holds every slot until all of them have started and measures
 what those who wait take; then it lets go, adds people who load files of the same days
 by hand, and counts writing sessions until all have ended.
 
-What does not belong here: the looking (``sampling.py``); a rule instead of samples (``guard.py``).
+What does not belong here: the project that runs (``project.py``), the looking
+(``sampling.py``); a rule instead of samples (``guard.py``).
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import json
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from datetime import date, timedelta
 
 import psutil
-import yaml
 
-from importer_dagster import ledger
-from importer_dagster.defs.runs import JOB, PARTITION
-from importer_dagster.instance import PROJECT_ROOT
 from importer_dagster.turns import SLOT_LOCKS
-from importer_dagster.warehouse import Warehouse
 from reliability import guard
 from reliability.patience import wait_for
+from reliability.project import PATIENCE_S, Project, tree
 from reliability.sampling import Seen, sampling
 from reliability.server import OwnServer, own_server
 
 CAPS = (1, 3, 8)
 TENANTS = ("acme", "bolt")
 _TYPES = {"flood_append": "append", "flood_merge": "merge", "flood_scd2": "scd2"}
-_WORKSPACE = str(PROJECT_ROOT / "workspace.yaml")
-_PATIENCE_S = 400.0
-_UNDER_WAY = "SELECT count(*) FROM runs WHERE status IN ('QUEUED', 'NOT_STARTED', 'STARTING', 'STARTED')"
-_LAUNCH = """
-mutation Launch($params: ExecutionParams!) {
-  launchRun(executionParams: $params) {
-    __typename
-    ... on LaunchRunSuccess { run { runId } }
-    ... on PythonError { message }
-    ... on RunConfigValidationInvalid { errors { message } }
-  }
-}
-"""
 
 
 @dataclass(frozen=True)
@@ -107,83 +86,25 @@ class Verdict:
 
 
 class Flood:
-    """A project with its own server, daemon and webserver, of which at most ``cap`` sessions may write."""
+    """A project of which at most ``cap`` sessions may write, and everybody who wants to at once."""
 
     def __init__(self, server: OwnServer, cap: int, size: Size) -> None:
         self.server, self.cap, self.size = server, cap, size
-        self.url = server.url("warehouse")
-        self.today = datetime.now(UTC).date()
-        self.inbox = server.folder / "inbox"
-        self.processes: list[subprocess.Popen[bytes]] = []
-        self.rows = 0
-        self.port = _free_port()
-        self._write_specs()
-        self._write_instance()
-        ledger.migrate(Warehouse(self.url))
-        with server.connect("warehouse") as conn:
-            guard.install(conn, cap)
-        self.environment = self._environment()
-        self._run("importer_dagster.instance")
-
-    # --- the project ---
-
-    def _write_specs(self) -> None:
-        folder = self.server.folder / "specs"
-        folder.mkdir()
-        fields = [{"name": "id", "type": "integer"}, {"name": "v"}]
-        for name, disposition in _TYPES.items():
-            spec = {
-                "name": name,
-                "schema": {"fields": fields, "primaryKey": ["id"]},
-                "write_disposition": disposition,
-            }
-            (folder / f"{name}.yaml").write_text(yaml.safe_dump(spec))
-
-    def _write_instance(self) -> None:
-        """The project's dagster.yaml, with room for all runs at once."""
-        home = self.server.folder / "dagster"
-        home.mkdir()
-        text = (PROJECT_ROOT / "dagster.yaml").read_text()
-        assert "max_concurrent_runs: 2" in text
-        (home / "dagster.yaml").write_text(
-            text.replace("max_concurrent_runs: 2", f"max_concurrent_runs: {2 * self.size.runs}")
-        )
-
-    def _environment(self) -> dict[str, str]:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("IMPORTER_", "DAGSTER_"))}
-        return {
-            **clean,
-            "PYTHONPATH": os.pathsep.join([str(PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]),
-            "IMPORTER_WAREHOUSE_URL": self.url,
-            "IMPORTER_DAGSTER_URL": self.server.url("dagster"),
-            "IMPORTER_SPECS": str(self.server.folder / "specs"),
-            "IMPORTER_INBOX_URL": str(self.inbox),
-            "IMPORTER_HOME": str(self.server.folder / "home"),
-            "IMPORTER_DB_WRITES": str(self.cap),
-            "IMPORTER_START_DATE": str(self.today - timedelta(days=60)),
-            "IMPORTER_SCHEDULE": "* * * * *",
-            "IMPORTER_MIN_AGE": "0",
-            "IMPORTER_ARRIVAL_INTERVAL": "0",  # the schedule alone
-            "IMPORTER_MAX_RUNS": str(2 * self.size.runs),
-            "DAGSTER_HOME": str(self.server.folder / "dagster"),
-        }
+        self.project = Project(server, cap, _TYPES, runs=2 * size.runs)
+        self.inbox = self.project.inbox
 
     def days(self, kind: str) -> list[date]:
         """Days apart, so that each is a run of its own; usually only those of the schedule are in its view."""
         if self.size.same_days:
-            return [self.today - timedelta(days=2 * n) for n in range(getattr(self.size, kind))]
+            return [self.project.today - timedelta(days=2 * n) for n in range(getattr(self.size, kind))]
         first = {"scheduled": 0, "ui": 20, "job_backfills": 30, "commands": 40}[kind]
-        return [self.today - timedelta(days=first + 2 * n) for n in range(getattr(self.size, kind))]
+        return [self.project.today - timedelta(days=first + 2 * n) for n in range(getattr(self.size, kind))]
 
     def deliver(self, day: date) -> None:
-        """A day's files of all types and tenants, with keys that no other day has."""
+        """A day's files of all types and tenants."""
         for name in _TYPES:
             for tenant in TENANTS:
-                file = self.inbox / day.isoformat() / tenant / f"{name}.csv"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                first = day.toordinal() * self.size.rows
-                lines = "".join(f"{i},{tenant} {i}\n" for i in range(first, first + self.size.rows))
-                file.write_text(f"id,v\n{lines}")
+                self.project.deliver(day, name, tenant, self.size.rows)
 
     # --- the runs ---
 
@@ -197,113 +118,51 @@ class Flood:
             hold = stack.enter_context(self.server.connect("warehouse"))
             for slot in range(self.cap):
                 hold.execute("SELECT pg_advisory_lock(%s, %s)", (SLOT_LOCKS, slot))
-            stack.enter_context(self._services())
+            stack.enter_context(self.project.services())
             if self.size.same_days:  # it leaves out what others are importing already
-                wait_for(lambda: self._under_way() >= self.size.scheduled, _PATIENCE_S)
+                wait_for(lambda: self.project.under_way() >= self.size.scheduled, PATIENCE_S)
             self._start_runs()
-            if not wait_for(lambda: self._under_way() >= self.size.runs and self._tickets() > 0, _PATIENCE_S):
-                verdict.faults.append(f"only {self._under_way()} runs at once: {self._runs()}")
+            if not wait_for(
+                lambda: self.project.under_way() >= self.size.runs and self.project.tickets() > 0, PATIENCE_S
+            ):
+                verdict.faults.append(
+                    f"only {self.project.under_way()} runs at once: {self.project.run_statuses()}"
+                )
             time.sleep(self.size.settle_s)
             verdict.waiting = self._look_at_the_waiting()
             start = time.monotonic()
-            with sampling(self.url) as verdict.seen:
+            with sampling(self.project.url) as verdict.seen:
                 people = [self._person(n) for n in range(self.size.people)]
                 hold.execute("SELECT pg_advisory_unlock_all()")
                 if not wait_for(
-                    lambda: self._ended() and all(p.poll() is not None for p in people), _PATIENCE_S
+                    lambda: self._ended() and all(p.poll() is not None for p in people), PATIENCE_S
                 ):
-                    verdict.faults.append(f"not all have ended: {self._runs()}")
+                    verdict.faults.append(f"not all have ended: {self.project.run_statuses()}")
             verdict.seconds = time.monotonic() - start
             verdict.faults += [f"a person's load ended with {p.returncode}" for p in people if p.returncode]
         self._judge(verdict)
         return verdict
 
-    @contextmanager
-    def _services(self) -> Iterator[None]:
-        """A daemon and a webserver."""
-        self._start("dagster._daemon", "run", "-w", _WORKSPACE)
-        self._start("dagster_webserver", "-w", _WORKSPACE, "-h", "127.0.0.1", "-p", str(self.port))
-        try:
-            if not wait_for(self._answers, _PATIENCE_S):
-                raise RuntimeError("the webserver does not answer")
-            yield
-        finally:
-            for process in self.processes:
-                _end(process)
-
     def _start_runs(self) -> None:
         for day in self.days("commands"):
-            self._start("importer_dagster.cli", "backfill", "--from", str(day), "--to", str(day))
+            self.project.backfill(day)
         for day in self.days("job_backfills"):
-            more = ["--partitions", str(day), "--noprompt"]
-            self._start("dagster", "job", "backfill", "-w", _WORKSPACE, "-j", JOB, *more)
+            self.project.job_backfill(day)
         for day in self.days("ui"):
-            self._launch_as_the_ui(day)
-
-    def _launch_as_the_ui(self, day: date) -> None:
-        selector = {
-            "repositoryLocationName": "importer_dagster",
-            "repositoryName": "__repository__",
-            "jobName": JOB,
-        }
-        params = {
-            "selector": selector,
-            "runConfigData": {},
-            "mode": "default",
-            "executionMetadata": {
-                "tags": [{"key": PARTITION, "value": str(day)}, {"key": "from", "value": "ui"}]
-            },
-        }
-        answer = self._graphql(_LAUNCH, {"params": params})["launchRun"]
-        if answer["__typename"] != "LaunchRunSuccess":
-            raise RuntimeError(f"The webserver launched no run: {answer}")
-
-    def _graphql(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/graphql",
-            json.dumps({"query": query, "variables": variables}).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
-            answer = json.load(response)
-        if "errors" in answer:
-            raise RuntimeError(f"GraphQL: {answer['errors']}")
-        data: dict[str, Any] = answer["data"]
-        return data
-
-    def _answers(self) -> bool:
-        try:
-            address = f"http://127.0.0.1:{self.port}/server_info"
-            with urllib.request.urlopen(address, timeout=5) as response:
-                return bool(response.status == 200)
-        except OSError:
-            return False
+            self.project.launch_as_the_ui(day)
 
     def _person(self, number: int) -> subprocess.Popen[bytes]:
         """Somebody who loads a file by hand that the schedule loads as well."""
         name = list(_TYPES)[number % len(_TYPES)]
-        file = self.inbox / str(self.days("scheduled")[0]) / TENANTS[0] / f"{name}.csv"
-        return self._start("importer_dagster.cli", "load", name, str(file))
+        return self.project.load(name, f"{self.days('scheduled')[0]}/{TENANTS[0]}/{name}.csv")
 
     # --- what there is ---
-
-    def _runs(self) -> list[tuple[str, int]]:
-        return self.server.query("dagster", "SELECT status, count(*) FROM runs GROUP BY 1 ORDER BY 1")
 
     def _queued(self) -> int:
         return int(self.server.query("dagster", "SELECT count(*) FROM runs WHERE status = 'QUEUED'")[0][0])
 
-    def _under_way(self) -> int:
-        return int(self.server.query("dagster", _UNDER_WAY)[0][0])
-
     def _ended(self) -> bool:
-        return self._under_way() == 0
-
-    def _tickets(self) -> int:
-        rows = self.server.query(
-            "warehouse", "SELECT count(*) FROM importer.waiting WHERE due > clock_timestamp()"
-        )
-        return int(rows[0][0])
+        return self.project.under_way() == 0
 
     def _pending(self) -> int:
         query = "SELECT count(*) FROM pending_steps WHERE assigned_timestamp IS NULL"
@@ -313,7 +172,7 @@ class Flood:
         runs, steps = self._waiting_processes()
         found = Waiting(self._queued(), len(runs), len(steps), self._pending())
         before = {p: _cpu(p) for p in (*runs, *steps)}
-        with sampling(self.url) as found.seen:
+        with sampling(self.project.url) as found.seen:
             time.sleep(self.size.held_s)
         share = {p: (_cpu(p) - cpu) / self.size.held_s for p, cpu in before.items()}
         found.run_cpu = max((share[p] for p in runs), default=0)
@@ -322,7 +181,7 @@ class Flood:
 
     def _waiting_processes(self) -> tuple[list[psutil.Process], list[psutil.Process]]:
         """The processes of runs, and those of their steps."""
-        below = [p for main in self.processes if main.poll() is None for p in _tree(main.pid)]
+        below = [p for main in self.project.processes if main.poll() is None for p in tree(main.pid)]
         words = {p: _words(p) for p in below}
         # the daemon's launcher has runs in children of the code server, of the same name
         code_servers = {p.pid for p in below if "api grpc" in words[p]}
@@ -340,7 +199,7 @@ class Flood:
     def _judge(self, verdict: Verdict) -> None:
         with self.server.connect("warehouse") as conn:
             verdict.statements = guard.checked(conn)
-        verdict.runs = self._kinds()
+        verdict.runs = self.project.origins()
         for kind, least in (("schedule", self.size.scheduled), ("UI", self.size.ui),
                             ("job backfill", self.size.job_backfills), ("command", self.size.commands)):  # fmt: skip
             if verdict.runs.get(kind, 0) < least:
@@ -349,26 +208,18 @@ class Flood:
         verdict.faults += [f"run {run} ended as {status}" for run, status in bad]
         verdict.faults += [*verdict.seen.faults, *verdict.waiting.seen.faults]
         for what, most in (("writers", verdict.seen.writers), ("slots", verdict.seen.slots),
+                           ("connections at rest without a slot", verdict.seen.resting),
+                           ("seats of those who wait", max(verdict.seen.seats, verdict.waiting.seen.seats)),
+                           ("connections of the waiting at rest", verdict.waiting.seen.resting),
                            ("connections that stay without a slot", verdict.seen.staying),
                            ("connections of the waiting that stay", verdict.waiting.seen.staying)):  # fmt: skip
             if most > self.cap:
                 verdict.faults.append(f"{most} {what}, the cap is {self.cap}")
-        deadlocks = self.server.query(
-            "warehouse", "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
-        )[0][0]
-        if deadlocks:
+        if deadlocks := self.project.deadlocks():
             verdict.faults.append(f"{deadlocks} deadlocks")
         verdict.rows_in, verdict.rows_out = self._rows_in(), self._rows_out(verdict)
         if verdict.rows_in != verdict.rows_out:
             verdict.faults.append(f"{verdict.rows_in} rows in, {verdict.rows_out} rows out")
-
-    def _kinds(self) -> dict[str, int]:
-        tags: dict[str, set[str]] = {}
-        for run, key in self.server.query("dagster", "SELECT run_id, key FROM run_tags"):
-            tags.setdefault(run, set()).add(key)
-        runs = [r for (r,) in self.server.query("dagster", "SELECT run_id FROM runs")]
-        kinds = [_kind(tags.get(run, set())) for run in runs]
-        return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
 
     def _rows_in(self) -> int:
         """As Python's csv module reads the files."""
@@ -396,52 +247,6 @@ class Flood:
         verdict.faults += [f"{status}: {reason}" for status, reason in other]
         return int(tables)
 
-    # --- processes ---
-
-    def _start(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
-        log = (self.server.folder / f"{len(self.processes)}-{module}.log").open("wb")
-        with log:
-            process = subprocess.Popen(  # noqa: S603 - our own arguments
-                [sys.executable, "-m", module, *arguments],
-                env=self.environment,
-                cwd=self.server.folder,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self.processes.append(process)
-        return process
-
-    def _run(self, module: str) -> None:
-        process = self._start(module)
-        if process.wait(_PATIENCE_S):
-            raise RuntimeError((self.server.folder / f"0-{module}.log").read_text()[-2000:])
-
-
-def _kind(tags: set[str]) -> str:
-    """Where a run comes from."""
-    for tag, kind in (
-        ("dagster/schedule_name", "schedule"),
-        ("from", "UI"),
-        ("dagster/backfill", "job backfill"),
-    ):
-        if tag in tags:
-            return kind
-    return "sensor" if "dagster/sensor_name" in tags else "command"
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def _tree(pid: int) -> list[psutil.Process]:
-    with suppress(psutil.Error):
-        process = psutil.Process(pid)
-        return [process, *process.children(recursive=True)]
-    return []
-
 
 def _words(process: psutil.Process) -> str:
     with suppress(psutil.Error):
@@ -456,18 +261,6 @@ def _cpu(process: psutil.Process) -> float:
     return 0.0
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask, wait, insist; with all that it has started."""
-    tree = _tree(process.pid)
-    if process.poll() is None:
-        process.terminate()
-    psutil.wait_procs(tree, timeout=20)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(20)
-
-
 def flood(cap: int, size: Size) -> Verdict:
     """One flood, on a server of its own."""
     with own_server() as server:
@@ -477,8 +270,8 @@ def flood(cap: int, size: Size) -> Verdict:
 def report(verdicts: Sequence[Verdict]) -> str:
     """A table in Markdown."""
     lines = [
-        "| N | runs | writers, most | slots, most | without a slot: at an instant, longer than a second "
-        "| while all wait: queued runs, run processes, step processes; steps as rows; connections "
+        "| N | runs | writers, most | slots, most | without a slot: at an instant, at rest, longer than a second "
+        "| while all wait: queued runs, run processes, step processes; steps as rows; connections at an instant, at rest "
         "| CPU of a waiting run, step | seconds | writing statements checked | rows in = out |",
         "|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
@@ -486,8 +279,8 @@ def report(verdicts: Sequence[Verdict]) -> str:
         runs = ", ".join(f"{n} {kind}" for kind, n in v.runs.items())
         w = v.waiting
         lines.append(
-            f"| {v.cap} | {runs} | {v.seen.writers} | {v.seen.slots} | {v.seen.without_slot}, {v.seen.staying} "
-            f"| {w.queued}, {w.runs}, {w.steps}; {w.pending}; {w.seen.staying} | {w.run_cpu:.1%}, {w.step_cpu:.1%} "
+            f"| {v.cap} | {runs} | {v.seen.writers} | {v.seen.slots} | {v.seen.without_slot}, {v.seen.resting}, {v.seen.staying} "
+            f"| {w.queued}, {w.runs}, {w.steps}; {w.pending}; {w.seen.without_slot}, {w.seen.resting} | {w.run_cpu:.1%}, {w.step_cpu:.1%} "
             f"| {v.seconds:.0f} | {v.statements} | {v.rows_in:,} {'=' if v.rows_in == v.rows_out else '≠'} {v.rows_out:,} |"
         )
     return "\n".join(lines)
