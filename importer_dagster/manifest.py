@@ -1,7 +1,8 @@
 """What the supplier's manifest says of a file: how many records and bytes, and its checksum.
 
-A manifest is a list of checksums as ``sha256sum`` or ``md5sum`` write it, or a
-CSV with a row for each file; it lies beside the file it is about.
+A manifest is a list of checksums as ``sha256sum`` or ``md5sum`` write it, a
+CSV with a row for each file, or JSON with an object for each; it lies beside the
+file it is about.
 
 What does not belong here: waiting for it (``completeness.py``), totals inside of
 the file (``totals.py``).
@@ -11,9 +12,11 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from importer_dagster.completeness import marker_of
 from importer_dagster.errors import RefusedError
@@ -80,9 +83,11 @@ def read_claims(delivery: Delivery, rule: Manifest | None) -> Claims | None:
     url = url_of(delivery, rule.path)
     shown = redact(url)
     text = _text(url, shown, delivery.inbox)
-    found = _from_sums(text, shown, delivery) if rule.file_format == "sums" else None
-    if rule.file_format == "csv":
-        found = _from_csv(text, shown, delivery, rule)
+    if rule.file_format == "sums":
+        found = _from_sums(text, shown, delivery)
+    else:
+        rows = _json_rows(text, shown) if rule.file_format == "json" else _csv_rows(text, rule)
+        found = _from_rows(rows, shown, delivery, rule)
     if found is None:
         raise RefusedError(
             f"The manifest {shown} does not name {delivery.path.rpartition('/')[2]!r}. {_REMEDY}",
@@ -136,8 +141,40 @@ def _from_sums(text: str, shown: str, delivery: Delivery) -> Claims | None:
     return None
 
 
-def _from_csv(text: str, shown: str, delivery: Delivery, rule: Manifest) -> Claims | None:
-    rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=rule.delimiter))
+_Row = Mapping[str | None, Any]
+
+
+def _csv_rows(text: str, rule: Manifest) -> list[_Row]:
+    return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=rule.delimiter))
+
+
+def _json_rows(text: str, shown: str) -> list[_Row]:
+    """The objects of a list, or of the list in an object; an object without a list is the only one.
+
+    Numbers stay as they are written, so that 10.0 is no number of records.
+    """
+    try:
+        found = json.loads(text, parse_int=str, parse_float=str)
+    except (ValueError, RecursionError) as error:
+        raise RefusedError(
+            f"The manifest {shown} is no JSON: {error}. {_REMEDY}", rule="manifest.read"
+        ) from None
+    if isinstance(found, dict):
+        found = next((value for value in found.values() if _is_rows(value)), [found])
+    if not _is_rows(found):
+        raise RefusedError(
+            f"The manifest {shown} has no object for each file (complete.manifest.format: json). {_REMEDY}",
+            rule="manifest.read",
+        )
+    rows: list[_Row] = found
+    return rows
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+
+
+def _from_rows(rows: Sequence[_Row], shown: str, delivery: Delivery, rule: Manifest) -> Claims | None:
     for row in rows:
         name = None if rule.file is None else _value(row, rule.file, shown)
         if (name is None and len(rows) == 1) or (name is not None and _is_named(name, delivery.path)):
@@ -150,7 +187,7 @@ def _from_csv(text: str, shown: str, delivery: Delivery, rule: Manifest) -> Clai
     return None
 
 
-def _value(row: Mapping[str | None, str | None], column: str, shown: str) -> str:
+def _value(row: _Row, column: str, shown: str) -> str:
     if row.get(column) is None:
         raise RefusedError(
             f"The manifest {shown} has no column {column!r}, only {', '.join(_names(row))}. {_REMEDY}",
@@ -159,11 +196,11 @@ def _value(row: Mapping[str | None, str | None], column: str, shown: str) -> str
     return str(row[column]).strip()
 
 
-def _names(row: Mapping[str | None, str | None]) -> Iterator[str]:
+def _names(row: _Row) -> Iterator[str]:
     return (repr(name) for name in row if name is not None)
 
 
-def _number(row: Mapping[str | None, str | None], column: str | None, shown: str) -> int | None:
+def _number(row: _Row, column: str | None, shown: str) -> int | None:
     if column is None:
         return None
     text = _value(row, column, shown)

@@ -87,21 +87,23 @@ class Manifest(Model):
         description="The manifest: a name such as SHA256SUMS in the same folder, or with {path}, such as "
         '"{path}.md5", one for each file.',
     )
-    file_format: Literal["sums", "csv"] = Field(
+    file_format: Literal["sums", "csv", "json"] = Field(
         "sums",
         alias="format",
         description="sums: lines of a checksum and a name, as sha256sum and md5sum write them, or one checksum "
-        "alone. csv: a CSV in UTF-8 with a header and a row for each file.",
+        "alone. csv: a CSV in UTF-8 with a header and a row for each file. json: an object for each file, in a "
+        "list, or in a list that is a value of one object.",
     )
     delimiter: str = Field(",", min_length=1, max_length=1, description="Of a CSV: between two values.")
     file: str | None = Field(
-        None, description="Of a CSV: the column with the file's name, with or without folders."
+        None,
+        description="The column of a CSV, or the key in JSON, that has the file's name, with or without folders.",
     )
-    rows: str | None = Field(None, description="Of a CSV: the column with the number of records.")
-    bytes: str | None = Field(None, description="Of a CSV: the column with the size in bytes.")
+    rows: str | None = Field(None, description="The column or key with the number of records.")
+    bytes: str | None = Field(None, description="The column or key with the size in bytes.")
     checksum: str | None = Field(
         None,
-        description="Of a CSV: the column with the checksum (md5, sha1, sha256 or sha512, as hex digits).",
+        description="The column or key with the checksum (md5, sha1, sha256 or sha512, as hex digits).",
     )
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
@@ -113,7 +115,9 @@ class Manifest(Model):
         columns = (self.file, self.rows, self.bytes, self.checksum)
         if self.file_format == "sums":
             if any(columns):
-                raise ValueError("complete.manifest: file, rows, bytes and checksum are for format: csv")
+                raise ValueError(
+                    "complete.manifest: file, rows, bytes and checksum are for format: csv and json"
+                )
             return self
         if not any(columns[1:]):
             raise ValueError("complete.manifest: name at least one of the columns rows, bytes, checksum")

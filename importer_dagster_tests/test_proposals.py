@@ -168,6 +168,33 @@ def test_an_added_column_becomes_a_field_from_its_day_on(shop: Shop, query: Quer
     ) == [(Decimal("7.125"),)]
 
 
+def test_an_acceptance_that_was_cut_off_is_finished_by_the_same_command(
+    shop: Shop, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = [[*record(n), f"{n}.125"] for n in range(60)]
+    shop.load(0, HEADER)
+    shop.load(1, [*HEADER, "weight"], more)
+
+    def cut_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("importer_dagster.cli.drift._move", cut_off)
+        assert CliRunner().invoke(main, ["drift", "accept", "orders"]).exit_code == 1
+    assert "name: weight" in shop.file.read_text() and shop.changes() == {}
+    shop.load(2, [*HEADER, "weight"], more)  # the column is there, the values of the day before are not
+    filled = "SELECT count(weight) FROM orders WHERE _business_date = '2024-01-02'"
+    assert query(filled) == [(0,)]
+    dry = CliRunner().invoke(main, ["drift", "accept", "orders", "--dry-run"])
+    assert (dry.exit_code, query(filled)) == (2, [(0,)])
+    assert (
+        "60 values of earlier deliveries moved" in shop.run("accept", "orders", "--column", "weight").output
+    )
+    assert query(filled) == [(60,)]
+    assert query("SELECT count(*) FROM orders WHERE _extra IS NOT NULL") == [(0,)]
+    assert CliRunner().invoke(main, ["drift", "accept", "orders"]).exit_code == 2  # nothing is left to do
+
+
 def test_a_column_that_is_lost_comes_back(shop: Shop, query: Query) -> None:
     without = [r[:4] for r in map(record, range(60))]
     shop.load(0, HEADER)

@@ -201,6 +201,36 @@ def test_a_csv_for_one_file_needs_no_name_and_may_look_like_a_delivery(inbox: In
     assert "has no column 'sum', only 'records'" in str(load(inbox, spec).reason)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[{"file": "more.csv", "rows": 1}, {"file": "%(name)s", "rows": 2, "md5": "%(md5)s"}]', None),
+        ('{"date": "2024-01-01", "files": [{"file": "./%(name)s", "rows": "2", "md5": "%(md5)s"}]}', None),
+        ('{"file": "%(name)s", "rows": 2, "md5": "%(md5)s", "more": {}}', None),
+        ('[{"file": "%(name)s", "rows": 3, "md5": "%(md5)s"}]', "says 3 rows; the file has 2 records"),
+        (
+            '[{"file": "%(name)s", "rows": 2, "md5": "00000000000000000000000000000000"}]',
+            "that of the file is",
+        ),
+        ('[{"file": "%(name)s", "rows": 2.0, "md5": "%(md5)s"}]', "has '2.0' in its column 'rows'"),
+        ('[{"file": "%(name)s", "rows": null, "md5": "%(md5)s"}]', "has no column 'rows'"),
+        ('[{"name": "%(name)s", "rows": 2}]', "has no column 'file', only 'name', 'rows'"),
+        ('[{"file": "other.csv", "rows": 2}]', "does not name 'things.csv'"),
+        ('{"files": {"%(name)s": 2}}', "has no column 'file', only 'files'"),
+        ("[1, 2]", "has no object for each file"),
+        ("2", "has no object for each file"),
+        ('[{"file": "%(name)s"', "is no JSON: "),
+        ("[" * 100_000, "is no JSON: "),
+    ],
+)
+def test_a_manifest_in_json(inbox: Inbox, text: str, words: str | None) -> None:
+    spec = with_manifest(path="manifest.json", format="json", file="file", rows="rows", checksum="md5")
+    deliver(inbox, text % {"name": NAME, "md5": hexdigest("md5")}, "manifest.json")
+    result = load(inbox, spec)
+    assert result.status == ("loaded" if words is None else "refused"), result.reason
+    assert words is None or words in str(result.reason)
+
+
 def test_another_manifest_makes_it_another_delivery(inbox: Inbox, query: Query) -> None:
     spec = with_manifest(path="SUMS")
     deliver(inbox, f"{hexdigest('md5', 'wrong')}  {NAME}\n", "SUMS")
@@ -236,6 +266,7 @@ def test_a_manifest_that_is_missing_damaged_or_leads_out(inbox: Inbox, tmp_path:
         ({"path": "SUMS", "rows": "n"}, "are for format: csv"),
         ({"path": "M", "format": "csv", "file": "f"}, "at least one of the columns"),
         ({"path": "M", "format": "csv", "rows": "n"}, "name the column file"),
+        ({"path": "M", "format": "json", "file": "f"}, "at least one of the columns"),
     ],
 )
 def test_a_manifest_that_makes_no_sense(manifest: dict[str, Any], words: str) -> None:

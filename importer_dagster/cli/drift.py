@@ -78,12 +78,18 @@ def accept(type_name: str, columns: tuple[str, ...], dry_run: bool) -> None:
     """Write what `importer drift TYPE` proposes into the spec of TYPE; comments and layout stay.
 
     Values of earlier deliveries that were kept under the names accepted (in _extra, or in a column that
-    the table gained) are moved into the fields' columns.
+    the table gained) are moved into the fields' columns. Cut off before that was done, the same
+    command does it.
     """
     settings = Settings.from_env()
     specs = specs_of(settings)
     changes = _changes_of(settings, [specs[type_name]])[type_name]
-    chosen = _chosen(type_name, changes, columns)
+    try:
+        chosen = _chosen(type_name, changes, columns)
+    except UsageError:
+        if dry_run or not _move_what_is_left(settings, specs[type_name], columns):
+            raise
+        return
     file = _file_of(specs, type_name)
     old = file.read_text(encoding="utf-8")
     new = _edited(old, chosen, file)
@@ -180,8 +186,19 @@ def _write(file: Path, text: str) -> None:
     part.replace(file)
 
 
-def _move(settings: Settings, spec: TableSpec, columns: Sequence[str]) -> None:
-    """Bring values that were rescued into the fields that they have by now."""
+def _move_what_is_left(settings: Settings, spec: TableSpec, columns: Sequence[str]) -> int:
+    """Rows whose values an acceptance would have moved that wrote the spec and was cut off then."""
+    from importer_dagster import ledger
+
+    with warehouse_of(settings) as warehouse, warehouse.connect() as conn:
+        if not ledger.deliveries_with_drift(conn, spec.name):
+            return 0
+    fields = [f for f in spec.fields if not columns or {f.name, f.column, *f.names} & set(columns)]
+    return _move(settings, spec, [f.name for f in fields])
+
+
+def _move(settings: Settings, spec: TableSpec, columns: Sequence[str]) -> int:
+    """Bring values that were rescued into the fields that they have by now; in how many rows."""
     from importer_dagster.source import names_tenants
     from importer_dagster.tables import Target, move_rescued
 
@@ -195,6 +212,7 @@ def _move(settings: Settings, spec: TableSpec, columns: Sequence[str]) -> None:
         console.print(
             f"{len(stay):,} different values stay where they are, such as: {plain(stay[0])}", soft_wrap=True
         )
+    return moved
 
 
 # --- showing ----------------------------------------------------------------------------------
