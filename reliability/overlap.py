@@ -35,7 +35,7 @@ AT_ONCE = 3  # contests between two ticks of the schedule
 TENANT = "acme"
 ROWS = 5_000
 _TYPES = {"overlap_append": "append", "overlap_merge": "merge", "overlap_scd2": "scd2"}
-_IN_LINE_S = 40.0  # for all to be in line, while nobody can write
+_IN_LINE_S = 150.0  # for all to be in line, while nobody can write
 _DAYS = 100  # that the schedule looks back to
 
 
