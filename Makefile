@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo dev test lint audit fix bench flood fuzz crash soak clean help
+.PHONY: demo dev test lint audit fix bench flood overlap fuzz crash soak clean help
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,9 @@ flood: $(VENV)/.ready  ## ten runs at once from schedule, UI and commands: how m
 	$(BIN)/python -m reliability.flood
 	$(BIN)/python -m reliability.flood --caps 3 --same-days
 	$(BIN)/python -m importer_dagster_tests.flood
+
+overlap: $(VENV)/.ready  ## schedule, backfill, UI and a person import the same file at the same time, 36 times
+	$(BIN)/python -m reliability.overlap
 
 MINUTES ?= 5
 fuzz: $(VENV)/.ready  ## feed hostile files to the reader; MINUTES=60 for an hour

@@ -33,9 +33,10 @@ from reliability.server import OwnServer, own_server
 CAP = 8  # as many steps may be in line at once
 AT_ONCE = 3  # contests between two ticks of the schedule
 TENANT = "acme"
-ROWS = 5_000
+ROWS = 50_000
 _TYPES = {"overlap_append": "append", "overlap_merge": "merge", "overlap_scd2": "scd2"}
 _IN_LINE_S = 150.0  # for all to be in line, while nobody can write
+_STARTED_S = 120.0
 _DAYS = 100  # that the schedule looks back to
 
 
@@ -131,11 +132,19 @@ class Overlap:
             self.project.job_backfill(c.day) if c.number % 2 else self.project.backfill(c.day, c.type)
             for c in contests
         ]
-        people = {c: self.project.load(c.type, c.path, "--date", str(c.day), "--tenant", TENANT, "--json")
-                  for c in contests}  # fmt: skip
         for c in contests:
             self.project.launch_as_the_ui(c.day, [c.type])
+        # a run takes seconds to start, a command does not: so people come when all runs have started
+        wait_for(lambda: self._starting() == 0, _STARTED_S)
+        people = {c: self.project.load(c.type, c.path, "--date", str(c.day), "--tenant", TENANT, "--json")
+                  for c in contests}  # fmt: skip
         return commands, people
+
+    def _starting(self) -> int:
+        rows = self.server.query(
+            "dagster", "SELECT count(*) FROM runs WHERE status IN ('QUEUED', 'NOT_STARTED', 'STARTING')"
+        )
+        return int(rows[0][0])
 
     @contextmanager
     def _slots(self, *, held: bool) -> Iterator[None]:
