@@ -158,6 +158,7 @@ class Turn:
         and the two cannot deadlock.
         """
         if self.ticket is None and self._take_at_once(conn):
+            self._give_seat_back(conn)
             return None
         place = self._place(conn)
         if self.trace and not place.first and not place.counts:  # only who must wait gets a ticket
@@ -265,11 +266,14 @@ class Turn:
             self.seat = try_seat(conn, place.cap)
         return self.seat is not None and self.seat < place.cap
 
-    def _served(self, conn: psycopg.Connection) -> None:
-        self.leave(conn)
+    def _give_seat_back(self, conn: psycopg.Connection) -> None:
         if self.seat is not None:
             unlock(conn, SEAT_LOCKS, self.seat)
             self.stand()
+
+    def _served(self, conn: psycopg.Connection) -> None:
+        self.leave(conn)
+        self._give_seat_back(conn)
         if not self.trace:
             return
         conn.execute(
