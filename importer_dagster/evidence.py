@@ -4,7 +4,7 @@ A text's *shape* is the text with each run of letters as ``a``, each digit as
 ``9`` and a leading zero as ``z``: ``-0.50`` is ``-z.99``. Numbers, dates and codes have
 few shapes, so their counts tell how values are written without keeping them.
 
-What does not belong here: what follows from it (``kinds.py``, ``infer.py``).
+What does not belong here: what follows from it (``kinds.py``, ``choosing.py``).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What a column's values may be read as: candidates made from their shapes.
 
-A candidate is only a proposal; ``infer.py`` tries each with the importer's own
+A candidate is only a proposal; ``choosing.py`` tries each with the importer's own
 parser on every value before it believes it.
 
-What does not belong here: collecting shapes (``evidence.py``), choosing (``infer.py``).
+What does not belong here: collecting shapes (``evidence.py``), choosing (``choosing.py``).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A spec written as YAML, with a reason behind each choice.
 
-What does not belong here: reading YAML (``spec.py``), making choices (``infer.py``).
+What does not belong here: reading YAML (``spec.py``), making choices (``choosing.py``).
 """
 
 from __future__ import annotations

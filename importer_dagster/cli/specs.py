@@ -1,6 +1,6 @@
 """Commands about specs: ``infer`` writes them, ``schema`` gives them out in other forms.
 
-What does not belong here: making choices (``infer.py``), other forms of a spec
+What does not belong here: making choices (``choosing.py``), other forms of a spec
 (``exchange.py``, ``docs_spec.py``).
 """
 
@@ -103,7 +103,7 @@ def infer(
 
 def _plan(files: Sequence[str], name: str | None) -> dict[str, _Proposal | list[str]]:
     """By type: the spec that a descriptor gives at once, or the files to infer it from. Two of one name are refused."""
-    from importer_dagster.infer import name_type
+    from importer_dagster.grouping import name_type
 
     descriptors = [f for f in files if f.lower().endswith(".json")]
     found: list[tuple[str, str, _Proposal | list[str]]] = [
@@ -166,7 +166,7 @@ def _from_descriptor(file: str, name: str | None) -> Mapping[str, str]:
 
 
 def _groups(files: Sequence[str], name: str | None) -> list[list[str]]:
-    from importer_dagster.infer import called_alike, group_files
+    from importer_dagster.grouping import called_alike, group_files
 
     if name:
         return [list(files)]
