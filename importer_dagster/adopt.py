@@ -31,11 +31,17 @@ _OLD = sql.Identifier("_importer_old")
 
 
 def convert(
-    conn: psycopg.Connection, table: sql.Identifier, spec: TableSpec, own: FieldSpec, type_: str
+    conn: psycopg.Connection,
+    table: sql.Identifier,
+    spec: TableSpec,
+    own: FieldSpec,
+    type_: str,
+    *,
+    hashed: bool,
 ) -> None:
     """Make a gained column the field's: of its type, read as the field declares.
 
-    Raises WarehouseError if a value cannot be read so; nothing is changed then
+    ``hashed`` says whether the table has hashes, which are forgotten. Raises WarehouseError if a value cannot be read so; nothing is changed then
     if the caller rolls back.
     """
     names = {
@@ -44,6 +50,7 @@ def convert(
         "old": _OLD,
         "type": sql.SQL(type_),
         "texts": _TEXTS,
+        "forget": _forget(hashed),
     }
     query = sql.SQL("SELECT DISTINCT {c}::text FROM {t} WHERE {c} IS NOT NULL").format(**names)
     bad = _read(conn, query, spec, own, type_)
@@ -56,11 +63,16 @@ def convert(
     for statement in (
         "ALTER TABLE {t} RENAME COLUMN {c} TO {old}",
         "ALTER TABLE {t} ADD COLUMN {c} {type}",
-        "UPDATE {t} SET {c} = x.{c} FROM {texts} x WHERE {t}.{old}::text = x._text",
+        "UPDATE {t} SET {c} = x.{c}{forget} FROM {texts} x WHERE {t}.{old}::text = x._text",
         "ALTER TABLE {t} DROP COLUMN {old}",
         "DROP TABLE {texts}",
     ):
         conn.execute(sql.SQL(statement).format(**names))
+
+
+def _forget(hashed: bool) -> sql.Composable:
+    """The row is not what it was when it was hashed."""
+    return sql.SQL(", _hash = NULL" if hashed else "")
 
 
 def fill(
@@ -139,6 +151,7 @@ def _move(
         "texts": _TEXTS,
         "text": source.text,
         "taken": source.taken,
+        "forget": _forget(spec.write_disposition in ("merge", "scd2")),
     }
     where = sql.SQL(
         "{there} AND t.{c} IS NULL AND t._business_date >= {start} AND t._business_date < {end}"
@@ -148,8 +161,8 @@ def _move(
     bad = _read(conn, query, spec, own, type_)
     moved = 0
     for statement in (
-        "UPDATE {t} t SET {c} = x.{c}, {taken} FROM {texts} x WHERE x._text = {text} AND {where}",
-        "UPDATE {t} t SET {taken} WHERE {text} IS NULL AND {where}",
+        "UPDATE {t} t SET {c} = x.{c}, {taken}{forget} FROM {texts} x WHERE x._text = {text} AND {where}",
+        "UPDATE {t} t SET {taken}{forget} WHERE {text} IS NULL AND {where}",
     ):
         moved += conn.execute(sql.SQL(statement).format(**names)).rowcount
     conn.execute(sql.SQL("DROP TABLE {texts}").format(**names))

@@ -19,7 +19,7 @@ from importer_dagster.tables import Name, Target, run_statement
 
 EXAMPLES = 3  # of each kind
 
-_TRACE = ["_load_id", "_row", "_business_date"]
+_TRACE = ["_load_id", "_row", "_business_date", "_hash"]
 
 
 @dataclass(frozen=True)

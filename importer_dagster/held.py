@@ -206,6 +206,7 @@ def _restage(conn: psycopg.Connection, target: Target, row: dict[str, Any]) -> i
         SELECT h.attname, format_type(s.atttypid, s.atttypmod)
         FROM pg_attribute h JOIN pg_attribute s USING (attname)
         WHERE h.attrelid = to_regclass(%s) AND s.attrelid = 'importer_stage'::regclass
+          AND h.attname <> '_hash'  -- of what the columns were when the file came
           AND h.attnum > 0 AND s.attnum > 0 AND NOT h.attisdropped AND NOT s.attisdropped
         """,
         (table_of(row["type"], row["load_id"]).as_string(conn),),

@@ -48,6 +48,7 @@ from importer_dagster.reject_tables import REJECT_SCHEMA
 from importer_dagster.rejects import Rejected, Rejects, first_reasons, from_table, located, repeated
 from importer_dagster.retype import TypeWatch
 from importer_dagster.settled import Answer, Before, Content, Unread, with_remedy
+from importer_dagster.sieve import Sieve
 from importer_dagster.spec import TableSpec
 from importer_dagster.stages import ahead, at_once
 from importer_dagster.tables import Target, create_tables, ensure_tables
@@ -55,7 +56,7 @@ from importer_dagster.totals import Totals
 from importer_dagster.validate import Validator
 from importer_dagster.versions import declarations
 from importer_dagster.warehouse import Warehouse, refusal_of
-from importer_dagster.writer import Counts, Publisher, RowStream, Trace
+from importer_dagster.writer import Counts, Publisher, Rising, RowStream, Trace
 
 log = logging.getLogger(__name__)
 
@@ -249,11 +250,13 @@ class _Import:
                 self.warnings = reader.warnings
                 self._map(conn, reader.header, reader.header_line)
                 publisher = self._publisher(conn, load_id, prior)
-                staged = self._needs_stage(conn, prior)
+                newest = self._newest(conn, prior)
+                staged = self._needs_stage(newest, prior)
                 table = publisher.create_stage() if staged else self.target.live
                 if self.extras.grows:
                     evolve.prepare_stage(conn, list(self.extras.grows.values()), self.target.gained)
-                stream = self._copy_rows(conn, load_id, table, reader)
+                sifting = publisher if staged and self._may_sift(publisher, newest) else None
+                stream = self._copy_rows(conn, load_id, table, reader, sifting)
             self._judge_types()
             self.findings = gate.repeats(conn, self.spec)
             if staged:
@@ -261,9 +264,9 @@ class _Import:
         self._check_limit()
         self._grow(conn, publisher)
         if self._is_to_be_held(conn, prior):
+            assert not publisher.noted, "of a file that may be held, no row may stay out of the stage"
             return self._hold(conn, load_id, prior)
         if staged:
-            newest = self._newest(conn, prior)
             self._check_place(conn, newest, prior)
             counts = publisher.publish(newest)
         else:
@@ -345,7 +348,8 @@ class _Import:
         )
 
     def _newest(self, conn: psycopg.Connection, prior: ledger.Standing | None) -> tuple[date, str] | None:
-        if not self.has_ledger:
+        """As :meth:`Publisher.publish` wants it; nobody else loads the type and tenant meanwhile."""
+        if not self.has_ledger or self.spec.write_disposition == "append":
             return None
         besides = prior.load_id if prior else None
         return ledger.newest_rank(conn, self.delivery.type, self.delivery.tenant, besides=besides)
@@ -368,7 +372,7 @@ class _Import:
                 rule="retention",
             )
 
-    def _needs_stage(self, conn: psycopg.Connection, prior: ledger.Standing | None) -> bool:
+    def _needs_stage(self, newest: tuple[date, str] | None, prior: ledger.Standing | None) -> bool:
         """Whether rows must be looked at as a whole before they may stand in the table.
 
         The first delivery of a keyed type (and tenant) meets no other rows. Its
@@ -380,7 +384,7 @@ class _Import:
         rules = [rule for rule, _ in self._unique_columns()]
         if self.target.is_keyed:
             known = self.has_duplicates or rules != ["primaryKey"] or prior is not None
-            return known or self._newest(conn, prior) is not None
+            return known or newest is not None
         return self.spec.write_disposition != "append" or bool(rules)
 
     def _note_duplicates(self, error: psycopg.Error) -> None:
@@ -395,16 +399,30 @@ class _Import:
         keys = [("primaryKey", self.spec.primary_key)] if self.spec.primary_key else []
         return keys + [("unique", (f.column,)) for f in self.spec.fields if f.constraints.unique]
 
-    def _copy_rows(self, conn: psycopg.Connection, load_id: int, table: Any, reader: Reader) -> RowStream:
+    def _may_sift(self, publisher: Publisher, newest: tuple[date, str] | None) -> bool:
+        """Whether rows that say nothing new may stay out of the stage: nobody but the publisher looks at it."""
+        if not self.target.is_keyed or gate.needs_stage(self.spec) or len(self._unique_columns()) > 1:
+            return False
+        return newest is not None and publisher.is_newest(newest)
+
+    def _copy_rows(
+        self,
+        conn: psycopg.Connection,
+        load_id: int,
+        table: Any,
+        reader: Reader,
+        sifting: Publisher | None,
+    ) -> RowStream:
         reader.select(sorted({*self.mapping.sources.values(), *self.mapping.extras}))
         sources = {name: str(position) for name, position in self.mapping.sources.items()}
         fed = {f.name: sources.get(f.name) for f in self.spec.fields}
         validator = Validator(self.layout.whole, fed, [r.field.name for r in self.extras.rescued])
-        trace = Trace(self.delivery, load_id)
+        trace = Trace(self.delivery, load_id, hashed=self.target.is_keyed)
         self.totals = Totals(self.layout.spec, sources)
-        stream = RowStream(
-            conn, table, self.spec, trace.schema(self.spec, self.extras.names), reader.is_short
-        )
+        self.rising = Rising(self.spec)
+        layout = trace.schema(self.spec, self.extras.names)
+        rows = RowStream(conn, table, self.spec, layout, reader.is_short)
+        stream = Sieve(sifting, rows) if sifting else rows
         beside = (
             at_once if reader.is_short else ahead
         )  # a thread takes as long to start as to read a small file
@@ -428,7 +446,7 @@ class _Import:
         if self.claims is not None:
             self.claims.check(size=reader.size, digest=reader.digest, records=records)
         self.totals.check(reader.trailer, records, self.damaged)
-        return stream
+        return rows
 
     def _one_batch(
         self,
@@ -436,7 +454,7 @@ class _Import:
         load_id: int,
         judged: _Judged,
         trace: Trace,
-        stream: RowStream,
+        stream: RowStream | Sieve,
         validator: Validator,
     ) -> None:
         batch, typed, good, failures, failing = judged
@@ -448,6 +466,7 @@ class _Import:
         self.rejects.add(failing)
         self.read += len(batch.rows) + len(damaged.records) + batch.skipped
         self.skipped += batch.skipped
+        self.rising.add(typed)
         if len(good):
             rows = batch.rows if len(good) == len(batch.rows) else batch.rows.take(pa.array(good))
             more = self.extras.arrays(batch.columns, typed, good, partial(self._unread, validator))
@@ -458,7 +477,7 @@ class _Import:
         if self.progress:
             self.progress(self.read, self.rejects.records)
 
-    def _write_rejects(self, conn: psycopg.Connection, load_id: int, stream: RowStream) -> None:
+    def _write_rejects(self, conn: psycopg.Connection, load_id: int, stream: RowStream | Sieve) -> None:
         stream.pause()
         self._flush_rejects(conn, load_id)
 
@@ -470,6 +489,8 @@ class _Import:
     def _reject_duplicates(self, publisher: Publisher, load_id: int) -> None:
         """Reject later rows of a key. Only where there are any is the file read once more, for their text."""
         for rule, columns in self._unique_columns():
+            if rule == "primaryKey" and self.rising.holds:
+                continue
             if not publisher.take_duplicates(columns):
                 continue
             with open_delivery(self.delivery, self.layout.spec) as reader:

@@ -113,7 +113,8 @@ def sql_table(
     field can be added or dropped without rewriting the table. ``constraints``
     belong to the table that BI reads, and so do the columns of history.
     """
-    keyed = spec.write_disposition in ("merge", "scd2") and constraints
+    is_keyed = spec.write_disposition in ("merge", "scd2")
+    keyed = is_keyed and constraints
     key = {*spec.primary_key, "_tenant"} if keyed else set()
     columns: list[sa.Column[Any]] = [
         sa.Column(f.column, sql_type(f), nullable=f.column not in key, comment=_comment(f))
@@ -133,6 +134,10 @@ def sql_table(
         sa.Column("_load_id", sa.BigInteger(), nullable=False, comment="The load in importer.loads."),
         sa.Column("_row", sa.BigInteger(), nullable=False, comment="The record's number in its file."),
     ]
+    if is_keyed:
+        columns.append(
+            sa.Column("_hash", sa.BigInteger(), comment="Tells what is unchanged (docs/dispositions.md).")
+        )
     history = spec.write_disposition == "scd2" and constraints
     if history:
         columns += _history_columns()

@@ -91,6 +91,11 @@ class Target:
         return (*(f.column for f in self.spec.fields), *self.gained, "_extra")
 
     @cached_property
+    def contents(self) -> tuple[str, ...]:
+        """The same, and what is known of them (keyed types only)."""
+        return (*self.data, "_hash") if self.is_keyed else self.data
+
+    @cached_property
     def trace(self) -> tuple[str, ...]:
         """Columns that say where a row came from."""
         return (*(("_tenant",) if self.has_tenant else ()), "_business_date", "_load_id", "_row")
@@ -124,7 +129,7 @@ class Target:
     @cached_property
     def names(self) -> dict[str, sql.Composable]:
         """Everything that a statement of publish.sql may name."""
-        columns = (*self.data, *self.trace)
+        columns = (*self.contents, *self.trace)
         claim = {"_tenant": "t._tenant", "_business_date": "g.business_date"}
         return {
             "live": self.live,
@@ -135,7 +140,7 @@ class Target:
             "t_columns": column_list(columns, "t"),
             "excluded": column_list(columns, "excluded"),
             "t_data": column_list(self.data, "t"),
-            "g_data": column_list(self.data, "g"),
+            "t_contents": column_list(self.contents, "t"),
             "t_written": self._written("t"),
             "g_written": self._written("g"),
             **self._names_of_repeats(),
@@ -143,6 +148,9 @@ class Target:
             "t_key": column_list(self.key, "t"),
             "g_key": column_list(self.key, "g"),
             "same_key": _equal(self.key),
+            "data_key": column_list(self.spec.primary_key),
+            "t_data_key": column_list(self.spec.primary_key, "t"),
+            "same_data_key": _equal(self.spec.primary_key),
             "current": sql.SQL("t._valid_to IS NULL" if self.has_history else "TRUE"),
             "trace_from_claim": sql.SQL(", ").join(sql.SQL(claim.get(c, f"g.{c}")) for c in self.trace),
             "distinct_on": sql.SQL("DISTINCT ON ({})").format(column_list(self.key, "t"))
@@ -292,7 +300,7 @@ def _adopt(
     adopted = [name for name in _gained_of(conn, schema_name, target.spec.name) if name in fields]
     for name in adopted:
         if have[name] != want[name]:
-            convert(conn, table, target.spec, fields[name], want[name])
+            convert(conn, table, target.spec, fields[name], want[name], hashed="_hash" in have)
         comment = sql.Literal(fields[name].description or fields[name].title)
         conn.execute(sql.SQL("COMMENT ON COLUMN {}.{} IS {}").format(table, sql.Identifier(name), comment))
     return {name: want[name] for name in adopted}

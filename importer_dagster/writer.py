@@ -10,18 +10,22 @@ What does not belong here: making tables (``tables.py``), the ledger
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
 
+import numpy as np
 import psycopg
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 from psycopg import sql
 
 from importer_dagster import schema
 from importer_dagster.model import Delivery, Duplicate
+from importer_dagster.rowhash import row_hashes
 from importer_dagster.spec import TableSpec
 from importer_dagster.tables import Name, Target, column_list, run_statement, statements
 
@@ -31,7 +35,8 @@ from importer_dagster.tables import Name, Target, column_list, run_statement, st
 class Trace:
     """Adds the columns that trace a row to its delivery."""
 
-    def __init__(self, delivery: Delivery, load_id: int) -> None:
+    def __init__(self, delivery: Delivery, load_id: int, *, hashed: bool = False) -> None:
+        self.hashed = hashed
         self.fields: list[tuple[pa.Field, Any]] = []
         if delivery.has_tenant:
             self.fields.append((pa.field("_tenant", pa.string()), delivery.tenant))
@@ -41,14 +46,60 @@ class Trace:
     def schema(self, spec: TableSpec, more: Sequence[str]) -> pa.Schema:
         """The Arrow schema of what ``add`` returns; ``more`` names columns of text."""
         fields = [*schema.arrow_schema(spec), *(pa.field(name, pa.string()) for name in more)]
-        return pa.schema([*fields, *(f for f, _ in self.fields), pa.field("_row", pa.int64())])
+        last = [pa.field(name, pa.int64()) for name in (*self._hash_column, "_row")]
+        return pa.schema([*fields, *(f for f, _ in self.fields), *last])
+
+    @property
+    def _hash_column(self) -> list[str]:
+        return ["_hash"] if self.hashed else []
 
     def add(
         self, typed: pa.RecordBatch, rows: pa.Array, more: Sequence[pa.Array], whole: pa.Schema
     ) -> pa.RecordBatch:
         """``typed`` with ``more`` and the trace columns behind it."""
-        constants = [pa.repeat(pa.scalar(v, f.type), len(rows)) for f, v in self.fields]
-        return pa.RecordBatch.from_arrays([*typed.columns, *more, *constants, rows], names=whole.names)
+        said = pa.RecordBatch.from_arrays(
+            [*typed.columns, *more], names=whole.names[: len(typed.columns) + len(more)]
+        )
+        last = [pa.repeat(pa.scalar(v, f.type), len(rows)) for f, v in self.fields]
+        last += [row_hashes(said)] if self.hashed else []
+        return pa.RecordBatch.from_arrays([*said.columns, *last, rows], names=whole.names)
+
+
+class Rising:
+    """Whether the keys of a file only ever rise: then none of them comes twice, and nobody need look.
+
+    False where that cannot be told; nulls and JSON are not compared.
+    """
+
+    def __init__(self, spec: TableSpec) -> None:
+        self._key = spec.primary_key
+        self._last: pa.RecordBatch | None = None
+        self.holds = all(f.type != "object" for f in spec.fields if f.column in self._key)
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Take in the next rows."""
+        if not self.holds or not len(batch):
+            return
+        keys = batch.select(list(self._key))
+        try:
+            self.holds = _rise(keys) and (self._last is None or _rise(_joined(self._last, keys.slice(0, 1))))
+        except pa.ArrowNotImplementedError:
+            self.holds = False
+        self._last = keys.slice(len(keys) - 1)
+
+
+def _joined(*batches: pa.RecordBatch) -> pa.RecordBatch:
+    return pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
+
+
+def _rise(keys: pa.RecordBatch) -> bool:
+    """Whether each row is greater than the one before, by the first column in which they differ."""
+    rises: pa.Array | None = None
+    for column in reversed(keys.columns):
+        before, after = column.slice(0, len(column) - 1), column.slice(1)
+        less = pc.less(before, after)
+        rises = less if rises is None else pc.or_(less, pc.and_(pc.equal(before, after), rises))
+    return pc.all(rises, skip_nulls=False, min_count=0).as_py() is True
 
 
 # Encoded and sent at a time: while one piece is encoded, the server still works on what the socket
@@ -127,7 +178,18 @@ def statement_timeout(conn: psycopg.Connection, value: str) -> str:
     return str(row[0])
 
 
+@contextmanager
+def _planning(conn: psycopg.Connection, never: Sequence[str]) -> Iterator[None]:
+    """Keep the planner from what it would take for cheap: it has no statistics of rows that are not committed."""
+    names = [f"enable_{what}" for what in never]
+    conn.execute("SELECT set_config(name, 'off', true) FROM unnest(%s::text[]) AS name", (names,))
+    yield
+    conn.execute("SELECT set_config(name, 'on', true) FROM unnest(%s::text[]) AS name", (names,))
+
+
 _STAGE = sql.Identifier("importer_stage")
+_DENSE = 4  # rows between the least and the greatest key of a batch, for each of the batch
+_NEVER = {"range": ["nestloop", "sort"], "key": ["bitmapscan", "sort"]}
 
 
 # --- publishing -------------------------------------------------------------------
@@ -162,6 +224,8 @@ class Publisher:
         self.conn, self.target = conn, target
         self.business_date, self.path, self.prior = business_date, path, prior
         self._keys_found = False
+        self._is_dense = True  # whether the keys of a batch lie close together in the table
+        self.noted = 0  # rows found unchanged before they came to the stage
         self._values: dict[str, Any] = {
             "load": load_id,
             "type": target.spec.name,
@@ -174,13 +238,58 @@ class Publisher:
     def _run(
         self, name: str, values: Mapping[str, Any] | None = None, **names: sql.Composable
     ) -> psycopg.Cursor:
-        known = {**self.target.names, "stage": _STAGE, **names}
+        known = {**self.target.names, "stage": _STAGE, "named": self._named, **names}
         return run_statement(self.conn, "publish", name, {**self._values, **(values or {})}, known)
 
     def create_stage(self) -> sql.Identifier:
         """A temporary table like the type's own; gone with the transaction."""
         self._run("create_stage")
         return _STAGE
+
+    @property
+    def _named(self) -> sql.Composable:
+        """The keys and numbers of all good records: those on the stage, and those noted as unchanged."""
+        if not self.noted:
+            return _STAGE
+        return sql.SQL(
+            "(SELECT {key}, _row FROM importer_stage UNION ALL "
+            "SELECT {key}, _row FROM {said_again} t WHERE {mine} AND t._load_id = %(load)s)"
+        ).format(**self.target.names)
+
+    def create_named(self) -> sql.Identifier:
+        """A temporary table for the keys and hashes of a batch."""
+        self._run("create_named")
+        return sql.Identifier("importer_named")
+
+    def take_unchanged(self, rows: int) -> NDArray[np.int64]:
+        """Note the named rows that say what the table says; the numbers of the others, in order.
+
+        ``rows`` are named. To be used only where the load is the newest (:meth:`is_newest`).
+        """
+        if self._is_dense:
+            self._is_dense, unchanged, new = self._take_by_range(_DENSE * rows)
+        if not self._is_dense:
+            _, unchanged, new = self._take(known=sql.SQL("TRUE"), near=sql.SQL("SELECT"), by="key")
+        self.noted += unchanged
+        self._run("clear_named")
+        return np.sort(np.array(new, np.int64))
+
+    def _take_by_range(self, most: int) -> tuple[bool, int, list[int]]:
+        """All between the least and the greatest key, if that are few: a third of the work of looking each up."""
+        near = sql.SQL(statements("publish")["near_by_range"]).format(
+            **self.target.names, first=Name(self.target.spec.primary_key[0])
+        )
+        known = sql.SQL("(SELECT count(*) < %(most)s FROM near)")
+        return self._take({"most": most}, known=known, near=near, by="range")
+
+    def _take(
+        self, values: Mapping[str, Any] | None = None, *, by: str, **names: sql.Composable
+    ) -> tuple[bool, int, list[int]]:
+        found = sql.SQL(statements("publish")[f"found_by_{by}"]).format(**self.target.names)
+        with _planning(self.conn, _NEVER[by]):
+            row = self._run("take_unchanged", values, found=found, **names).fetchone()
+        assert row
+        return row
 
     def take_duplicates(self, columns: Sequence[str]) -> int:
         """Take rows out of the stage that repeat an earlier row's ``columns``; returns how many.
@@ -193,7 +302,15 @@ class Publisher:
         shown = sql.SQL(" || ', ' || ").join(sql.SQL("{}::text").format(Name(c)) for c in columns)
         not_null = sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(Name(c)) for c in columns)
         self._run("take_duplicates", fields=fields, shown=shown, not_null=not_null)
-        return self._run("delete_duplicates").rowcount
+        return self._run("delete_duplicates").rowcount + self._forget_noted_duplicates()
+
+    def _forget_noted_duplicates(self) -> int:
+        if not self.noted:
+            return 0
+        gone = self._run("noted_duplicates").rowcount
+        self._run("drop_repeats", gone=sql.Identifier("importer_gone"))
+        self.noted -= gone
+        return gone
 
     def duplicates_between(self, first: int, last: int) -> list[Duplicate]:
         """The rows taken out whose numbers lie in a range, ends included, in order."""
@@ -210,7 +327,18 @@ class Publisher:
         ``newest`` is the highest (business date, path) in force for the type
         and tenant, the prior load left out; None if there is none.
         """
-        return getattr(self, f"_publish_{self.target.spec.write_disposition}")(newest)  # type: ignore[no-any-return]
+        counts: Counts = getattr(self, f"_publish_{self.target.spec.write_disposition}")(newest)
+        return replace(counts, unchanged=counts.unchanged + self.noted)
+
+    def is_newest(self, newest: tuple[date, str] | None) -> bool:
+        """merge, scd2: whether what the table says is all that the load meets; ``newest`` as for ``publish``."""
+        assert self.business_date
+        if self.prior is not None:
+            return False
+        if newest is None or self.target.has_history:
+            return newest is None or self.business_date > newest[0]
+        # paths are compared as PostgreSQL's "C" collation does: by their UTF-8 bytes
+        return (self.business_date, self.path.encode()) > (newest[0], newest[1].encode())
 
     def retire_prior(self) -> None:
         """append, replace: put the prior load's rows aside."""
@@ -253,12 +381,7 @@ class Publisher:
         return int(row[0])
 
     def _publish_merge(self, newest: tuple[date, str] | None) -> Counts:
-        assert self.business_date
-        # paths are compared as PostgreSQL's "C" collation does: by their UTF-8 bytes
-        rank = (self.business_date, self.path.encode())
-        if self.prior is None and (newest is None or rank > (newest[0], newest[1].encode())):
-            return self._merge_newest()
-        return self.derive()
+        return self._merge_newest() if self.is_newest(newest) else self.derive()
 
     def _merge_newest(self) -> Counts:
         unchanged, rest = self._set_unchanged_aside()
@@ -271,14 +394,12 @@ class Publisher:
         if not unchanged:
             return 0, _STAGE
         self._run("note_unchanged")
+        self._run("note_hashes")
         self._run("create_rest")
         return unchanged, sql.Identifier("importer_rest")
 
     def _publish_scd2(self, newest: tuple[date, str] | None) -> Counts:
-        assert self.business_date
-        if self.prior is None and (newest is None or self.business_date > newest[0]):
-            return self._scd2_newest()
-        return self.derive()
+        return self._scd2_newest() if self.is_newest(newest) else self.derive()
 
     def _scd2_newest(self) -> Counts:
         if self._values["absent_closes"]:

@@ -13,7 +13,7 @@ from conftest import DAY, Inbox, Query, admin, make_spec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from importer_dagster import undo
+from importer_dagster import sieve, undo
 from importer_dagster.errors import UsageError
 from importer_dagster.spec import TableSpec
 from importer_dagster.warehouse import Warehouse
@@ -169,6 +169,13 @@ def shared_warehouse(server, _template: str) -> Iterator[Warehouse]:
         conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+@pytest.fixture
+def sifted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small batches are asked for what is unchanged, too."""
+    monkeypatch.setattr(sieve, "LEAST", 1)
+
+
+@pytest.mark.usefixtures("sifted")
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sent=sendings, shuffle=st.randoms(use_true_random=False), undone=st.integers(0, 3))

@@ -83,8 +83,8 @@ def differences(expected: State, found: State) -> list[str]:
         want, have = expected.get(name, []), found.get(name, [])
         if want != have:
             lines.append(f"{name}: {len(have)} rows instead of {len(want)}")
-            lines += [f"  missing {line[:300]}" for line in _less(want, have)[:2]]
-            lines += [f"  too much {line[:300]}" for line in _less(have, want)[:2]]
+            lines += [f"  missing {line[:500]}" for line in _less(want, have)[:2]]
+            lines += [f"  too much {line[:500]}" for line in _less(have, want)[:2]]
     return lines
 
 

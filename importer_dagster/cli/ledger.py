@@ -25,7 +25,7 @@ from importer_dagster.spec import TableSpec
 _NO_LOADS = {"last_success": None, "last_business_date": None, "deliveries": 0, "rows_loaded": 0,
              "rows_rejected": 0, "rows_unchanged": 0, "rows_skipped": 0, "refused": 0, "last_reason": None,
              "days_late": None, "held": 0}  # fmt: skip
-_UNSHOWN = ("_load_id", "_row", "_tenant", "_current")  # of rows shown as examples
+_UNSHOWN = ("_load_id", "_row", "_tenant", "_current", "_hash")  # of rows shown as examples
 _VALUE = 120  # characters of a value in a table of rejects
 
 

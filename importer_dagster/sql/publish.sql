@@ -7,6 +7,7 @@
 --   {said_again}  the same as t, a row for each record
 --   importer_stage  the rows of this load
 --   {stage}       the stage, or what is left of it
+--   {named}       keys and numbers of all good records of this load, on the stage or not
 --   {mine}        restricts table t to this load's tenant
 --   {current}     scd2: restricts table t to versions that still hold
 
@@ -14,8 +15,44 @@
 -- like the superseded rows' table, which has the columns of a delivery and nothing more
 CREATE TEMP TABLE importer_stage (LIKE {superseded} INCLUDING DEFAULTS) ON COMMIT DROP;
 
+-- name: create_named
+CREATE TEMP TABLE importer_named ON COMMIT DROP AS SELECT {data_key}, _hash, _row FROM {superseded} WITH NO DATA;
+
+-- name: take_unchanged
+-- What is found pairs the named rows with those of the table. Nothing is noted where it is
+-- not known that all between the least and the greatest key were looked at.
+WITH near AS MATERIALIZED ({near}), found AS MATERIALIZED ({found}), noted AS (
+    INSERT INTO {repeats} ({repeats_columns})
+    SELECT {blocks_of_g} FROM (
+        SELECT %(tenant)s::text AS _tenant, {data_key}, %(load)s::bigint AS _load_id, _row, _same_as
+        FROM found WHERE _same_as IS NOT NULL AND {known}
+    ) AS g GROUP BY {block_of_g}
+)
+SELECT {known}, count(_same_as), coalesce(array_agg(_row) FILTER (WHERE _same_as IS NULL), '{{}}') FROM found;
+
+-- name: near_by_range
+SELECT {t_data_key}, t._hash, t._load_id FROM {live} t
+WHERE {mine} AND {current}
+  AND t.{first} BETWEEN (SELECT {first} FROM importer_named ORDER BY {first} LIMIT 1)
+                    AND (SELECT {first} FROM importer_named ORDER BY {first} DESC LIMIT 1)
+LIMIT %(most)s
+
+-- name: found_by_range
+SELECT g.*, t._load_id AS _same_as
+FROM importer_named g LEFT JOIN near t ON {same_data_key} AND t._hash = g._hash
+
+-- name: found_by_key
+SELECT g.*, t._load_id AS _same_as
+FROM importer_named g LEFT JOIN LATERAL (
+    SELECT t._load_id FROM {live} t
+    WHERE {mine} AND {same_data_key} AND {current} AND t._hash = g._hash LIMIT 1
+) AS t ON TRUE
+
+-- name: clear_named
+TRUNCATE importer_named;
+
 -- name: has_duplicates
-SELECT EXISTS (SELECT FROM importer_stage GROUP BY {fields} HAVING count(*) > 1);
+SELECT EXISTS (SELECT FROM {named} AS named GROUP BY {fields} HAVING count(*) > 1);
 
 -- name: take_duplicates
 -- of rows that share a key the first stands; nulls are no duplicates of each other
@@ -25,7 +62,7 @@ WITH ranked AS (
            {shown} AS value,
            row_number() OVER same AS n,
            first_value(_row) OVER same AS first_row
-    FROM importer_stage
+    FROM {named} AS named
     WHERE {not_null}
     WINDOW same AS (PARTITION BY {fields} ORDER BY _row)
 )
@@ -33,6 +70,11 @@ SELECT _row, value, first_row FROM ranked WHERE n > 1;
 
 -- name: delete_duplicates
 DELETE FROM importer_stage s USING importer_duplicates d WHERE s._row = d._row;
+
+-- name: noted_duplicates
+CREATE TEMP TABLE importer_gone ON COMMIT DROP AS
+SELECT t._place, t._load_id, t._row FROM {said_again} t JOIN importer_duplicates d ON d._row = t._row
+WHERE {mine} AND t._load_id = %(load)s;
 
 -- name: duplicates_between
 SELECT _row, value, first_row FROM importer_duplicates
@@ -97,13 +139,18 @@ INSERT INTO {live} ({columns}) SELECT {columns} FROM back;
 -- name: find_unchanged
 -- the newest delivery says again what the table says: a note of it, no rewrite
 CREATE TEMP TABLE importer_unchanged ON COMMIT DROP AS
-SELECT {g_key}, g._load_id, g._row, t._load_id AS _same_as
+SELECT {g_key}, g._load_id, g._row, g._hash, t._load_id AS _same_as, t._hash AS _hash_there
 FROM importer_stage g JOIN {live} t ON {same_key}
 WHERE {mine} AND {current} AND ({t_written}) IS NOT DISTINCT FROM ({g_written});
 
 -- name: note_unchanged
 INSERT INTO {repeats} ({repeats_columns})
 SELECT {blocks_of_g} FROM importer_unchanged g GROUP BY {block_of_g};
+
+-- name: note_hashes
+-- of rows that have none: they are of a time before there were hashes, or were changed in place since
+UPDATE {live} t SET _hash = g._hash FROM importer_unchanged g
+WHERE {same_key} AND {mine} AND {current} AND g._hash_there IS NULL AND g._hash IS NOT NULL;
 
 -- name: create_rest
 -- what is left of the stage then: to delete the others from it would take twice as long
@@ -121,7 +168,7 @@ ON CONFLICT ({key}) DO UPDATE SET ({columns}) = ROW ({excluded});
 
 -- name: scd2_close_absent
 UPDATE {live} t SET _valid_to = %(date)s
-WHERE {mine} AND {current} AND NOT EXISTS (SELECT FROM importer_stage g WHERE {same_key});
+WHERE {mine} AND {current} AND NOT EXISTS (SELECT FROM {named} AS g WHERE {same_key});
 
 -- name: scd2_close_changed
 UPDATE {live} t SET _valid_to = %(date)s FROM {stage} g
@@ -234,7 +281,7 @@ SELECT {key}, _load_id, _row, source, business_date, 'superseded' FROM importer_
 DELETE FROM {table} t USING importer_keys g WHERE {same_key};
 
 -- name: drop_repeats
--- {gone} names the records that are to go, by _load_id and _row, and their blocks
+-- the records that are to go are given by _load_id and _row, with their blocks
 WITH blocks AS (
     DELETE FROM {repeats} t WHERE t.ctid = ANY (ARRAY(SELECT DISTINCT _place FROM {gone})) RETURNING t.*
 )
@@ -245,7 +292,7 @@ GROUP BY {block_of_g};
 
 -- name: derive_rows
 INSERT INTO {into} ({columns}{valid_to})
-SELECT {t_data}, {trace_from_claim}{g_valid_to}
+SELECT {t_contents}, {trace_from_claim}{g_valid_to}
 FROM importer_claims g JOIN importer_versions t ON {same_key} AND t._load_id = g.source
 WHERE g.place = %(place)s;
 
