@@ -30,7 +30,7 @@ from reliability.patience import wait_for
 from reliability.project import PATIENCE_S, Project
 from reliability.server import OwnServer, own_server
 
-CAP = 8  # as many steps may be in line at once
+WANT_IT = 4  # schedule, backfill, UI and a person
 AT_ONCE = 3  # contests between two ticks of the schedule
 TENANT = "acme"
 ROWS = 50_000
@@ -74,7 +74,11 @@ class Overlap:
     def __init__(self, server: OwnServer, at_once: int = AT_ONCE) -> None:
         self.server = server
         self.project = Project(
-            server, CAP, _TYPES, runs=4 * at_once, settings={"IMPORTER_LOOKBACK_DAYS": str(_DAYS)}
+            server,
+            WANT_IT * at_once,  # as many steps may be in line at once
+            _TYPES,
+            runs=WANT_IT * at_once,
+            settings={"IMPORTER_LOOKBACK_DAYS": str(_DAYS)},
         )
         self.at_once = at_once
         self.types = cycle(_TYPES)
@@ -110,7 +114,7 @@ class Overlap:
             start = time.monotonic()
             commands, people = self._join_in(contests)
             if contests[0].held:
-                wait_for(lambda: min(self._in_line(c) for c in contests) >= 4, _IN_LINE_S)
+                wait_for(lambda: min(self._in_line(c) for c in contests) == WANT_IT, _IN_LINE_S)
             for c, verdict in verdicts.items():
                 verdict.in_line = self._in_line(c)
         everyone = [*commands, *people.values()]
@@ -149,7 +153,7 @@ class Overlap:
     @contextmanager
     def _slots(self, *, held: bool) -> Iterator[None]:
         with self.server.connect("warehouse") as conn:
-            for slot in range(CAP if held else 0):
+            for slot in range(self.project.cap if held else 0):
                 conn.execute("SELECT pg_advisory_lock(%s, %s)", (SLOT_LOCKS, slot))
             yield
 
@@ -178,7 +182,7 @@ class Overlap:
         if outcome == "loaded":
             verdict.winner += "person"
         verdict.unchanged, verdict.settled = said["unchanged"], said["settled"]
-        if said["loaded"] != 1 or said.total() != 4:
+        if said["loaded"] != 1 or said.total() != WANT_IT:
             verdict.faults.append(f"four wanted it, one should have loaded it: {dict(said)}")
         ledger = self.server.query(
             "warehouse",
