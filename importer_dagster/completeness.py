@@ -102,7 +102,7 @@ def with_manifest(stamp: str | None, manifest: str | None) -> str:
 def look_at(url: str) -> tuple[int | None, str | None]:
     """(size, stamp) of one file as it is now; nothing if it cannot be told."""
     try:
-        fs, path = url_to_fs(url)
+        fs, path = url_to_fs(url) if "://" in url else (fsspec.filesystem("file"), url)
         info = fs.info(path)
     except (OSError, ValueError, ImportError):  # whoever reads it finds out why
         return None, None

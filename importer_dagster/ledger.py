@@ -20,6 +20,7 @@ from psycopg.types.json import Jsonb
 
 from importer_dagster.errors import UsageError
 from importer_dagster.model import Delivery, DriftEvent, Finding, Reason
+from importer_dagster.sessions import single
 from importer_dagster.warehouse import SETUP_LOCK, Warehouse
 
 if TYPE_CHECKING:
@@ -54,7 +55,9 @@ def migrate(warehouse: Warehouse) -> None:
     if "ledger" in warehouse.prepared:
         return
     with warehouse.connect() as conn:
-        if _revision(conn) != LATEST_REVISION:
+        with single(conn):
+            is_latest = _revision(conn) == LATEST_REVISION
+        if not is_latest:
             # a session lock: alembic works on a connection and transaction of its own
             conn.execute("SELECT pg_advisory_lock(%s, 0)", (SETUP_LOCK,))
             conn.commit()
@@ -226,22 +229,49 @@ class Standing:
     rows_rejected: int
     rows_skipped: int
     stamp: str | None
+    bytes: int | None
+
+
+Key = tuple[str, str, date, str]
+
+
+def key_of(delivery: Delivery) -> Key:
+    """What tells one delivery from another: type, tenant, business date, path."""
+    return delivery.type, delivery.tenant, delivery.business_date, delivery.path
+
+
+_STANDING = """
+    load_id, status, sha256, reason, decided_by, rows_read, rows_rejected, rows_skipped, stamp, bytes
+"""
+_STANDS = """
+    ((status = 'loaded' AND superseded_by IS NULL) OR status = 'held' OR (status = 'refused' AND decided_by IS NOT NULL))
+"""
 
 
 def standing(conn: psycopg.Connection, delivery: Delivery) -> list[Standing]:
     """Loads of this very delivery that answer for it, in order; at most one is in force and one held."""
     rows = conn.execute(
-        """
-        SELECT load_id, status, sha256, reason, decided_by, rows_read, rows_rejected, rows_skipped, stamp
-        FROM importer.loads
-        WHERE (type, tenant, business_date, path) = (%s, %s, %s, %s)
-          AND ((status = 'loaded' AND superseded_by IS NULL) OR status = 'held'
-               OR (status = 'refused' AND decided_by IS NOT NULL))
-        ORDER BY load_id
-        """,
-        (delivery.type, delivery.tenant, delivery.business_date, delivery.path),
+        f"SELECT {_STANDING} FROM importer.loads "  # noqa: S608 - our own words
+        f"WHERE (type, tenant, business_date, path) = (%s, %s, %s, %s) AND {_STANDS} ORDER BY load_id",
+        key_of(delivery),
     ).fetchall()
     return [Standing(*row) for row in rows]
+
+
+def standing_of(conn: psycopg.Connection, deliveries: Sequence[Delivery]) -> dict[Key, list[Standing]]:
+    """The same for many deliveries in one question."""
+    types, tenants, days, paths = zip(*map(key_of, deliveries), strict=True) if deliveries else ([],) * 4
+    rows = conn.execute(
+        f"SELECT type, tenant, business_date, path, {_STANDING} "  # noqa: S608 - our own words
+        "FROM unnest(%s::text[], %s::text[], %s::date[], %s::text[]) AS d (type, tenant, business_date, path) "
+        f"JOIN importer.loads USING (type, tenant, business_date, path) WHERE {_STANDS} ORDER BY load_id",
+        (list(types), list(tenants), list(days), list(paths)),
+    )
+    found: dict[Key, list[Standing]] = {}
+    for *key, load_id, status, sha256, reason, by, read, rejected, skipped, stamp, size in rows:
+        known = Standing(load_id, status, sha256, reason, by, read, rejected, skipped, stamp, size)
+        found.setdefault(tuple(key), []).append(known)
+    return found
 
 
 def earlier_counts(
@@ -395,6 +425,22 @@ def finish_load(
 def set_stamp(conn: psycopg.Connection, load_id: int, stamp: str | None) -> None:
     """Say that a file with this stamp has the content of a load."""
     conn.execute("UPDATE importer.loads SET stamp = %s WHERE load_id = %s", (stamp, load_id))
+
+
+def set_stamps(conn: psycopg.Connection, stamps: Mapping[int, str | None]) -> set[int]:
+    """The same for many loads; those that were done: in force, and not being changed by another session."""
+    rows = conn.execute(
+        """
+        UPDATE importer.loads l SET stamp = d.stamp
+        FROM unnest(%s::bigint[], %s::text[]) AS d (load_id, stamp)
+        WHERE l.load_id = d.load_id AND l.load_id IN (
+            SELECT load_id FROM importer.loads
+            WHERE load_id = ANY(%s) AND status = 'loaded' AND superseded_by IS NULL FOR UPDATE SKIP LOCKED)
+        RETURNING l.load_id
+        """,
+        (list(stamps), list(stamps.values()), list(stamps)),
+    )
+    return {row[0] for row in rows}
 
 
 def write_drift(conn: psycopg.Connection, load_id: int, events: Sequence[DriftEvent]) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import date
@@ -47,7 +47,7 @@ from importer_dagster.reader import Reader, open_delivery
 from importer_dagster.reject_tables import REJECT_SCHEMA
 from importer_dagster.rejects import Rejected, Rejects, first_reasons, from_table, located, repeated
 from importer_dagster.retype import TypeWatch
-from importer_dagster.settled import Answer, Before, Content, Unread, with_remedy
+from importer_dagster.settled import Answer, Before, Content, Unread, result_of, with_remedy
 from importer_dagster.sieve import Sieve
 from importer_dagster.spec import TableSpec
 from importer_dagster.stages import ahead, at_once
@@ -697,10 +697,10 @@ class _Import:
 
     def _settled(self, answer: Answer) -> LoadResult:
         """What became of the same content before."""
-        return self._result(answer.status, answer.load_id, answer.figures, answer.reason)
+        return result_of(self.content, answer, time.monotonic() - self.started)
 
     def _result(
-        self, status: Status, load_id: int | None, figures: Mapping[str, int], reason: str | None = None
+        self, status: Status, load_id: int | None, figures: dict[str, int], reason: str | None = None
     ) -> LoadResult:
         return LoadResult(
             delivery=self.delivery,

@@ -10,8 +10,9 @@ them (``pipeline.py``), what is held and how it is let go (``held.py``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import psycopg
 
@@ -19,7 +20,7 @@ from importer_dagster import held, ledger
 from importer_dagster.completeness import look_at, with_manifest
 from importer_dagster.errors import RefusedError
 from importer_dagster.manifest import url_of as manifest_url
-from importer_dagster.model import Delivery, Status
+from importer_dagster.model import Delivery, LoadResult, Status
 from importer_dagster.reader import fingerprint
 from importer_dagster.sessions import single
 from importer_dagster.spec import TableSpec
@@ -36,7 +37,7 @@ class Answer:
 
     status: Status
     load_id: int
-    figures: Mapping[str, int]
+    figures: dict[str, int]
     reason: str
 
 
@@ -75,10 +76,18 @@ class Content:
         """Read the whole file, which may take long: without a slot, and without a connection."""
         if self.size is None or self.size >= SMALL_BYTES:
             warehouse.rest()
+        self.fingerprint()
+
+    def fingerprint(self) -> None:
+        """Note the content's hash, or that it is unreadable."""
         try:
             self.sha256, self.size = fingerprint(self.delivery)
         except RefusedError:
             self.is_unreadable = True
+
+    def take(self, data: bytes) -> None:
+        """Note the hash of a content that somebody else has read."""
+        self.sha256, self.size = hashlib.sha256(data).hexdigest(), len(data)
 
 
 class Before:
@@ -134,7 +143,7 @@ class Before:
                 if alone is None:
                     return None
                 self._back_to(alone, same["loaded"])
-            return _unchanged(same["loaded"])
+            return unchanged(same["loaded"])
         return _left_out("refused", same["refused"]) if "refused" in same else None
 
     def _recognise(self, conn: psycopg.Connection | None, known: ledger.Standing) -> None:
@@ -155,7 +164,16 @@ def with_remedy(reason: str, load_id: int) -> str:
     return f"{reason}. `importer release {load_id}` loads it, `importer refuse {load_id}` drops it."
 
 
-def _unchanged(same: ledger.Standing) -> Answer:
+def result_of(content: Content, answer: Answer, seconds: float) -> LoadResult:
+    """An answer as the result of an import that took so long."""
+    result = LoadResult(
+        content.delivery, answer.status, answer.load_id, reason=answer.reason, seconds=seconds
+    )
+    return replace(result, bytes=content.size, sha256=content.sha256, **answer.figures)  # type: ignore[arg-type]
+
+
+def unchanged(same: ledger.Standing) -> Answer:
+    """The answer for a content that is in force."""
     figures = {"rows_read": same.rows_read, "rows_unchanged": same.rows_read}
     return Answer(
         "unchanged",

@@ -200,13 +200,21 @@ def _import_all(
 def _import_each(
     context: dg.AssetExecutionContext, spec: TableSpec, deliveries: Sequence[Delivery], warehouse: Warehouse
 ) -> list[Outcome]:
+    # Late, since it brings pandas and Pandera: the code server and the daemon
+    # never need them, and a step's process is forked from one that has them.
+    from importer_dagster.resent import find_unchanged
+
+    same = find_unchanged(deliveries, {spec.name: spec}, warehouse=warehouse)
     outcomes: list[Outcome] = []
     for delivery in small_tenants_first(deliveries):
         if outcomes and isinstance(outcomes[-1].error, WarehouseUnavailable):
             # nothing else would fare better; the retry comes back to it
             outcomes.append(Outcome(delivery, error=outcomes[-1].error))
             continue
-        outcome = _import_one(delivery, spec, warehouse, context.run_id)
+        known = same.get(delivery)
+        outcome = (
+            Outcome(delivery, known) if known else _import_one(delivery, spec, warehouse, context.run_id)
+        )
         outcomes.append(outcome)
         if outcome.result is not None and outcome.good:
             r = outcome.result
@@ -233,8 +241,6 @@ def _bug(error: Exception | None) -> Exception | None:
 
 
 def _import_one(delivery: Delivery, spec: TableSpec, warehouse: Warehouse, run_id: str) -> Outcome:
-    # Late, since it brings pandas and Pandera: the code server and the daemon
-    # never need them, and a step's process is forked from one that has them.
     from importer_dagster.pipeline import import_delivery
 
     try:
