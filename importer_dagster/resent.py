@@ -39,11 +39,10 @@ def find_unchanged(
     New stamps are put on record, in one transaction and one turn for up to 500 files. Raises
     nothing that has to do with files or the warehouse: whoever imports the rest finds it again.
     """
-    small = [d for d in deliveries if d.size is not None and d.size < SMALL_BYTES]
     found: dict[Delivery, LoadResult] = {}
     try:
-        for start in range(0, len(small), _AT_A_TIME):
-            found |= _unchanged_of(small[start : start + _AT_A_TIME], specs, warehouse)
+        for start in range(0, len(deliveries), _AT_A_TIME):
+            found |= _unchanged_of(deliveries[start : start + _AT_A_TIME], specs, warehouse)
     except ImporterError as error:
         log.warning("Files that were sent again are looked at one by one: %s", error)
     return found
@@ -80,7 +79,7 @@ def _same(
             continue
         content = Content(delivery, specs[delivery.type])
         content.look()
-        if content.size == known[0].bytes:
+        if content.size is not None and content.size == known[0].bytes and content.size < SMALL_BYTES:
             alike.append((content, known[0]))
     for some in _portions(alike):
         _read([content for content, _ in some])

@@ -11,7 +11,7 @@ import pytest
 from conftest import DAY, Inbox, Query
 
 from benchmarks import __main__ as command
-from benchmarks import cases, definitions, peer_tools, resent
+from benchmarks import cases, definitions, peer_tools, resent, small
 from benchmarks.cases import Bench
 from benchmarks.data import make_spec, write_file
 from benchmarks.measure import Cost, Line, Series, markdown, ratio_line
@@ -248,6 +248,17 @@ def test_a_day_sent_again_is_unchanged_file_by_file(bench: Bench, query: Query) 
     assert "3 types × 2 files" in line.what and re.match(r"\d+\.\d{4} ×", line.result)
     counts = query("SELECT status, count(*) FROM importer.loads GROUP BY 1")
     assert ("loaded", 12) in counts  # two days
+
+
+def test_small_files_are_loaded_and_copied_one_by_one(bench: Bench, query: Query) -> None:
+    bench.files = 3
+    line, per_file, *_ = small.small(bench)
+    assert line.what.startswith("3 files of 100 rows") and re.match(r"[\d.]+ ×", line.result)
+    assert re.match(r"[\d.]+ ms / [\d.]+ ms", per_file.result)
+    assert query("SELECT status, rows_loaded, count(*) FROM importer.loads GROUP BY 1, 2") == [
+        ("loaded", 100, 3)
+    ]
+    assert query("SELECT count(*) FROM bench") == [(0,)], "it cleans up"
 
 
 def test_definitions_are_loaded_in_a_fresh_process(bench: Bench) -> None:

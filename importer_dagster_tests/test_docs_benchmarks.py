@@ -18,13 +18,15 @@ def commands() -> list[list[str]]:
 
 def test_the_commands_are_accepted() -> None:
     benches = [words[3:] for words in commands() if words[:3] == ["python", "-m", "benchmarks"]]
-    assert len(benches) == 4
+    assert len(benches) == 6
     parsed = [command._arguments(words) for words in benches]
-    assert [(p.only, p.rows, p.pairs) for p in parsed] == [
-        (None, 1_000_000, 3),
-        (["copy"], 200_000, 3),
-        (["peers"], 1_000_000, 3),
-        (["types", "resent"], 1_000_000, 5),
+    assert [(p.only, p.rows, p.pairs, p.files, p.large_mb) for p in parsed] == [
+        (None, 1_000_000, 3, 2_000, 2_000),
+        (["copy"], 200_000, 3, 2_000, 2_000),
+        (["peers"], 1_000_000, 3, 2_000, 2_000),
+        (["types", "resent"], 1_000_000, 5, 2_000, 2_000),
+        (["small"], 1_000_000, 3, 500, 2_000),
+        (["shapes", "large"], 1_000_000, 3, 2_000, 500),
     ]
 
 

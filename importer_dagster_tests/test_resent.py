@@ -1,0 +1,154 @@
+"""Files that were sent again, recognised many at a time: the same answers and records as one by one."""
+
+import os
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+from conftest import DAY, Inbox, Query, make_spec
+from flood import set_cap
+
+from importer_dagster import held, opening, resent, turns
+from importer_dagster.model import Delivery
+from importer_dagster.pipeline import import_delivery
+from importer_dagster.resent import find_unchanged
+from importer_dagster.source import find_deliveries
+from importer_dagster.spec import TableSpec
+from importer_dagster.warehouse import Warehouse
+
+HEADER = "id,v,n\n"
+
+
+def write(inbox: Inbox, **contents: str) -> list[Delivery]:
+    """Files of the day by tenant, as they are listed; each written anew, with a stamp of its own."""
+    for tenant, content in contents.items():
+        file = inbox.folder / DAY.isoformat() / tenant / "things.csv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        again = file.with_suffix(".new")
+        again.write_text(HEADER + content)
+        os.utime(again, (time.time(), time.time() - (600 if not file.exists() else 60)))
+        again.replace(file)
+    return listed(inbox)
+
+
+def listed(inbox: Inbox) -> list[Delivery]:
+    return find_deliveries(
+        str(inbox.folder), {"things": make_spec()}, default_path="{date}/{tenant}/{type}*.csv"
+    )
+
+
+def load(inbox: Inbox, spec: TableSpec, deliveries: list[Delivery]) -> list[str]:
+    return [import_delivery(d, spec, warehouse=inbox.warehouse).status for d in deliveries]
+
+
+def found(inbox: Inbox, spec: TableSpec, deliveries: list[Delivery]) -> dict[str, str]:
+    """Tenant → status of what was recognised."""
+    same = find_unchanged(deliveries, {spec.name: spec}, warehouse=inbox.warehouse)
+    return {d.tenant: result.status for d, result in same.items()}
+
+
+def test_the_answer_and_the_records_are_those_of_one_by_one(inbox: Inbox, query: Query) -> None:
+    spec, rows = make_spec(key=["id"], write_disposition="merge"), "1,a,1\n2,b,x\n"
+    assert load(inbox, spec, write(inbox, a=rows, b=rows)) == ["loaded"] * 2
+    ledger = "SELECT to_jsonb(l) - 'stamp' FROM importer.loads l ORDER BY load_id"
+    before, stamps = query(ledger), query("SELECT stamp FROM importer.loads ORDER BY tenant")
+    again = write(inbox, a=rows, b=rows)
+    same = find_unchanged(again, {spec.name: spec}, warehouse=inbox.warehouse)
+    assert list(same) == again
+    assert query(ledger) == before
+    assert query("SELECT stamp FROM importer.loads ORDER BY tenant") == [(d.stamp,) for d in again] != stamps
+    assert query("SELECT count(*) FROM importer.waiting") == [(0,)]
+    for delivery, result in same.items():
+        alone = import_delivery(delivery, spec, warehouse=inbox.warehouse)
+        assert alone.status == "unchanged"
+        assert replace(result, seconds=alone.seconds) == alone
+
+
+def test_only_what_is_in_force_with_this_content_is_recognised(inbox: Inbox, query: Query) -> None:
+    spec = make_spec(gate={"empty": "hold"})
+    first = write(inbox, same="1,a,1\n", other="1,a,1\n", longer="1,a,1\n", held="", gone="1,a,1\n")
+    assert load(inbox, spec, first) == ["loaded", "held", "loaded", "loaded", "loaded"]
+    with inbox.warehouse.connect() as conn:
+        conn.execute("UPDATE importer.loads SET status = 'unloaded' WHERE tenant = 'gone'")
+        conn.commit()
+    again = write(
+        inbox, same="1,a,1\n", other="1,b,1\n", longer="1,a,1\n\n", held="", gone="1,a,1\n", new="1,a,1\n"
+    )
+    assert found(inbox, spec, again) == {"same": "unchanged"}
+    assert found(inbox, spec, again) == {"same": "unchanged"}, "with the stamp on record, too"
+    assert load(inbox, spec, again) == ["loaded", "held", "loaded", "loaded", "loaded", "unchanged"]
+
+
+def test_beside_a_held_content_nothing_is_recognised(inbox: Inbox) -> None:
+    spec = make_spec(gate={"empty": "hold"})
+    assert load(inbox, spec, write(inbox, a="1,a,1\n")) == ["loaded"]
+    assert load(inbox, spec, write(inbox, a="")) == ["held"]
+    again = write(inbox, a="1,a,1\n")
+    assert found(inbox, spec, again) == {}
+    assert load(inbox, spec, again) == ["unchanged"]
+    with inbox.warehouse.connect() as conn:
+        assert held.leftovers(conn) == []
+
+
+def test_a_load_that_another_session_changes_is_left_out(inbox: Inbox) -> None:
+    spec = make_spec()
+    load(inbox, spec, write(inbox, a="1,a,1\n", b="1,a,1\n"))
+    again = write(inbox, a="1,a,1\n", b="1,a,1\n")
+    with psycopg.connect(inbox.warehouse.url) as other:
+        other.execute("SELECT FROM importer.loads WHERE tenant = 'a' FOR UPDATE")
+        assert found(inbox, spec, again) == {"b": "unchanged"}
+
+
+def test_files_that_cannot_be_read_and_large_ones_are_left_out(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec()
+    load(inbox, spec, write(inbox, a="1,a,1\n", b="1,a,1\n", c="1,a,1\n" + "2,b,2\n" * 9))
+    again = write(inbox, a="1,a,1\n", b="1,a,1\n", c="1,a,1\n" + "2,b,2\n" * 9)
+    Path(again[1].url).unlink()
+    monkeypatch.setattr(resent, "SMALL_BYTES", 30)
+    assert found(inbox, spec, again) == {"a": "unchanged"}
+
+
+def test_a_file_that_leads_out_of_the_inbox_is_not_read(
+    inbox: Inbox, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    spec = make_spec()
+    load(inbox, spec, write(inbox, a="1,a,1\n"))
+    [delivery] = write(inbox, a="1,a,1\n")
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "things.csv"
+    elsewhere.write_text(HEADER + "1,a,1\n")
+    Path(delivery.url).unlink()
+    Path(delivery.url).symlink_to(elsewhere)
+    assert found(inbox, spec, [delivery]) == {}
+    assert opening.read_files([(delivery.url, None), (delivery.url, delivery.inbox)]) == [
+        elsewhere.read_bytes(),
+        None,
+    ]
+
+
+def test_recording_waits_for_a_slot(inbox: Inbox, warehouse: Warehouse) -> None:
+    spec = make_spec()
+    load(inbox, spec, write(inbox, a="1,a,1\n"))
+    again = write(inbox, a="1,a,1\n")
+    set_cap(warehouse.url, 1)
+    results: list[dict[str, str]] = []
+    with psycopg.connect(warehouse.url, autocommit=True) as conn:
+        conn.execute("SELECT pg_advisory_lock(%s, 0)", (turns.SLOT_LOCKS,))
+        thread = threading.Thread(target=lambda: results.append(found(inbox, spec, again)))
+        thread.start()
+        while turns.counts(conn)[1] < 1:
+            time.sleep(0.02)
+        assert results == []
+    thread.join()
+    assert results == [{"a": "unchanged"}]
+
+
+def test_where_the_database_cannot_be_reached_nothing_is_recognised_and_nothing_raised(inbox: Inbox) -> None:
+    spec = make_spec()
+    nowhere = Warehouse("postgresql://nobody@127.0.0.1:9/none")
+    assert find_unchanged(write(inbox, a="1,a,1\n"), {spec.name: spec}, warehouse=nowhere) == {}
+    assert find_unchanged([], {spec.name: spec}, warehouse=nowhere) == {}
