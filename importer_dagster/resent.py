@@ -37,14 +37,15 @@ def find_unchanged(
     """Those that are loaded already with the very same content, each with its result, ``unchanged``.
 
     New stamps are put on record, in one transaction and one turn for up to 500 files. Raises
-    nothing that has to do with files or the warehouse: whoever imports the rest finds it again.
+    nothing: whoever imports the rest finds it again.
     """
     found: dict[Delivery, LoadResult] = {}
     try:
         for start in range(0, len(deliveries), _AT_A_TIME):
             found |= _unchanged_of(deliveries[start : start + _AT_A_TIME], specs, warehouse)
-    except ImporterError as error:
-        log.warning("Files that were sent again are looked at one by one: %s", error)
+    except Exception as error:  # whatever it is, one by one it costs time and nothing else
+        known = isinstance(error, ImporterError)
+        log.warning("Files are looked at one by one: %s", error, exc_info=None if known else error)
     return found
 
 
