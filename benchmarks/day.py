@@ -98,6 +98,7 @@ def _pair(bench: Bench, plan: _Plan, day: date) -> tuple[float, float]:
 
 def _loop(bench: Bench, plan: _Plan, day: date) -> None:
     from importer_dagster.pipeline import import_delivery
+    from importer_dagster.resent import look_up
     from importer_dagster.warehouse import Warehouse
 
     specs = load_specs(plan.settings.specs)
@@ -108,8 +109,10 @@ def _loop(bench: Bench, plan: _Plan, day: date) -> None:
     if len(found) != plan.types * plan.tenants:
         raise RuntimeError(f"{len(found)} deliveries found instead of {plan.types * plan.tenants}")
     with warehouse.series():  # as a step does
+        known = look_up(found, specs, warehouse=warehouse)
         for delivery in found:
-            result = import_delivery(delivery, specs[delivery.type], warehouse=warehouse)
+            is_new = delivery in known.new
+            result = import_delivery(delivery, specs[delivery.type], warehouse=warehouse, is_new=is_new)
             if result.status != "loaded":
                 raise RuntimeError(f"{delivery.path} is {result.status}: {result.reason}")
 

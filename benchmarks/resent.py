@@ -16,7 +16,7 @@ from benchmarks.data import make_spec, write_file
 from benchmarks.measure import Line, ratio_line, say
 from importer_dagster.model import Delivery
 from importer_dagster.pipeline import import_delivery
-from importer_dagster.resent import find_unchanged
+from importer_dagster.resent import look_up
 from importer_dagster.settings import Settings
 from importer_dagster.source import find_deliveries
 from importer_dagster.spec import TableSpec
@@ -85,10 +85,10 @@ def _import(
 def _import_all(bench: Bench, specs: dict[str, TableSpec], found: Sequence[Delivery], expect: str) -> None:
     warehouse = Warehouse(bench.server.url)
     with warehouse.series():  # as a step does
-        same = find_unchanged(found, specs, warehouse=warehouse)
+        known = look_up(found, specs, warehouse=warehouse)
         for delivery in found:
-            result = same.get(delivery) or import_delivery(
-                delivery, specs[delivery.type], warehouse=warehouse
+            result = known.same.get(delivery) or import_delivery(
+                delivery, specs[delivery.type], warehouse=warehouse, is_new=delivery in known.new
             )
             if result.status != expect:
                 raise RuntimeError(

@@ -12,6 +12,7 @@ from benchmarks.cases import DAY, Bench, plain_table
 from benchmarks.data import TYPE, make_spec, write_file
 from benchmarks.measure import Line, Series, ratio_line, say
 from importer_dagster.pipeline import import_delivery
+from importer_dagster.resent import look_up
 from importer_dagster.settings import Settings
 from importer_dagster.source import find_deliveries
 from importer_dagster.spec import TableSpec
@@ -57,8 +58,9 @@ def _import_all(bench: Bench, inbox: Path, spec: TableSpec) -> None:
     found = find_deliveries(str(inbox), {TYPE: spec}, default_path=Settings.default_path, dates=[DAY])
     warehouse = Warehouse(bench.server.url)
     with warehouse.series():  # as a step does
+        known = look_up(found, {TYPE: spec}, warehouse=warehouse)
         for delivery in found:
-            result = import_delivery(delivery, spec, warehouse=warehouse)
+            result = import_delivery(delivery, spec, warehouse=warehouse, is_new=delivery in known.new)
             if result.status != "loaded":
                 raise RuntimeError(f"{delivery.path} is {result.status}: {result.reason}")
 

@@ -250,12 +250,17 @@ _STANDS = """
 
 def standing(conn: psycopg.Connection, delivery: Delivery) -> list[Standing]:
     """Loads of this very delivery that answer for it, in order; at most one is in force and one held."""
-    rows = conn.execute(
+    return ask_standing(conn, delivery)()
+
+
+def ask_standing(conn: psycopg.Connection, delivery: Delivery) -> Callable[[], list[Standing]]:
+    """The same in two steps, so that other statements may go along in a pipeline: ask, and see the answer."""
+    asked = conn.execute(
         f"SELECT {_STANDING} FROM importer.loads "  # noqa: S608 - our own words
         f"WHERE (type, tenant, business_date, path) = (%s, %s, %s, %s) AND {_STANDS} ORDER BY load_id",
         key_of(delivery),
-    ).fetchall()
-    return [Standing(*row) for row in rows]
+    )
+    return lambda: [Standing(*row) for row in asked.fetchall()]
 
 
 def standing_of(conn: psycopg.Connection, deliveries: Sequence[Delivery]) -> dict[Key, list[Standing]]:

@@ -76,6 +76,7 @@ def import_delivery(
     run_id: str | None = None,
     force: bool = False,
     dry_run: bool = False,
+    is_new: bool = False,
     progress: Progress | None = None,
 ) -> LoadResult:
     """Import one delivery, in one transaction, and say what became of it.
@@ -83,7 +84,9 @@ def import_delivery(
     A delivery that is refused (status ``refused``) is a result, not an
     exception; nothing of it is loaded, the reason and the first rejects are on
     record. The same content under the same path again is ``unchanged`` unless
-    ``force``. ``dry_run`` does everything and then rolls it back.
+    ``force``. ``dry_run`` does everything and then rolls it back. ``is_new``: the
+    caller has just seen that nothing stands of it (:func:`resent.look_up`), so that
+    one look at the ledger will do, when it is this file's turn.
 
     Raises TransientError when database or source stay out of reach after
     three attempts (six, for a database that this process has worked with
@@ -92,7 +95,7 @@ def import_delivery(
     attempt = 1
     while True:
         try:
-            return _Import(delivery, spec, warehouse, run_id, force, dry_run, progress).run()
+            return _Import(delivery, spec, warehouse, run_id, force, dry_run, progress, is_new).run()
         except TransientError as error:
             attempts = _attempts(error, warehouse)
             if attempt >= attempts:
@@ -137,9 +140,11 @@ class _Import:
         force: bool,
         dry_run: bool,
         progress: Progress | None,
+        is_new: bool,
     ) -> None:
         self.delivery, self.spec, self.warehouse = delivery, spec, warehouse
         self.run_id, self.force, self.dry_run, self.progress = run_id, force, dry_run, progress
+        self.is_new = is_new and not force and not dry_run
         self.layout = spec.layout(delivery.business_date)
         self.started = time.monotonic()
         self.reserved = False  # whether the type's tables may be changed
@@ -174,13 +179,15 @@ class _Import:
                 self.content.read(self.warehouse)
                 if same := self.before.say(unread.standing):
                     return self._settled(same)
+            except _NotNew:
+                self.is_new = False
 
     def _import(self) -> LoadResult:
         with self.warehouse.connect() as conn:
-            if same := self.before.ask(conn):
+            if not self.is_new and (same := self.before.ask(conn)):
                 return self._settled(same)
             with self._writing(conn) as writer:
-                if same := self.before.ask(writer, alone=True):
+                if not self.is_new and (same := self.before.ask(writer, alone=True)):
                     return self._settled(same)  # someone else was quicker
                 try:
                     ensure_tables(writer, self.warehouse, self.target)
@@ -279,11 +286,14 @@ class _Import:
         number = ledger.number_of_rehearsal() if self.dry_run else None
         begun: Callable[[], int] | None = None
         with conn.pipeline():
+            standing = ledger.ask_standing(conn, self.delivery) if self.is_new else list
             if self.has_ledger:
                 begun = ledger.ask_begin_load(
                     conn, self.delivery, self.spec.hash, self.run_id, load_id=number
                 )
             gained = evolve.ask_with_gained(conn, self.target)
+        if standing():
+            raise _NotNew
         self.target = gained()
         return begun() if begun else 0
 
@@ -718,6 +728,10 @@ class _Import:
 
 class _Again(Exception):
     """The load must begin anew, with what is known by now."""
+
+
+class _NotNew(Exception):
+    """Something stands of the delivery by now, which the caller did not know."""
 
 
 # What was read, its good rows as typed columns, their positions, the failing cells, the records of these.

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from importer_dagster import ledger
 from importer_dagster.errors import ImporterError
@@ -31,36 +32,47 @@ _AT_A_TIME = 500  # files in one question
 _READ_AT_ONCE = 32  # of them
 
 
-def find_unchanged(
-    deliveries: Sequence[Delivery], specs: Mapping[str, TableSpec], *, warehouse: Warehouse
-) -> dict[Delivery, LoadResult]:
-    """Those that are loaded already with the very same content, each with its result, ``unchanged``.
+@dataclass
+class Known:
+    """What the ledger says of many deliveries.
+
+    ``same``: those that are loaded already with the very same content, each with
+    its result, ``unchanged``. ``new``: those of which nothing stands.
+    """
+
+    same: dict[Delivery, LoadResult] = field(default_factory=dict)
+    new: set[Delivery] = field(default_factory=set)
+
+
+def look_up(deliveries: Sequence[Delivery], specs: Mapping[str, TableSpec], *, warehouse: Warehouse) -> Known:
+    """Tell those that were sent again unchanged and those that are new from the rest.
 
     New stamps are put on record, in one transaction and one turn for up to 500 files. Raises
     nothing: whoever imports the rest finds it again.
     """
-    found: dict[Delivery, LoadResult] = {}
+    found = Known()
     try:
         for start in range(0, len(deliveries), _AT_A_TIME):
-            found |= _unchanged_of(deliveries[start : start + _AT_A_TIME], specs, warehouse)
+            _look_up(found, deliveries[start : start + _AT_A_TIME], specs, warehouse)
     except Exception as error:  # whatever it is, one by one it costs time and nothing else
         known = isinstance(error, ImporterError)
         log.warning("Files are looked at one by one: %s", error, exc_info=None if known else error)
     return found
 
 
-def _unchanged_of(
-    deliveries: Sequence[Delivery], specs: Mapping[str, TableSpec], warehouse: Warehouse
-) -> dict[Delivery, LoadResult]:
+def _look_up(
+    found: Known, deliveries: Sequence[Delivery], specs: Mapping[str, TableSpec], warehouse: Warehouse
+) -> None:
     ledger.migrate(warehouse)
     with warehouse.connect() as conn, single(conn):
         standing = ledger.standing_of(conn, deliveries)
+    found.new |= {d for d in deliveries if ledger.key_of(d) not in standing}
     start = time.monotonic()
     same = list(_same(deliveries, specs, standing))
     seconds = (time.monotonic() - start) / max(len(same), 1)
     new = {known.load_id: content.stamp for content, known in same if known.stamp != content.stamp}
     recorded = _record(new, same[0][0].delivery, warehouse) if new else set()
-    return {
+    found.same |= {
         content.delivery: result_of(content, unchanged(known), seconds)
         for content, known in same
         if known.load_id in recorded or known.load_id not in new

@@ -14,7 +14,7 @@ from flood import set_cap
 from importer_dagster import held, opening, resent, turns
 from importer_dagster.model import Delivery
 from importer_dagster.pipeline import import_delivery
-from importer_dagster.resent import find_unchanged
+from importer_dagster.resent import Known, look_up
 from importer_dagster.source import find_deliveries
 from importer_dagster.spec import TableSpec
 from importer_dagster.warehouse import Warehouse
@@ -46,8 +46,8 @@ def load(inbox: Inbox, spec: TableSpec, deliveries: list[Delivery]) -> list[str]
 
 def found(inbox: Inbox, spec: TableSpec, deliveries: list[Delivery]) -> dict[str, str]:
     """Tenant → status of what was recognised."""
-    same = find_unchanged(deliveries, {spec.name: spec}, warehouse=inbox.warehouse)
-    return {d.tenant: result.status for d, result in same.items()}
+    known = look_up(deliveries, {spec.name: spec}, warehouse=inbox.warehouse)
+    return {d.tenant: result.status for d, result in known.same.items()}
 
 
 def test_the_answer_and_the_records_are_those_of_one_by_one(inbox: Inbox, query: Query) -> None:
@@ -56,7 +56,9 @@ def test_the_answer_and_the_records_are_those_of_one_by_one(inbox: Inbox, query:
     ledger = "SELECT to_jsonb(l) - 'stamp' FROM importer.loads l ORDER BY load_id"
     before, stamps = query(ledger), query("SELECT stamp FROM importer.loads ORDER BY tenant")
     again = write(inbox, a=rows, b=rows)
-    same = find_unchanged(again, {spec.name: spec}, warehouse=inbox.warehouse)
+    known = look_up(again, {spec.name: spec}, warehouse=inbox.warehouse)
+    same = known.same
+    assert known.new == set()
     assert list(same) == again
     assert query(ledger) == before
     assert query("SELECT stamp FROM importer.loads ORDER BY tenant") == [(d.stamp,) for d in again] != stamps
@@ -150,5 +152,43 @@ def test_recording_waits_for_a_slot(inbox: Inbox, warehouse: Warehouse) -> None:
 def test_where_the_database_cannot_be_reached_nothing_is_recognised_and_nothing_raised(inbox: Inbox) -> None:
     spec = make_spec()
     nowhere = Warehouse("postgresql://nobody@127.0.0.1:9/none")
-    assert find_unchanged(write(inbox, a="1,a,1\n"), {spec.name: spec}, warehouse=nowhere) == {}
-    assert find_unchanged([], {spec.name: spec}, warehouse=nowhere) == {}
+    assert look_up(write(inbox, a="1,a,1\n"), {spec.name: spec}, warehouse=nowhere) == Known()
+    assert look_up([], {spec.name: spec}, warehouse=nowhere) == Known()
+
+
+def test_what_is_new_is_told_and_loaded_once_whoever_was_quicker(inbox: Inbox, query: Query) -> None:
+    spec = make_spec()
+    load(inbox, spec, write(inbox, a="1,a,1\n"))
+    deliveries = write(inbox, a="1,b,1\n", b="1,a,1\n")
+    known = look_up(deliveries, {spec.name: spec}, warehouse=inbox.warehouse)
+    assert ({d.tenant for d in known.new}, known.same) == ({"b"}, {})
+    new = deliveries[1]
+    for expected in ("loaded", "unchanged"):  # the second time it is new no longer
+        result = import_delivery(new, spec, warehouse=inbox.warehouse, is_new=True)
+        assert result.status == expected
+    write(inbox, b="1,c,1\n")
+    assert import_delivery(new, spec, warehouse=inbox.warehouse, is_new=True).status == "loaded"
+    assert query("SELECT v FROM things WHERE _tenant = 'b'") == [("c",)]
+    loads = "SELECT status, superseded_by IS NULL FROM importer.loads WHERE tenant = 'b' ORDER BY load_id"
+    assert query(loads) == [("loaded", False), ("loaded", True)]
+
+
+def test_a_new_file_that_is_refused_or_met_while_it_loads(inbox: Inbox, query: Query) -> None:
+    spec = make_spec()
+    [delivery] = write(inbox, a="1,a\n")
+    Path(delivery.url).write_text("who,knows\n1,2\n")
+    assert import_delivery(delivery, spec, warehouse=inbox.warehouse, is_new=True).status == "refused"
+    Path(delivery.url).write_text(HEADER + "1,a,1\n")
+    results: list[str] = []
+
+    def one() -> None:
+        own = Warehouse(inbox.warehouse.url)
+        results.append(import_delivery(delivery, spec, warehouse=own, is_new=True).status)
+
+    threads = [threading.Thread(target=one) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == ["loaded", "unchanged", "unchanged"]
+    assert query("SELECT count(*) FROM things") == [(1,)]

@@ -202,18 +202,20 @@ def _import_each(
 ) -> list[Outcome]:
     # Late, since it brings pandas and Pandera: the code server and the daemon
     # never need them, and a step's process is forked from one that has them.
-    from importer_dagster.resent import find_unchanged
+    from importer_dagster.resent import look_up
 
-    same = find_unchanged(deliveries, {spec.name: spec}, warehouse=warehouse)
+    known = look_up(deliveries, {spec.name: spec}, warehouse=warehouse)
     outcomes: list[Outcome] = []
     for delivery in small_tenants_first(deliveries):
         if outcomes and isinstance(outcomes[-1].error, WarehouseUnavailable):
             # nothing else would fare better; the retry comes back to it
             outcomes.append(Outcome(delivery, error=outcomes[-1].error))
             continue
-        known = same.get(delivery)
+        same = known.same.get(delivery)
         outcome = (
-            Outcome(delivery, known) if known else _import_one(delivery, spec, warehouse, context.run_id)
+            Outcome(delivery, same)
+            if same
+            else _import_one(delivery, spec, warehouse, context.run_id, is_new=delivery in known.new)
         )
         outcomes.append(outcome)
         if outcome.result is not None and outcome.good:
@@ -240,11 +242,14 @@ def _bug(error: Exception | None) -> Exception | None:
     return None if isinstance(error, PermanentError | TransientError) else error
 
 
-def _import_one(delivery: Delivery, spec: TableSpec, warehouse: Warehouse, run_id: str) -> Outcome:
+def _import_one(
+    delivery: Delivery, spec: TableSpec, warehouse: Warehouse, run_id: str, *, is_new: bool
+) -> Outcome:
     from importer_dagster.pipeline import import_delivery
 
     try:
-        return Outcome(delivery, import_delivery(delivery, spec, warehouse=warehouse, run_id=run_id))
+        result = import_delivery(delivery, spec, warehouse=warehouse, run_id=run_id, is_new=is_new)
+        return Outcome(delivery, result)
     except Exception as error:  # one bad file, or a bug that it meets, does not stop its type
         return Outcome(delivery, error=error)
 
