@@ -8,6 +8,7 @@ import lzma
 import os
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -612,6 +613,14 @@ def test_archives_that_are_cut_off_or_damaged_are_refused(files: Files, kind: st
     files.refuses(
         packed[:half] + bytes([packed[half] ^ 255]) + packed[half + 1 :], "is a damaged or truncated archive"
     )
+
+
+def test_gzip_is_unpacked_alike_where_isal_is_not(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "decompressobj", zlib.decompressobj)
+    monkeypatch.setattr(container, "InflateError", zlib.error)
+    test_containers_are_known_by_content_and_all_members_are_read(files, "gzip")
+    test_zeros_behind_an_archive_are_padding(files, "gzip")
+    test_archives_that_are_cut_off_or_damaged_are_refused(files, "gzip")
 
 
 def test_zip(files: Files) -> None:
