@@ -69,7 +69,7 @@ def test_changed_rows_differ_in_one_column_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "lines"), [("copy", 3), ("shapes", 14), ("large", 4), ("dirty", 2), ("merge", 3)]
+    ("part", "lines"), [("copy", 3), ("shapes", 14), ("large", 4), ("dirty", 2), ("merge", 6)]
 )
 def test_each_part_measures_and_leaves_nothing_behind(
     bench: Bench, query: Query, part: str, lines: int
