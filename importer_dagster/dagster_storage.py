@@ -7,7 +7,11 @@ further ones only while several threads need them at once.
 What does not belong here: where the database is (``instance.py``).
 """
 
+from collections.abc import Collection, Sequence
+
+import dagster as dg
 import sqlalchemy as sa
+from dagster._core.storage.event_log import SqlEventLogStorage, SqlEventLogStorageTable
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
 from dagster_postgres.event_log import PostgresEventLogStorage
@@ -56,3 +60,26 @@ class KeepingPostgresStorage(DagsterPostgresStorage):
             config_value.get("should_autocreate_tables", True),
             inst_data,
         )
+
+
+def materialized(
+    instance: dg.DagsterInstance, keys: Sequence[dg.AssetKey], partitions: Collection[str]
+) -> set[tuple[dg.AssetKey, str]]:
+    """Which of ``partitions`` each asset has: ``get_materialized_partitions`` of all, in two queries instead of two each."""
+    storage = instance.event_log_storage
+    assert isinstance(storage, SqlEventLogStorage)
+    events = SqlEventLogStorageTable.c
+    query = (
+        sa.select(events.asset_key, events.partition)
+        .where(
+            events.asset_key.in_([key.to_string() for key in keys]),
+            events.dagster_event_type == dg.DagsterEventType.ASSET_MATERIALIZATION.value,
+            events.partition.in_(list(partitions)),
+        )
+        .distinct()
+    )
+    query = storage._add_assets_wipe_filter_to_query(query, storage._get_assets_details(keys), keys)
+    with storage.index_connection() as conn:
+        found = conn.execute(query).fetchall()
+    by_text = {key.to_string(): key for key in keys}
+    return {(by_text[text], partition) for text, partition in found}

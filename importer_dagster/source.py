@@ -71,9 +71,8 @@ class PathPattern:
         groups = found.groupdict()
         day = None
         if self.date_format:
-            try:
-                day = datetime.strptime(groups["date"], self.date_format).date()
-            except ValueError:
+            day = _day(groups["date"], self.date_format)
+            if day is None:
                 return None
         return day, groups.get("tenant") or ""
 
@@ -88,6 +87,14 @@ class PathPattern:
             else:
                 parts.append(part)
         return "/".join(p for p in parts if p)
+
+
+@lru_cache(maxsize=4096)  # an inbox has a thousand files of each day
+def _day(text: str, date_format: str) -> date | None:
+    try:
+        return datetime.strptime(text, date_format).date()
+    except ValueError:
+        return None
 
 
 @lru_cache(maxsize=4096)
@@ -283,7 +290,7 @@ def _list_files(
             for full, info in fs.find(top, detail=True).items():
                 if not _stays_inside(fs, full, root, info):
                     continue
-                files[full[len(root) + 1 :]] = {**info, "url": fs.unstrip_protocol(full), "full": full}
+                files[full[len(root) + 1 :]] = {**info, "full": full}
     except SourceUnavailable:
         raise
     except Exception as error:  # each file system's library has errors of its own
@@ -296,17 +303,16 @@ def _list_files(
 def _stays_inside(fs: fsspec.AbstractFileSystem, full: str, root: str, info: Mapping[str, Any]) -> bool:
     """False, with a warning, for what would not be read as the very file that was listed."""
     if _is_local(fs):
-        return _is_file_inside(Path(full), Path(root), info)
+        plain = info.get("type") == "file" and not info.get("islink")
+        return plain or _is_file_inside(Path(full), Path(root))
     if "::" in full[len(root) :]:  # to fsspec, an address behind it
         log.warning("%s is left out: '::' in its name means several file systems", full)
         return False
     return True
 
 
-def _is_file_inside(file: Path, root: Path, info: Mapping[str, Any]) -> bool:
+def _is_file_inside(file: Path, root: Path) -> bool:
     """False, with a warning, for a link that leads out of the inbox, a pipe, a device, a folder."""
-    if info.get("type") == "file" and not info.get("islink"):
-        return True
     if not file.is_file():
         log.warning("%s is left out: it is no regular file", file)
         return False
@@ -336,7 +342,7 @@ def _claims(
             tenant=tenant,
             business_date=day or _modified(fs, info),
             path=path,
-            url=info["full"] if _is_local(fs) else info["url"],
+            url=info["full"] if _is_local(fs) else fs.unstrip_protocol(info["full"]),
             size=info.get("size"),
             has_tenant=patterns.by_type[name].has_tenant,
             inbox=root if _is_local(fs) else None,

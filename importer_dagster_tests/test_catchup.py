@@ -22,6 +22,7 @@ import pytest
 from test_dagster import Project, _gap_tags, project, wait_for  # noqa: F401 - a fixture
 
 from importer_dagster import arrivals
+from importer_dagster.dagster_storage import materialized
 from importer_dagster.defs import build_defs
 from importer_dagster.defs.catchup import look
 from importer_dagster.defs.runs import (
@@ -525,3 +526,25 @@ def test_a_daemon_that_was_down_catches_up_exactly_once(project: Project):
         ]
     # each day of beta once, the two corrected ones and the late one at most twice
     assert len([a for a in asked if "beta" in a]) <= 6 + 3
+
+
+def test_days_of_all_types_are_asked_for_at_once_as_dagster_answers_for_each(project: Project, today: date):
+    keys = [dg.AssetKey(name) for name in ("alpha", "beta", "gamma", "nobody")]
+    days = [str(today + timedelta(days=n)) for n in range(4)]
+    with dg.DagsterInstance.get() as instance:
+
+        def by_dagster() -> set[tuple[dg.AssetKey, str]]:
+            return {
+                (key, day) for key in keys for day in instance.get_materialized_partitions(key) if day in days
+            }
+
+        for key, day in ((keys[0], days[0]), (keys[0], days[2]), (keys[1], days[2]), (keys[1], days[2])):
+            instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=day))
+        expected = {(keys[0], days[0]), (keys[0], days[2]), (keys[1], days[2])}
+        assert materialized(instance, keys, days) == by_dagster() == expected
+        assert materialized(instance, keys, days[2:]) == expected - {(keys[0], days[0])}
+        assert materialized(instance, keys, []) == set()
+        instance.wipe_assets([keys[0]])
+        assert materialized(instance, keys, days) == by_dagster() == {(keys[1], days[2])}
+        instance.report_runless_asset_event(dg.AssetMaterialization(keys[0], partition=days[3]))
+        assert materialized(instance, keys, days) == by_dagster() == {(keys[1], days[2]), (keys[0], days[3])}

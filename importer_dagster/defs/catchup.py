@@ -17,6 +17,7 @@ import psycopg
 
 from importer_dagster import arrivals, ledger
 from importer_dagster.arrivals import Arrivals, Question, question
+from importer_dagster.dagster_storage import materialized
 from importer_dagster.defs.report import missing_evaluation
 from importer_dagster.defs.runs import ACTIVE, JOB, covers, gaps_of, is_automatic, run_request, under_way
 from importer_dagster.errors import UsageError
@@ -52,7 +53,7 @@ def look(
         found = arrivals.compare(conn, deliveries, specs)
         questions = _questions(instance, found, specs)
         chosen = arrivals.due(conn, questions, by, settings.retry_after)
-        requests, left = _choose(instance, settings, chosen, by)
+        requests, left = _choose(instance, settings, chosen, by, specs)
         arrivals.ask(conn, [q for _, asked in requests for q in asked], by, since=min(days, default=today))
         conn.commit()
     yield from (request for request, _ in requests)
@@ -98,20 +99,31 @@ def _to_materialize(instance: dg.DagsterInstance, found: Arrivals) -> list[Quest
             good.setdefault(delivery.type, set()).add(delivery.business_date)
         elif known.status != "unloaded":
             open_days.add((delivery.type, delivery.business_date))
+    done = _materialized(instance, good)
     return [
         Question(name, day)
         for name, days in good.items()
-        for day in sorted(days - _materialized(instance, name))
-        if (name, day) not in open_days
+        for day in sorted(days)
+        if (name, day) not in done and (name, day) not in open_days
     ]
 
 
-def _materialized(instance: dg.DagsterInstance, name: str) -> set[date]:
-    return {date.fromisoformat(key) for key in instance.get_materialized_partitions(dg.AssetKey(name))}
+def _materialized(
+    instance: dg.DagsterInstance, good: Mapping[str, Collection[date]]
+) -> set[tuple[str, date]]:
+    keys = [dg.AssetKey(name) for name in good]
+    days = {day.isoformat() for days in good.values() for day in days}
+    return {
+        (key.to_user_string(), date.fromisoformat(day)) for key, day in materialized(instance, keys, days)
+    }
 
 
 def _choose(
-    instance: dg.DagsterInstance, settings: Settings, questions: Collection[Question], by: str
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    questions: Collection[Question],
+    by: str,
+    all_types: Collection[str],
 ) -> tuple[list[tuple[dg.RunRequest, list[Question]]], int]:
     """As many runs as may be asked for, the oldest days first, each with what it is for; how many are left."""
     wanted: dict[str, set[date]] = {}
@@ -121,7 +133,7 @@ def _choose(
     room = max(settings.max_runs - _asked_and_active(instance), 0) if gaps else 0
     requests = [
         (
-            run_request(gap, types, key=by),
+            run_request(gap, types, key=by, all_types=all_types),
             [q for q in questions if q.type in types and gap[0] <= q.business_date <= gap[1]],
         )
         for gap, types in gaps[:room]
