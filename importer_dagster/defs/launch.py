@@ -100,8 +100,12 @@ def launch_daily(
     _renew_forkserver()
     repository = ReconstructableRepository.for_module(definitions, "defs", str(PROJECT_ROOT))
     definition = repository.get_definition()
-    _check_days(definition.get_job(JOB), days)
-    keys = None if types is None else {dg.AssetKey(name) for name in types}
+    job = definition.get_job(JOB)
+    _check_days(job, days)
+    # a selection costs each step's process a job of its own: see run_request
+    keys = (
+        None if types is None or {*types} == {n.name for n in job.nodes} else {dg.AssetKey(t) for t in types}
+    )
     with dg.DagsterInstance.get() as instance:
         end_orphans(instance)
         return LaunchResult(

@@ -16,6 +16,7 @@ import pandas as pd
 import psycopg2  # noqa: F401 - SQLAlchemy imports it at the first connection
 import pyarrow as pa
 import upath  # noqa: F401 - Dagster imports it late
+from dagster._core.execution.api import create_execution_plan
 
 import importer_dagster.defs.step
 import importer_dagster.pipeline  # noqa: F401 - with all that it imports
@@ -29,12 +30,12 @@ from importer_dagster.spec import TableSchema, TableSpec, load_specs
 
 
 def warm_up() -> None:
-    """Resolve the jobs, compile the path patterns, validate an empty table that does not exist."""
+    """Resolve the jobs and their plans, compile the path patterns, validate an empty table that does not exist."""
     settings = Settings.from_env()
     for spec in load_specs(settings.specs).values():
         pattern_of(spec, settings.default_path)
-    for job in defs.jobs or ():
-        defs.get_repository_def().get_job(job.name)
+    for job in defs.get_repository_def().get_all_jobs():
+        create_execution_plan(job)  # what a step reads off it stays with the job
     fields = (FieldSpec(name="a", type="integer"), FieldSpec(name="b", type="string"))
     schema = pandera_schema(TableSpec(name="warm", tableschema=TableSchema(fields=fields)))
     columns = {"a": pd.ArrowDtype(pa.int64()), "b": pd.ArrowDtype(pa.string())}
