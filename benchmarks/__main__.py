@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import cases, day, definitions, large, peers, resent, shapes, small
+from benchmarks import cases, day, definitions, large, many, peers, resent, shapes, small, year
 from benchmarks.cases import Bench
 from benchmarks.measure import Line, machine, markdown, say
 from benchmarks.server import bench_server
@@ -27,6 +27,8 @@ PARTS: dict[str, Callable[[Bench], list[Line]]] = {
     "resent": resent.resent,
     "small": small.small,
     "types": definitions.types,
+    "many": many.many,
+    "year": year.year,
     "peers": peers.peers,
 }
 DEFAULT = ("copy", "large", "dirty", "merge", "dagster")

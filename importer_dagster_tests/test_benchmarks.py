@@ -266,3 +266,70 @@ def test_small_files_are_imported_and_copied_one_by_one(
 def test_definitions_are_loaded_in_a_fresh_process(bench: Bench) -> None:
     (line,) = definitions.types(bench, [(3, 60.0)])
     assert line.what.startswith("Definitions of 3 types") and line.met
+
+
+_PART = """
+import sys
+from pathlib import Path
+from benchmarks import cases, many, server, year
+bench = cases.Bench(server.Server(sys.argv[1]), Path(sys.argv[2]), pairs=1)
+if __name__ == "__main__":
+    for line in eval(sys.argv[3]):
+        print(line.what, "|", line.result, "|", line.met)
+"""
+
+
+def lines_of(part: str, database_url: str, folder: Path) -> dict[str, tuple[str, str]]:
+    """What a part says, by its first words; a process of its own, since Dagster's settings stay in the environment."""
+    done = subprocess.run(
+        [sys.executable, "-c", _PART, database_url, str(folder), part],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    shown = [line.split(" | ") for line in done.stdout.splitlines() if line.count(" | ") == 2]
+    return {what: (result, met) for what, result, met in shown}
+
+
+def test_a_day_of_many_types_with_what_it_takes(database_url: str, tmp_path: Path, query: Query) -> None:
+    lines = lines_of("many.many(bench, types=5)", database_url, tmp_path)
+    assert query("SELECT count(*), min(status), max(status) FROM importer.loads") == [(5, "loaded", "loaded")]
+    found = {what.split(", by")[0]: result for what, (result, _) in lines.items()}
+    assert re.match(r"\d+ s, [\d.]+ s an asset", found["A first day of 5 types, a file of 50 rows each"])
+    assert 1 <= int(found["… most steps at once"]) < int(found["… most processes of the run at once"])
+    assert 1 <= int(found["… most writers at once"]) <= 4
+    assert re.match(r"[1-9]\d+ MB", found["… peak memory of the process that the run lives in"])
+    assert re.match(r"\d\d+ events, [\d.]+ MB", found["… Dagster's records of it"])
+
+
+@pytest.mark.timeout(600)
+def test_a_year_in_days(database_url: str, tmp_path: Path, query: Query) -> None:
+    lines = lines_of("year.year(bench, types=2, tenants=2, days=5)", database_url, tmp_path)
+    head, *measured = lines
+    assert re.match(r"After 5 days of 2 types × 2 files: 20 loads, [\d,]+ events, 5 runs", head)
+    assert [re.split(r"[,(]", what)[0].strip() for what in measured] == [
+        "`importer status`",
+        "One evaluation of the sensor `arrivals`",
+        *["UI"] * 8,
+    ]
+    assert all(re.match(r"[\d.]+ s", lines[what][0]) for what in measured)
+    # the days are one after the other, in the ledger and to Dagster
+    days = "SELECT count(DISTINCT d), max(d) - min(d), count(*) FROM "
+    assert query(days + "(SELECT business_date d FROM importer.loads) x") == [(5, 4, 20)]
+    events = "event_logs WHERE dagster_event_type = 'ASSET_MATERIALIZATION'"
+    assert query(days + f"(SELECT partition::date d FROM dagster.{events}) x") == [(5, 4, 10)]
+    # … the latest with the highest ids, its event, its checks and its run still belonging together
+    assert query(
+        "SELECT count(*) FROM dagster.event_logs a JOIN dagster.event_logs b ON a.partition < b.partition AND a.id > b.id"
+    ) == [(0,)]
+    assert query(
+        "SELECT bool_and(e.run_id = c.run_id AND e.event = c.evaluation_event), count(*), count(DISTINCT r.partition)"
+        " FROM dagster.asset_check_executions c JOIN dagster.event_logs e ON e.id = c.evaluation_event_storage_id"
+        " JOIN dagster.runs r ON r.run_id = c.run_id WHERE execution_status <> 'PLANNED'"
+    ) == [(True, 30, 5)]
+    assert query(
+        "SELECT bool_and(event::json->>'run_id' = run_id"
+        " AND abs((event::json->>'timestamp')::float - extract(epoch FROM timestamp)) < 1) FROM dagster.event_logs"
+    ) == [(True,)]
