@@ -25,9 +25,12 @@ from importer_dagster.errors import RefusedError, SourceUnavailable
 from importer_dagster.opening import SourceFile, open_url, source_errors
 from importer_dagster.redaction import redact
 
+decompressobj: Any
+InflateError: Any
 try:  # takes two fifths of zlib's time; has no wheel for every processor
-    from isal.igzip_lib import IsalError as InflateError
-    from isal.isal_zlib import decompressobj
+    from isal import igzip_lib, isal_zlib
+
+    decompressobj, InflateError = isal_zlib.decompressobj, igzip_lib.IsalError
 except ImportError:
     import zlib
 
