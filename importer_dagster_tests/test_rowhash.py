@@ -35,7 +35,8 @@ def hashes_of(found: list[dict], schema: pa.Schema = SCHEMA) -> list[int]:
 
 def bits(row: dict) -> tuple:
     """A row as it is: 0 and -0 are two values."""
-    return tuple(struct.pack("d", v) if isinstance(v, float) else v for v in row.values())
+    values = (row[name] for name in TYPES)
+    return tuple(struct.pack("d", v) if isinstance(v, float) else v for v in values)
 
 
 @settings(max_examples=200, deadline=None)

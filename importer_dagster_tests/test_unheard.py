@@ -15,6 +15,7 @@ from test_dagster import DEFINITIONS, Project, day, project  # noqa: F401 - a fi
 
 from importer_dagster.defs.runs import JOB
 from importer_dagster.defs.unheard import tell_again
+from importer_dagster.instance import PROJECT_ROOT as ROOT
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::dagster.BetaWarning",
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings(
 def daemon(project: Project) -> Iterator[WorkspaceProcessContext]:  # noqa: F811
     """What Dagster's daemon works with."""
     instance = dg.DagsterInstance.get()
-    target = ModuleTarget(DEFINITIONS, None, "/", None)
+    target = ModuleTarget(DEFINITIONS, None, str(ROOT), None)
     with instance, WorkspaceProcessContext(instance, target) as context:
         yield context
 
@@ -42,6 +43,7 @@ def queued_run(instance: dg.DagsterInstance, when: str) -> dg.DagsterRun:
         [sys.executable, "-m", "dagster", "job", "launch", "-m", DEFINITIONS, "-j", JOB, "--tags", tags],
         check=True,
         capture_output=True,
+        cwd=ROOT,
     )
     [run] = [r for r in instance.get_runs() if r.run_id not in before]
     return run
