@@ -164,7 +164,7 @@ def _release(
     prior_id = prior.load_id if prior else None
     newest = ledger.newest_rank(conn, delivery.type, delivery.tenant, besides=prior_id)
     if target.is_keyed:
-        refuse_before_horizon(conn, row, "released")
+        refuse_before_horizon(conn, target.spec, row, "released")
     publisher = Publisher(
         conn,
         target,

@@ -26,7 +26,7 @@ import numpy as np
 import psycopg
 import pyarrow as pa
 
-from importer_dagster import evolve, gate, held, ledger
+from importer_dagster import evolve, gate, held, ledger, undo
 from importer_dagster.completeness import unchanged
 from importer_dagster.drift import map_header
 from importer_dagster.errors import RefusedError, TransientError, WarehouseUnavailable
@@ -369,7 +369,8 @@ class _Import:
     ) -> None:
         """Refuse a late or corrected file whose place cannot be told any more, unless that is accepted."""
         on_top = prior is None and (newest is None or self.delivery.business_date > newest[0])
-        if on_top or self.force or not self.target.is_keyed or not self.has_ledger:
+        may_force = not self.spec.absence_closes  # there, nothing is left to put it among
+        if on_top or (self.force and may_force) or not self.target.is_keyed or not self.has_ledger:
             return
         also = prior.load_id if prior else None
         pruned = ledger.pruned_until(conn, self.delivery.type, self.delivery.tenant, also=also)
@@ -377,8 +378,8 @@ class _Import:
             raise RefusedError(
                 f"What the deliveries until {pruned[0]} said before others did was deleted on "
                 f"{pruned[1]:%Y-%m-%d} (IMPORTER_KEEP_HISTORY), so the place of a file of "
-                f"{self.delivery.business_date} among them cannot be told exactly. `importer load --force` puts "
-                "it where the rest says",
+                f"{self.delivery.business_date} among them cannot be told exactly. "
+                + ("`importer load --force` puts it where the rest says" if may_force else undo.ONLY_ANEW),
                 rule="retention",
             )
 

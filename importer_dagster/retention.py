@@ -273,7 +273,7 @@ class _Prune:
             olds = [o for o in find(conn, before) if (o.type, o.tenant) == (type_name, tenant)]
             if not olds:
                 return 0
-            if kind == "history":
+            if kind == "history" and not self.specs[type_name].absence_closes:
                 count = self._take_history(conn, type_name, tenant, olds)
             else:
                 count = self._delete_rows(conn, type_name, [o.load_id for o in olds])
@@ -302,13 +302,17 @@ class _Prune:
         return self._of_types(conn, "old_copies", before, lambda s: s.write_disposition == "replace")
 
     def _histories(self, conn: psycopg.Connection, before: datetime) -> list[_Old]:
-        return self._of_types(conn, "old_history", before, history_may_go)
+        return self._of_types(conn, "old_history", before, lambda s: s.write_disposition in ("merge", "scd2"))
 
     def _of_types(
         self, conn: psycopg.Connection, name: str, before: datetime, wanted: Callable[[TableSpec], bool]
     ) -> list[_Old]:
-        types = [spec.name for spec in self.specs.values() if wanted(spec)]
-        return [_Old(*row) for t in types for row in self._run(conn, name, before=before, type=t).fetchall()]
+        found = list[_Old]()
+        for spec in filter(wanted, self.specs.values()):
+            values = {"before": before, "type": spec.name, "closes": spec.absence_closes}
+            values["marked"] = [*self.marked]
+            found += [_Old(*row) for row in self._run(conn, name, **values).fetchall()]
+        return found
 
     def _tenth(self) -> timedelta:
         """History goes in few large steps: each looks at the whole table."""
@@ -355,14 +359,3 @@ def _existing(conn: psycopg.Connection, schema_name: str, type_name: str) -> dic
     table = sql.Identifier(schema_name, type_name)
     exists = conn.execute("SELECT to_regclass(%s)", (table.as_string(conn),)).fetchone() != (None,)
     return {"table": table} if exists else None
-
-
-def history_may_go(spec: TableSpec) -> bool:
-    """Whether what was said before a horizon can be told in short.
-
-    Not where absence closes a version (``scd2.absent: close``): each word on a key says that
-    the key was there on that day.
-    """
-    return spec.write_disposition == "merge" or (
-        spec.write_disposition == "scd2" and spec.scd2.absent == "keep"
-    )

@@ -269,10 +269,14 @@ class TableSpec(Model):
         return tuple(self.field(name).column for name in self.tableschema.primaryKey)
 
     @property
+    def absence_closes(self) -> bool:
+        """scd2: whether a key's version ends on the first delivered day that does not name the key."""
+        return self.write_disposition == "scd2" and self.scd2.absent == "close"
+
+    @property
     def absence_deletes(self) -> bool:
         """Whether rows that a delivery does not have leave the table (or are no longer current)."""
-        closes = self.write_disposition == "scd2" and self.scd2.absent == "close"
-        return self.write_disposition == "replace" or closes
+        return self.write_disposition == "replace" or self.absence_closes
 
     @property
     def is_gated(self) -> bool:

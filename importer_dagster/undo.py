@@ -25,6 +25,9 @@ from importer_dagster.writer import Publisher
 
 HasTenant = Callable[[TableSpec], bool]
 
+# the remedy where absence closes versions, and versions alone are kept of the days before the horizon
+ONLY_ANEW = "To correct such days, give the type a new name and import its files again"
+
 
 @dataclass(frozen=True)
 class Unloaded:
@@ -100,7 +103,7 @@ def _unload(
     load_id, tenant = row["load_id"], row["tenant"]
     before = _count(conn, target, tenant)
     if target.is_keyed and row["superseded_by"] is None:
-        refuse_before_horizon(conn, row, "taken out exactly")
+        refuse_before_horizon(conn, target.spec, row, "taken out exactly")
     replaced = ledger.replaced_by(conn, load_id)
     pruned = replaced is not None and replaced["pruned_at"] is not None
     # what is in force again afterwards: not if this load is itself superseded
@@ -147,14 +150,17 @@ def _take_out(
         publisher.revive_load(back)
 
 
-def refuse_before_horizon(conn: psycopg.Connection, row: dict[str, Any], what: str) -> None:
+def refuse_before_horizon(conn: psycopg.Connection, spec: TableSpec, row: dict[str, Any], what: str) -> None:
     """merge, scd2: raise UsageError for a load of days of which only the last word on each key was kept."""
     pruned = ledger.pruned_until(conn, row["type"], row["tenant"])
     if pruned and row["business_date"] <= pruned[0]:
+        by_force = (
+            "Send a corrected file with `importer load --force`, or make the table anew from its files."
+        )
         raise UsageError(
             f"Load {row['load_id']} of {row['business_date']} cannot be {what}: what the deliveries until "
             f"{pruned[0]} said before others did was deleted on {pruned[1]:%Y-%m-%d} (IMPORTER_KEEP_HISTORY). "
-            "Send a corrected file with `importer load --force`, or make the table anew from its files."
+            + (f"{ONLY_ANEW}." if spec.absence_closes else by_force)
         )
 
 

@@ -232,7 +232,7 @@ class Publisher:
             "tenant": tenant,
             "date": business_date,
             "prior": prior,
-            "absent_closes": target.spec.scd2.absent == "close",
+            "absent_closes": target.spec.absence_closes,
         }
 
     def _run(
@@ -425,6 +425,9 @@ class Publisher:
 
     def derive_found(self) -> Counts:
         """The same for the keys found before."""
+        row = self._run("derive_frozen").fetchone()
+        assert row
+        self._values["frozen"] = row[0]
         for step in (
             "versions",
             "repeated",
@@ -432,9 +435,9 @@ class Publisher:
             f"claims_{self.target.spec.write_disposition}",
             "sent_again",
         ):
-            self._run(f"derive_{step}")
-        for table in ("live", "superseded"):
-            self._run("derive_clear", table=self.target.names[table])
+            self._run(f"derive_{step}", and_thawed=self._and_thawed)
+        self._run("derive_clear", table=self.target.live, and_thawed=self._and_thawed)
+        self._run("derive_clear", table=self.target.superseded, and_thawed=sql.SQL(""))
         self._run("drop_repeats", gone=sql.Identifier("importer_repeated"))
         self._derive_rows("live", history=self.target.has_history)
         self._derive_rows("superseded", history=False)
@@ -442,6 +445,11 @@ class Publisher:
         row = self._run("derive_counts").fetchone()
         assert row
         return Counts(*row)
+
+    @property
+    def _and_thawed(self) -> sql.SQL:
+        """Of the table that BI reads: what is not told by versions alone (retention)."""
+        return sql.SQL(statements("publish")["and_thawed"] if self.target.has_history else "")
 
     def _derive_rows(self, place: str, *, history: bool) -> None:
         self._run(

@@ -139,7 +139,7 @@ def test_earlier_days_of_a_full_copy_go_but_for_the_last_one(inbox: Inbox, query
 # --- merge, scd2: what was said before ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["merge", "scd2 keep"])
+@pytest.mark.parametrize("kind", ["merge", "scd2 keep", "scd2 close"])
 @pytest.mark.parametrize("seed", range(12))
 def test_after_the_horizon_everything_is_as_if_nothing_had_been_deleted(
     tmp_path: Path,
@@ -165,7 +165,7 @@ def test_after_the_horizon_everything_is_as_if_nothing_had_been_deleted(
         )
         conn.commit()
     gone = prune(tenant.inbox, tenant.spec, on=30, keep=replace(FOR_EVER, history=20))
-    assert kind != "merge" or gone["what was said before (merge, scd2)"] > 0
+    assert kind == "scd2 keep" or gone["what was said before (merge, scd2)"] > 0
     in_force = {place: stack[-1] for place, stack in tenant.loads.items() if stack}
     check(tenant)
     send(6, 12, 10)
@@ -182,17 +182,18 @@ def test_after_the_horizon_everything_is_as_if_nothing_had_been_deleted(
     old = max(p for p in in_force if p[0] < 6)
     tenant.load(old, in_force[old][1])
     content = "id,v\n" + "".join(f"{k},Z\n" for k in KEYS)
+    remedy = "To correct such days" if kind == "scd2 close" else "`importer load --force`"
     for path in (f"{old[0]}{old[1]}.csv", "late.csv"):
         sent = tenant.inbox.load(tenant.spec, content, path=path, day=day(old[0]), tenant=tenant.name)
         assert sent.status == "refused"
-        assert "cannot be told exactly. `importer load --force`" in str(sent.reason)
+        assert f"cannot be told exactly. {remedy}" in str(sent.reason)
     with pytest.raises(UsageError, match="cannot be taken out exactly"):
         taken_out(tenant.inbox, tenant.spec, in_force[old][0])
     check(tenant)
     forced = tenant.inbox.load(
         tenant.spec, content, path="late.csv", day=day(old[0]), tenant=tenant.name, force=True
     )
-    assert forced.status == "loaded"
+    assert forced.status == ("refused" if kind == "scd2 close" else "loaded")
 
 
 @pytest.mark.parametrize("disposition", ["merge", "scd2"])
@@ -220,12 +221,147 @@ def check(tenant: Tenant) -> None:
     tenant.check()
 
 
-def test_where_absence_ends_versions_nothing_that_was_said_goes(inbox: Inbox, query: Query) -> None:
+class Twins:
+    """Two tenants that are sent the same; retention passes over one of them."""
+
+    def __init__(self, folder: Path, warehouse: Warehouse) -> None:
+        self.pruned, self.whole = (Tenant(folder, warehouse, "scd2 close") for _ in range(2))
+        self.both = (self.pruned, self.whole)
+        self.frozen = -1  # the last day that was pruned
+
+    def load(self, place: tuple[int, str], rows: list[tuple[int, str]]) -> None:
+        for tenant in self.both:
+            tenant.load(place, rows)
+
+    def unload(self, place: tuple[int, str], nth: int) -> None:
+        for tenant in self.both:
+            tenant.unload(tenant.loads[place][nth][0])
+
+    def prune(self, until: int, keep: Keep) -> int:
+        """As if all of before day ``until`` had come long ago, and the others lately."""
+        with self.pruned.inbox.warehouse.connect() as conn:
+            conn.execute(
+                "UPDATE importer.loads SET finished_at = CASE WHEN business_date < %s THEN %s ELSE %s END WHERE tenant = %s",
+                (day(until), noon(1), noon(29), self.pruned.name),
+            )
+            conn.commit()
+        planned = prune(self.pruned.inbox, self.pruned.spec, on=30, keep=keep, dry_run=True)
+        assert prune(self.pruned.inbox, self.pruned.spec, on=30, keep=keep) == planned
+        in_force = sorted(n for (n, _), stack in self.pruned.loads.items() if stack)
+        self.frozen = max((n for n in in_force if n < min(until, in_force[-1])), default=self.frozen)
+        return sum(planned.values())
+
+    def check(self) -> None:
+        """Every column of every version is the same, and where it came from."""
+        check(self.pruned)
+        self.whole.check()
+        assert self._versions(self.pruned) == self._versions(self.whole)
+
+    def _versions(self, tenant: Tenant) -> list[tuple]:
+        with tenant.inbox.warehouse.connect() as conn:
+            return conn.execute(
+                """SELECT id, v, _valid_from, _valid_to, _current, _hash, t._business_date, l.path, _row
+                   FROM scd2_close t JOIN importer.loads l ON l.load_id = t._load_id
+                   WHERE _tenant = %s ORDER BY id, _valid_from""",
+                (tenant.name,),
+            ).fetchall()
+
+    def beside(self) -> int:
+        """Records kept beside the table that are of the frozen days."""
+        with self.pruned.inbox.warehouse.connect() as conn:
+            row = conn.execute(
+                """SELECT count(*) FROM (
+                       SELECT _load_id FROM importer_superseded.scd2_close WHERE _tenant = %(t)s
+                       UNION ALL SELECT _load_id FROM importer_repeats.scd2_close WHERE _tenant = %(t)s
+                   ) AS kept JOIN importer.loads ON load_id = _load_id WHERE business_date <= %(frozen)s""",
+                {"t": self.pruned.name, "frozen": day(self.frozen)},
+            ).fetchone()
+        assert row
+        return row[0]
+
+
+@pytest.mark.parametrize("keep", [replace(FOR_EVER, history=20), Keep(*[20] * len(fields(Keep)))])
+@pytest.mark.parametrize("seed", range(20))
+def test_where_absence_ends_versions_they_are_as_if_nothing_had_been_deleted(
+    tmp_path: Path,
+    shared_warehouse: Warehouse,  # noqa: F811
+    keep: Keep,
+    seed: int,
+) -> None:
+    chosen = random.Random(f"absence {seed}")
+    twins = Twins(tmp_path, shared_warehouse)
+
+    def some(times: int) -> None:
+        """Files of days after the frozen one in any order: new, late, corrected, sent again, taken out."""
+        for _ in range(times):
+            place = (chosen.randint(twins.frozen + 1, 12), chosen.choice("ppq"))
+            stack = twins.pruned.loads.get(place)
+            if stack and chosen.random() < 0.3:
+                twins.unload(place, chosen.randrange(len(stack)))
+            elif stack and chosen.random() < 0.2:
+                twins.load(place, stack[-1][1])
+            else:
+                # few keys are missing and few change, so that versions last
+                rows = [(k, chosen.choice("aab")) for k in KEYS if chosen.random() < 0.8]
+                twins.load(place, chosen.choice([rows, rows, rows, []]))
+            twins.check()
+
+    some(14)
+    for until in sorted(chosen.sample(range(2, 12), 2)):
+        twins.prune(until, keep)
+        assert twins.beside() == 0
+        twins.check()
+        some(8)
+        if twins.frozen >= 0:
+            refused_before(twins.pruned, twins.frozen)
+            twins.check()
+
+
+def refused_before(tenant: Tenant, frozen: int) -> None:
+    """Neither a late file, nor a corrected one, nor taking one out, up to the frozen day; nor by force."""
+    known = [p for p, stack in tenant.loads.items() if stack and p[0] <= frozen]
+    for place in [*known, (frozen, "z")]:
+        content, when = "id,v\n1,Z\n", day(place[0])
+        for force in (False, True):
+            sent = tenant.inbox.load(
+                tenant.spec,
+                content,
+                path=f"{place[0]}{place[1]}.csv",
+                day=when,
+                tenant=tenant.name,
+                force=force,
+            )
+            assert sent.status == "refused" and "To correct such days, give the type" in str(sent.reason)
+    for place in known:  # or the ledger has forgotten it (IMPORTER_KEEP_DONE)
+        with pytest.raises(
+            UsageError, match="To correct such days, give the type a new name|There is no load"
+        ):
+            taken_out(tenant.inbox, tenant.spec, tenant.loads[place][-1][0])
+
+
+def test_where_absence_ends_versions_what_was_said_again_goes(inbox: Inbox, query: Query) -> None:
     spec = make_spec(key=["id"], write_disposition="scd2", scd2={"absent": "close"})
-    for n in range(5):
-        inbox.load(spec, HEADER + "1,a,1\n", path=str(n), day=day(n))
+    for n in range(10):
+        inbox.load(spec, HEADER + "1,a,1\n" + ("2,b,1\n" if n < 3 else ""), path=str(n), day=day(n))
     let_time_pass(inbox.warehouse)
-    assert prune(inbox, spec, on=900, keep=replace(FOR_EVER, history=10)) == {}
+    table = "SELECT id, _valid_from, _valid_to, _load_id, _row FROM things ORDER BY 1"
+    before = query(table)
+    keep = replace(FOR_EVER, history=20)
+    gone = {"what was said before (merge, scd2)": 8 + 2}  # days 1 to 8, and key 2 on days 1 and 2
+    assert prune(inbox, spec, on=50, keep=keep, dry_run=True) == gone
+    assert prune(inbox, spec, on=50, keep=keep) == gone
+    assert prune(inbox, spec, on=50, keep=keep) == {}
+    assert query("SELECT count(*) FROM importer_repeats.things") == [(1,)]
+    assert query(table) == before
+    # a late file of the day after the frozen one, without the key: its version ends there, not before
+    inbox.load(spec, HEADER + "1,a,1\n", path="11", day=day(11))
+    inbox.load(spec, HEADER + "3,c,1\n", path="10", day=day(10))
+    assert query(table) == [
+        (1, day(0), day(10), before[0][3], before[0][4]),
+        (1, day(11), None, query("SELECT load_id FROM importer.loads WHERE path = '11'")[0][0], 1),
+        before[1],
+        (3, day(10), day(11), query("SELECT load_id FROM importer.loads WHERE path = '10'")[0][0], 1),
+    ]
 
 
 def test_history_goes_in_few_steps(inbox: Inbox, query: Query) -> None:
@@ -353,6 +489,7 @@ def test_after_many_days_the_sizes_are_flat(inbox: Inbox, query: Query) -> None:
         make_spec("copy", key=["id"], write_disposition="replace", **more),
         make_spec("change", key=["id"], write_disposition="merge", **more),
         make_spec("version", key=["id"], write_disposition="scd2", **more),
+        make_spec("closed", key=["id"], write_disposition="scd2", scd2={"absent": "close"}, **more),
         make_spec("event", write_disposition="append", **more),
     ]
     keep = Keep(4, copies=4, history=4, loads=6, done=8, rejects=4, drift=4, profiles=2, runs=4, files=4)
@@ -391,7 +528,7 @@ def test_after_many_days_the_sizes_are_flat(inbox: Inbox, query: Query) -> None:
     whole, ledger_whole = sizes(), ledger_rows()
     grown = {name: ledger_whole[name] - rows for name, rows in ledger_half.items()}
     # where each delivery has rows in the table that BI reads, the ledger has its row, and one for what was replaced
-    assert grown == {"copy": 0, "change": 0, "version": 15 * 2, "event": 15 * 2}
+    assert grown == {"copy": 0, "change": 0, "version": 15 * 2, "closed": 15 * 2, "event": 15 * 2}
     assert whole.pop("importer.loads") - half.pop("importer.loads") == sum(grown.values())
     assert whole == half
     assert {"ledger rows of days that are done", "ledger rows", "what was said before (merge, scd2)"} <= gone

@@ -189,9 +189,20 @@ SELECT DISTINCT {key} FROM (
 UNION ALL SELECT {key} FROM {live} t
 WHERE {mine} AND t._business_date < %(date)s AND (t._valid_to IS NULL OR t._valid_to >= %(date)s)
 
+-- name: derive_frozen
+-- scd2 where absence closes: the last day of which retention left nothing but versions; null: of none.
+-- All in force of that day and before is pruned, and nothing comes or goes there any more.
+SELECT max(business_date) FROM importer.loads
+WHERE type = %(type)s AND tenant = %(tenant)s AND pruned_at IS NOT NULL
+  AND status = 'loaded' AND superseded_by IS NULL AND %(absent_closes)s
+
+-- name: and_thawed
+-- what had ended by the frozen day stays as it is
+AND (t._valid_to > %(frozen)s::date OR t._valid_to IS NULL OR %(frozen)s::date IS NULL)
+
 -- name: derive_versions
 CREATE TEMP TABLE importer_versions ON COMMIT DROP AS
-SELECT {t_columns} FROM {live} t JOIN importer_keys g ON {same_key}
+SELECT {t_columns} FROM {live} t JOIN importer_keys g ON {same_key} {and_thawed}
 UNION ALL SELECT {t_columns} FROM {superseded} t JOIN importer_keys g ON {same_key}
 UNION ALL SELECT {columns} FROM importer_stage;
 
@@ -241,22 +252,24 @@ FROM numbered;
 -- Of one day's claims the last path's speaks. In order of business date, those
 -- with equal content form a run, which is a version: it ends where the next one
 -- begins or, where absence closes, on the next delivered day that does not name the key.
+-- A version that stood on the frozen day was said on that day.
 CREATE TEMP TABLE importer_claims ON COMMIT DROP AS
 WITH delivered AS (
     SELECT DISTINCT business_date FROM importer.loads
     WHERE type = %(type)s AND tenant = %(tenant)s AND superseded_by IS NULL
       AND (status = 'loaded' OR load_id = %(load)s) AND %(absent_closes)s
 ), days AS (
-    SELECT business_date, lead(business_date) OVER (ORDER BY business_date) AS next_day FROM delivered
+    SELECT business_date AS day, lead(business_date) OVER (ORDER BY business_date) AS next_day FROM delivered
 ), ranked AS (
-    SELECT *, lead(path) OVER (PARTITION BY {key}, business_date ORDER BY path COLLATE "C") IS NULL AS speaks
+    SELECT *, greatest(business_date, %(frozen)s::date) AS day,
+           lead(path) OVER (PARTITION BY {key}, business_date ORDER BY path COLLATE "C") IS NULL AS speaks
     FROM importer_said WHERE in_force
 ), marked AS (
     SELECT *,
            lead(business_date) OVER by_day AS next_said,
            content IS DISTINCT FROM lag(content) OVER by_day
                OR coalesce(lag(next_day) OVER by_day < business_date, FALSE) AS starts
-    FROM ranked LEFT JOIN days USING (business_date)
+    FROM ranked LEFT JOIN days USING (day)
     WHERE speaks
     WINDOW by_day AS (PARTITION BY {key} ORDER BY business_date)
 ), numbered AS (
@@ -278,7 +291,7 @@ INSERT INTO importer_claims ({key}, _load_id, _row, source, business_date, place
 SELECT {key}, _load_id, _row, source, business_date, 'superseded' FROM importer_said WHERE NOT in_force;
 
 -- name: derive_clear
-DELETE FROM {table} t USING importer_keys g WHERE {same_key};
+DELETE FROM {table} t USING importer_keys g WHERE {same_key} {and_thawed};
 
 -- name: drop_repeats
 -- the records that are to go are given by _load_id and _row, with their blocks

@@ -17,7 +17,7 @@
 -- So does what a drift event that is kept belongs to.
 WITH newest AS (
     SELECT tenant, max(business_date) AS day,
-           max(business_date) FILTER (WHERE pruned_at IS NOT NULL) AS horizon
+           max(business_date) FILTER (WHERE pruned_at IS NOT NULL AND status = 'loaded') AS horizon
     FROM importer.loads
     WHERE type = %(type)s AND (status <> 'loaded' OR superseded_by IS NULL) GROUP BY tenant
 )
@@ -146,10 +146,12 @@ WITH gone AS (DELETE FROM {table} t WHERE t._load_id = ANY(%(ids)s) RETURNING ca
 SELECT coalesce(sum(records), 0)::bigint FROM gone
 
 -- name: old_history
--- merge, scd2: loads of days before all that arrived since, and before the last day
+-- merge, scd2: loads of days before all that arrived since, and before the last day. Where
+-- absence closes (%(closes)s), versions alone are left, so replaced ones go with the others.
 SELECT l.load_id, l.type, l.tenant, l.finished_at AS at
 FROM importer.loads l
-WHERE l.type = %(type)s AND l.status = 'loaded' AND l.superseded_by IS NULL AND l.pruned_at IS NULL
+WHERE l.type = %(type)s AND l.status = 'loaded' AND (l.superseded_by IS NULL OR %(closes)s)
+  AND l.pruned_at IS NULL AND l.load_id <> ALL(%(marked)s)
   AND l.business_date < (
       SELECT least(min(n.business_date) FILTER (WHERE n.finished_at >= %(before)s), max(n.business_date))
       FROM importer.loads n
