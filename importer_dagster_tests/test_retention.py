@@ -281,7 +281,7 @@ class Twins:
 
 
 @pytest.mark.parametrize("keep", [replace(FOR_EVER, history=20), Keep(*[20] * len(fields(Keep)))])
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(6))
 def test_where_absence_ends_versions_they_are_as_if_nothing_had_been_deleted(
     tmp_path: Path,
     shared_warehouse: Warehouse,  # noqa: F811
@@ -344,7 +344,7 @@ def test_where_absence_ends_versions_what_was_said_again_goes(inbox: Inbox, quer
     for n in range(10):
         inbox.load(spec, HEADER + "1,a,1\n" + ("2,b,1\n" if n < 3 else ""), path=str(n), day=day(n))
     let_time_pass(inbox.warehouse)
-    table = "SELECT id, _valid_from, _valid_to, _load_id, _row FROM things ORDER BY 1"
+    table = "SELECT id, _valid_from, _valid_to, _load_id, _row FROM things ORDER BY id, _valid_from"
     before = query(table)
     keep = replace(FOR_EVER, history=20)
     gone = {"what was said before (merge, scd2)": 8 + 2}  # days 1 to 8, and key 2 on days 1 and 2
@@ -353,15 +353,18 @@ def test_where_absence_ends_versions_what_was_said_again_goes(inbox: Inbox, quer
     assert prune(inbox, spec, on=50, keep=keep) == {}
     assert query("SELECT count(*) FROM importer_repeats.things") == [(1,)]
     assert query(table) == before
-    # a late file of the day after the frozen one, without the key: its version ends there, not before
-    inbox.load(spec, HEADER + "1,a,1\n", path="11", day=day(11))
-    inbox.load(spec, HEADER + "3,c,1\n", path="10", day=day(10))
+    # later days go on: absent on the day that was the last, key 1 ends there, and begins again after it
+    eleventh = inbox.load(spec, HEADER + "1,a,1\n", path="11", day=day(11)).load_id
+    assert query(table) == before
+    corrected = inbox.load(spec, HEADER + "3,c,1\n", path="9", day=day(9)).load_id
     assert query(table) == [
-        (1, day(0), day(10), before[0][3], before[0][4]),
-        (1, day(11), None, query("SELECT load_id FROM importer.loads WHERE path = '11'")[0][0], 1),
+        (1, day(0), day(9), *before[0][3:]),
+        (1, day(11), None, eleventh, 1),
         before[1],
-        (3, day(10), day(11), query("SELECT load_id FROM importer.loads WHERE path = '10'")[0][0], 1),
+        (3, day(9), day(11), corrected, 1),
     ]
+    taken_out(inbox, spec, corrected)
+    assert query(table) == before
 
 
 def test_history_goes_in_few_steps(inbox: Inbox, query: Query) -> None:
