@@ -309,9 +309,9 @@ class _Prune:
     ) -> list[_Old]:
         found = list[_Old]()
         for spec in filter(wanted, self.specs.values()):
-            values = {"before": before, "type": spec.name, "closes": spec.absence_closes}
-            values["marked"] = [*self.marked]
-            found += [_Old(*row) for row in self._run(conn, name, **values).fetchall()]
+            about = {"type": spec.name, "closes": spec.absence_closes}
+            rows = self._run(conn, name, names=None, before=before, marked=[*self.marked], **about).fetchall()
+            found += [_Old(*row) for row in rows]
         return found
 
     def _tenth(self) -> timedelta:
