@@ -71,8 +71,7 @@ SELECT (SELECT value::int FROM importer.settings WHERE name = %(cap)s),
 """
 
 # The same where nobody waits, in one go: no slot is tried where anybody does. Each part is
-# materialized, since PostgreSQL may reorder conditions, and a lock once taken stays taken. A
-# turn's record need not survive a crash.
+# materialized, since PostgreSQL may reorder conditions, and a lock once taken stays taken.
 _TAKE = """
 WITH room AS MATERIALIZED (
     SELECT CASE WHEN EXISTS (SELECT FROM importer.waiting WHERE due > clock_timestamp()) THEN 0
@@ -89,12 +88,17 @@ WITH room AS MATERIALIZED (
     SELECT n, CASE WHEN slots <= cap THEN pg_try_advisory_lock(%(load_locks)s, hashtext(%(key)s))
               ELSE false END AS is_taken
     FROM held
-), served AS (
-    INSERT INTO importer.turns SELECT %(tenant)s, %(small)s, clock_timestamp() FROM took
-    WHERE is_taken AND %(trace)s AND set_config('synchronous_commit', 'off', true) IS NOT NULL
-    ON CONFLICT (tenant, small) DO UPDATE SET last = excluded.last
 )
 SELECT n, is_taken FROM took
+"""
+
+# A statement of its own, since PostgreSQL locks the table to write on it even where nothing is written:
+# who found no slot would be a writer for a moment.
+# A turn's record need not survive a crash.
+_SERVED = """
+INSERT INTO importer.turns SELECT %s, %s, clock_timestamp()
+WHERE set_config('synchronous_commit', 'off', true) IS NOT NULL
+ON CONFLICT (tenant, small) DO UPDATE SET last = excluded.last
 """
 
 
@@ -158,7 +162,6 @@ class Turn:
         and the two cannot deadlock.
         """
         if self.ticket is None and self._take_at_once(conn):
-            self._give_seat_back(conn)
             return None
         place = self._place(conn)
         if self.trace and not place.first and not place.counts:  # only who must wait gets a ticket
@@ -183,12 +186,11 @@ class Turn:
             "name": CAP,
             "cap": self.cap,
             "key": _load_key(self.type, self.tenant),
-            "tenant": self.tenant,
-            "small": self.small,
-            "trace": self.trace,
         }
         with single(conn):
             row = conn.execute(_TAKE, values).fetchone()
+            if row is not None and row[1]:
+                self._served(conn)
         if row is None:
             return False
         if not row[1]:
@@ -274,15 +276,8 @@ class Turn:
     def _served(self, conn: psycopg.Connection) -> None:
         self.leave(conn)
         self._give_seat_back(conn)
-        if not self.trace:
-            return
-        conn.execute(
-            """
-            INSERT INTO importer.turns VALUES (%s, %s, clock_timestamp())
-            ON CONFLICT (tenant, small) DO UPDATE SET last = excluded.last
-            """,
-            (self.tenant, self.small),
-        )
+        if self.trace:
+            conn.execute(_SERVED, (self.tenant, self.small))
 
 
 class TurnWithoutQueue(Turn):
