@@ -41,8 +41,9 @@ def convert(
 ) -> None:
     """Make a gained column the field's: of its type, read as the field declares.
 
-    ``hashed`` says whether the table has hashes, which are forgotten. Raises WarehouseError if a value cannot be read so; nothing is changed then
-    if the caller rolls back.
+    ``hashed`` says whether the table has hashes, which are forgotten. Raises
+    WarehouseError if a value cannot be read so; nothing is changed then if the
+    caller rolls back.
     """
     names = {
         "t": table,

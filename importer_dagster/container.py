@@ -273,10 +273,8 @@ class Unpacked:
         try:
             data: bytes = self._stream.read(size)
             return data
-        except (
-            OSError,
-            InflateError,
-        ) as error:  # of what unpacks; the file's own are SourceUnavailable by now
+        # of what unpacks; the file's own are SourceUnavailable by now
+        except (OSError, InflateError) as error:
             raise EOFError(str(error)) from None
         except RuntimeError as error:  # zipfile, of what is encrypted
             raise zipfile.BadZipFile(str(error)) from None

@@ -5,6 +5,8 @@ were killed, only a later one would notice; where none comes, as after a test ru
 that was cut off, the server would stay for ever. So whoever starts the server
 starts this, which looks every few seconds, ends with the server, and imports
 nothing but the standard library until there is something to do.
+
+What does not belong here: starting and stopping the server (``embedded.py``).
 """
 
 from __future__ import annotations

@@ -434,9 +434,8 @@ class _Import:
         layout = trace.schema(self.spec, self.extras.names)
         rows = RowStream(conn, table, self.spec, layout, reader.is_short)
         stream = Sieve(sifting, rows) if sifting else rows
-        beside = (
-            at_once if reader.is_short else ahead
-        )  # a thread takes as long to start as to read a small file
+        # a thread takes as long to start as to read a small file
+        beside = at_once if reader.is_short else ahead
         try:
             with (
                 beside(reader.batches(), "reader") as texts,

@@ -93,8 +93,7 @@ SELECT n, is_taken FROM took
 """
 
 # A statement of its own, since PostgreSQL locks the table to write on it even where nothing is written:
-# who found no slot would be a writer for a moment.
-# A turn's record need not survive a crash.
+# who found no slot would be a writer for a moment. A turn's record need not survive a crash.
 _SERVED = """
 INSERT INTO importer.turns SELECT %s, %s, clock_timestamp()
 WHERE set_config('synchronous_commit', 'off', true) IS NOT NULL
