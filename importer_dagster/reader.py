@@ -34,7 +34,7 @@ from importer_dagster.fields import MAX_COLUMNS
 from importer_dagster.grammar import Grammar
 from importer_dagster.header import read_header
 from importer_dagster.model import Delivery, TextBatch
-from importer_dagster.records import MAX_RECORD, blanks_to_skip, cut, regular, scan, without_escaped
+from importer_dagster.records import MAX_RECORD, blanks_to_skip, cut, quotes_in, regular, scan, without_escaped
 from importer_dagster.reject_tables import REJECT_SCHEMA
 from importer_dagster.spec import TableSpec
 from importer_dagster.textsource import TextSource, Window, is_utf8
@@ -165,16 +165,17 @@ class Reader:
             return None
         if not self._grammar.always_scan:
             structure = without_escaped(window.data, self._grammar.escape)
-            length = cut(structure, self._quote, window.ended)
+            quotes = quotes_in(structure, self._quote)
+            length = cut(structure, quotes, window.ended)
             if length:
-                batch = self._regular_batch(structure, length)
+                batch = self._regular_batch(structure, quotes[: np.searchsorted(quotes, length)], length)
                 if batch is not None:
                     return batch
             elif not window.ended and len(window.data) <= MAX_RECORD:
                 return None
         return self._scanned_batch()
 
-    def _regular_batch(self, structure: bytes, length: int) -> TextBatch | None:
+    def _regular_batch(self, structure: bytes, quotes: np.ndarray, length: int) -> TextBatch | None:
         """A batch of the first bytes; None where something is wrong, so that records must be looked at one by one."""
         window, grammar = self._window, self._grammar
         whole = length == len(window.data)
@@ -188,7 +189,8 @@ class Reader:
             given, bare = (
                 np.delete(np.frombuffer(x, np.uint8), skipped).tobytes() for x in (data, structure)
             )
-        if not regular(np.frombuffer(bare, np.uint8), grammar.delimiter[0], self._quote, grammar.double):
+            quotes = quotes_in(bare, self._quote)
+        if not regular(bare, quotes, grammar.delimiter[0], self._quote if grammar.double else None):
             return None
         block = Block(
             data, window.line, window.offset, self._record, grammar, None, structure=structure, given=given
