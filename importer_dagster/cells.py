@@ -114,18 +114,40 @@ def as_mask(condition: pa.Array) -> Mask:
     return filled
 
 
-def present(text: pa.Array) -> Mask:
-    """Where there is a value."""
-    return as_mask(text.is_valid())
+def present(array: pa.Array) -> Mask:
+    """Where there is a value: a tenth of the time that Arrow takes."""
+    if not array.null_count:
+        return np.ones(len(array), np.bool_)
+    skipped, at = divmod(array.offset, 8)
+    bits = np.frombuffer(array.buffers()[0], np.uint8)[skipped:]
+    mask: Mask = np.unpackbits(bits, count=at + len(array), bitorder="little")[at:].view(np.bool_)
+    return mask
 
 
-def any_empty(text: pa.Array) -> bool:
-    """Whether a cell has no bytes, be it null: an eighth of the time that Arrow takes for 3,000 cells."""
+def byte_lengths(text: pa.Array) -> npt.NDArray[np.int32]:
+    """Bytes in each cell; of a null as a rule none, but its slot may hide some."""
+    lengths: npt.NDArray[np.int32] = np.diff(_offsets(text))
+    return lengths
+
+
+def _offsets(text: pa.Array) -> npt.NDArray[np.int32]:
     offset_buffer = text.buffers()[1]
     if offset_buffer is None or not len(text):
-        return False
-    offsets = np.frombuffer(offset_buffer, np.int32)[text.offset : text.offset + len(text) + 1]
-    return bool((offsets[1:] == offsets[:-1]).any())
+        return np.zeros(len(text) + 1, np.int32)
+    return np.frombuffer(offset_buffer, np.int32)[text.offset : text.offset + len(text) + 1]
+
+
+def empty(text: pa.Array) -> Mask:
+    """Where there is a value without any bytes: a tenth of the time that Arrow takes."""
+    none: Mask = byte_lengths(text) == 0
+    return none & present(text) if text.null_count else none
+
+
+def all_within(text: pa.Array, shortest: int, longest: int) -> bool:
+    """Whether all values have that many bytes."""
+    lengths = byte_lengths(text)
+    outside = (lengths < shortest) | (lengths > longest)
+    return not (outside & present(text)).any() if outside.any() else True
 
 
 def blank(array: pa.Array, where: Mask) -> pa.Array:
@@ -141,26 +163,20 @@ def with_nulls(values: npt.NDArray[Any], null: Mask, type_: pa.DataType) -> pa.A
 def raw_bytes(text: pa.Array) -> npt.NDArray[np.uint8]:
     """The bytes of all cells, one after the other, without a copy; the column has no nulls."""
     assert not text.null_count, "null slots may hide bytes"
-    _, offset_buffer, data = text.buffers()
-    if data is None or not len(text):
+    data = text.buffers()[2]
+    if data is None:
         return np.empty(0, np.uint8)
-    offsets = np.frombuffer(offset_buffer, np.int32)[text.offset : text.offset + len(text) + 1]
+    offsets = _offsets(text)
     return np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]]
-
-
-def byte_lengths(text: pa.Array) -> Positions:
-    """Bytes in each cell of a column without nulls."""
-    lengths: Positions = pc.binary_length(text).to_numpy(zero_copy_only=False).astype(np.int64)
-    return lengths
 
 
 def strange(text: pa.Array, alphabet: bytes) -> Mask:
     """Where a cell holds a byte that is not in ``alphabet``: five times as fast as a regex."""
-    _, offset_buffer, data = text.buffers()
+    data = text.buffers()[2]
     mask = np.zeros(len(text), np.bool_)
     if data is None or not len(text):
         return mask
-    offsets = np.frombuffer(offset_buffer, np.int32)[text.offset : text.offset + len(text) + 1]
+    offsets = _offsets(text)
     foreign = bytes(byte not in alphabet for byte in range(256))
     used = np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]]
     # bytes.translate takes half the time of an array as the table

@@ -47,10 +47,10 @@ from importer_dagster.cells import (
     BadCells,
     Faults,
     Mask,
-    any_empty,
     as_mask,
     blank,
     byte_lengths,
+    empty,
     holds,
     matching,
     present,
@@ -102,14 +102,8 @@ def _without(text: pa.Array, missing: Sequence[str]) -> pa.Array:
     if not missing:
         return text
     if tuple(missing) == ("",):  # the usual case
-        if not any_empty(text):
-            return text
-        found = pc.equal(pc.binary_length(text), 0)
-    else:
-        found = pc.is_in(text, value_set=pa.array(missing, pa.string()))
-    if not pc.any(found).as_py():
-        return text
-    return pc.if_else(found, pa.scalar(None, pa.string()), text)
+        return blank(text, empty(text))
+    return blank(text, as_mask(pc.is_in(text, value_set=pa.array(missing, pa.string()))))
 
 
 # --- numbers --------------------------------------------------------------------

@@ -34,7 +34,15 @@ from importer_dagster.fields import MAX_COLUMNS
 from importer_dagster.grammar import Grammar
 from importer_dagster.header import read_header
 from importer_dagster.model import Delivery, TextBatch
-from importer_dagster.records import MAX_RECORD, blanks_to_skip, cut, quotes_in, regular, scan, without_escaped
+from importer_dagster.records import (
+    MAX_RECORD,
+    blanks_to_skip,
+    cut,
+    quotes_in,
+    regular,
+    scan,
+    without_escaped,
+)
 from importer_dagster.reject_tables import REJECT_SCHEMA
 from importer_dagster.spec import TableSpec
 from importer_dagster.textsource import TextSource, Window, is_utf8

@@ -511,6 +511,25 @@ def test_bad_cells_do_not_change_what_becomes_of_their_neighbours(data: st.DataO
     assert [_comparable(v) for v in together] == [_comparable(v) for v in alone]
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_what_lies_behind_nulls_and_before_the_column_is_not_looked_at(data: st.DataObject) -> None:
+    of = data.draw(st.sampled_from(EVERY_TYPE))
+    cells = st.tuples(st.sampled_from([*SAMPLES, ""]), st.booleans())
+    drawn = data.draw(st.lists(cells, min_size=1, max_size=12))
+    before = data.draw(st.integers(0, len(drawn)))
+    hidden = pa.array([text for text, _ in drawn], pa.string())
+    bits = pa.array([is_there for _, is_there in drawn]).buffers()[1]
+    behind = pa.Array.from_buffers(pa.string(), len(drawn), [bits, *hidden.buffers()[1:]]).slice(before)
+    plain = pa.array([text if is_there else None for text, is_there in drawn[before:]], pa.string())
+    (typed, bad), (expected, bad_plain) = (parse.parse(text, of, ("",)) for text in (behind, plain))
+    assert [_comparable(v) for v in typed.to_pylist()] == [_comparable(v) for v in expected.to_pylist()]
+    assert bool(bad) == bool(bad_plain)
+    if bad and bad_plain:
+        assert bad.messages.equals(bad_plain.messages)
+        assert bad.indexes.tolist() == bad_plain.indexes.tolist()
+
+
 def _comparable(value: Any) -> Any:
     return (type(value).__name__, repr(value))
 
