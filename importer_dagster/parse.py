@@ -112,6 +112,7 @@ _POINT_NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _NO_NUMBER = "is no number"
 _NOT_FINITE = "[+-]?(?i:nan|inf|infinity)"
 _MOST_DIGITS = 38
+_EXACT_DIGITS = 15  # of a number that a binary float can be told from all others by
 
 
 def _plain(text: pa.Array, field: FieldSpec, faults: Faults) -> pa.Array:
@@ -259,10 +260,36 @@ def _cast_decimal(text: pa.Array, type_: pa.Decimal128Type) -> pa.Array | None:
     -1, of 25 digits with scale 38 anything, of -69e-72 it makes -0.0001. So it
     gets no exponents, and nothing that could need more than 38 digits.
     """
-    longest = pc.max(pc.binary_length(text)).as_py() or 0
+    longest = int(byte_lengths(text).max(initial=0))
     if longest + type_.scale > _MOST_DIGITS or holds(text, b"eE"):
         return None
-    return try_cast(text, type_)
+    is_short = max(longest, type_.scale) <= _EXACT_DIGITS
+    short = _by_float(text, type_) if is_short else None
+    return try_cast(text, type_) if short is None else short
+
+
+def _by_float(text: pa.Array, type_: pa.Decimal128Type) -> pa.Array | None:
+    """Decimals of short text by way of binary floats, which takes half the time; None where that could be wrong.
+
+    Two numbers of at most 15 digits that are the same binary float are the same. So the
+    integer of units next to what was read is exact if, divided again, it is that float.
+    """
+    read = try_cast(text, pa.float64())
+    if read is None:
+        return None
+    floats = np.frombuffer(read.buffers()[1], np.float64)[read.offset : read.offset + len(read)]
+    there = present(text) if text.null_count else None
+    if there is not None:
+        floats = np.where(there, floats, 0.0)
+    units = np.rint(floats * 10.0**type_.scale)
+    most = 10.0 ** min(type_.precision, _EXACT_DIGITS)
+    if not ((np.abs(units) < most) & (units / 10.0**type_.scale == floats)).all():
+        return None
+    words = np.empty((len(text), 2), np.int64)
+    words[:, 0] = units
+    words[:, 1] = words[:, 0] >> 63
+    valid = None if there is None else pa.array(there).buffers()[1]
+    return pa.Array.from_buffers(type_, len(text), [valid, pa.py_buffer(words)])
 
 
 def _fitting(text: pa.Array, field: FieldSpec, faults: Faults) -> pa.Array:

@@ -108,6 +108,22 @@ def test_number_equals_python_decimal(data: st.DataObject) -> None:
         ), (text, found, expected)  # fmt: skip
 
 
+@settings(deadline=None)
+@given(st.data())
+def test_short_numbers_which_go_by_binary_floats_equal_python_decimal(data: st.DataObject) -> None:
+    scale = data.draw(st.integers(0, 18))
+    of = field("number", precision=data.draw(st.integers(max(scale, 1), 19)), scale=scale)
+    units = st.integers(-(10**18), 10**18) | st.sampled_from(
+        [10**n - d for n in range(1, 18) for d in (0, 1)]
+    )
+    shifts = st.integers(-18, 0)
+    numbers = st.builds(lambda n, shift: format(Decimal(n).scaleb(shift), "f"), units, shifts)
+    texts = data.draw(st.lists(numbers, min_size=1, max_size=3))
+    for text, found in zip(texts, read(of, texts), strict=True):
+        expected = _exact(text, of.precision, scale)
+        assert isinstance(found, Fault) if expected is None else found == expected, (text, found, expected)
+
+
 def _exact(text: str, precision: int, scale: int) -> Decimal | None:
     try:
         value = Decimal(text) if text == text.strip() else Decimal("x")
