@@ -47,6 +47,7 @@ from importer_dagster.cells import (
     BadCells,
     Faults,
     Mask,
+    among_words,
     as_mask,
     blank,
     byte_lengths,
@@ -57,6 +58,7 @@ from importer_dagster.cells import (
     raw_bytes,
     strange,
     try_cast,
+    with_nulls,
 )
 from importer_dagster.date_formats import check_formats, has_zone
 from importer_dagster.dates import parse_date, parse_datetime, parse_time
@@ -103,7 +105,7 @@ def _without(text: pa.Array, missing: Sequence[str]) -> pa.Array:
         return text
     if tuple(missing) == ("",):  # the usual case
         return blank(text, empty(text))
-    return blank(text, as_mask(pc.is_in(text, value_set=pa.array(missing, pa.string()))))
+    return blank(text, *among_words(text, missing))
 
 
 # --- numbers --------------------------------------------------------------------
@@ -346,14 +348,12 @@ def _parse_double(text: pa.Array, faults: Faults) -> pa.Array:
 
 
 def _parse_boolean(text: pa.Array, field: FieldSpec, faults: Faults) -> pa.Array:
-    true = pc.is_in(text, value_set=pa.array(field.trueValues, pa.string()))
-    false = pc.is_in(text, value_set=pa.array(field.falseValues, pa.string()))
-    known = as_mask(pc.or_(true, false))
-    there = present(text)
-    if (there & ~known).any():
+    true, false = among_words(text, field.trueValues, field.falseValues)
+    known = true | false
+    if not known.all():
         words = ", ".join(dict.fromkeys((*field.trueValues, *field.falseValues)))
-        faults.add(there & ~known, f"is none of the words {words}")
-    return blank(true, ~known)
+        faults.add(present(text) & ~known, f"is none of the words {words}")
+    return with_nulls(true, ~known, pa.bool_())
 
 
 _UUID = "(?:H{8}-H{4}-H{4}-H{4}-H{12}|H{32})".replace("H", "[0-9a-fA-F]")

@@ -209,6 +209,19 @@ def test_boolean() -> None:
     refuses(of, ["0", "true", "JA"], "is none of the words ja, 1, nein")
 
 
+def test_words_of_any_length_are_told_apart() -> None:
+    """Up to 7 bytes they are compared as numbers."""
+    of = field("boolean", trueValues=["a", "äöü", "1234567"], falseValues=["", "ab", "123456"])
+    accepts(of, [("a", True), ("äöü", True), ("1234567", True), ("ab", False), ("123456", False)])
+    refuses(
+        of, ["a\0", "\0a", "\0", "12345678", "1234567\0", "12345678\0", "äö", "b"], "is none of the words"
+    )
+    assert read(of, ["", "\0", "a", None], missing=())[::2] == [False, True]
+    long = field("boolean", trueValues=["12345678"], falseValues=["123456789"])
+    accepts(long, [("12345678", True), ("123456789", False)])
+    refuses(long, ["1234567", "1234567\0", "1234567890"], "is none of the words")
+
+
 def test_uuid() -> None:
     value = uuid.UUID("f01251e5-96a3-448d-981e-0f99d789110d")
     forms = [str(value), str(value).upper(), value.hex, "{" + str(value) + "}", "{" + value.hex.upper() + "}"]
