@@ -492,12 +492,12 @@ def test_a_daemon_that_was_down_catches_up_exactly_once(project: Project):
     project.deliver(days[2], "beta", "id,v\n2,corrected\n")
     expected = [(0, "x"), (1, "x"), (2, "corrected"), (3, "x"), (4, "x"), (5, "x"), (100, "late")]
     with daemon(project):
-        wait_for(lambda: rows() == expected and quiet(project), 120)
+        wait_for(lambda: rows() == expected and quiet(project), 240)
         time.sleep(8)  # more ticks: nothing else is asked for
         assert quiet(project)
         project.deliver(days[1], "beta", "id,v\n1,corrected last week\n")
         expected[1] = (1, "corrected last week")
-        wait_for(lambda: rows() == expected and quiet(project), 120)
+        wait_for(lambda: rows() == expected and quiet(project), 240)
     assert rows() == expected
     assert count("refused") == 1
     in_force = project.query(

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -89,6 +90,60 @@ def test_a_run_that_died_with_all_around_it_is_ended(project: Project, tmp_path:
         assert instance.get_run_by_id(retry.run_id).status == dg.DagsterRunStatus.STARTING
         instance.delete_run(retry.run_id)
     assert project.run(when, types=["alpha"]).success
+
+
+# a run whose process is killed in the moment between Dagster's "started" and its own word
+KILLED_EARLY = f"""
+import contextlib, os
+from importer_dagster.defs import launch, orphans
+launch.owning = lambda run_id: contextlib.nullcontext({{}})
+orphans.own_for_good = lambda instance, run_id: os.kill(os.getpid(), 9)
+{RUN}
+"""
+
+
+def test_a_run_that_died_before_it_said_a_word_is_ended(project: Project) -> None:  # noqa: F811
+    when = day(46)
+    project.deliver(when, "alpha", "id,v\n1,x\n")
+    assert (
+        subprocess.run([sys.executable, "-c", KILLED_EARLY, when.isoformat()], check=False).returncode == -9
+    )
+    now = datetime.now(UTC)
+    with dg.DagsterInstance.get() as instance:
+        [run] = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+        assert orphans.LAUNCHED_BY not in run.tags
+        assert orphans.end_orphans(instance, now=now + timedelta(seconds=50)) == []  # it may still say one
+        with orphans.owning(run.run_id):  # it lives, and is about to
+            assert orphans.end_orphans(instance, now=now + timedelta(seconds=70)) == []
+        assert orphans.end_orphans(instance, now=now + timedelta(seconds=70)) == [run.run_id]
+        assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
+        with pytest.raises(RuntimeError, match="was ended before it began"):
+            orphans.own_for_good(instance, run.run_id)
+    assert project.run(when, types=["alpha"]).success
+
+
+@pytest.mark.parametrize(
+    ("job", "events", "is_ended"),
+    [
+        ("retention", ["PIPELINE_START"], True),
+        ("__ASSET_JOB", ["PIPELINE_START"], True),  # assets chosen in the UI
+        ("__ASSET_JOB", ["PIPELINE_START", "STEP_START"], False),  # somebody's, whose executor owns nothing
+        ("somebody_s", ["PIPELINE_START"], False),
+    ],
+)
+def test_which_runs_should_have_said_that_they_live(
+    project: Project,  # noqa: F811
+    job: str,
+    events: list[str],
+    is_ended: bool,
+) -> None:
+    later = datetime.now(UTC) + timedelta(minutes=2)
+    with dg.DagsterInstance.get() as instance:
+        run = instance.add_run(dg.DagsterRun(job_name=job, status=dg.DagsterRunStatus.STARTING))
+        for event in events:
+            instance.report_dagster_event(dg.DagsterEvent(event, job, step_key="a step"), run.run_id)
+        assert orphans.end_orphans(instance, now=later) == ([run.run_id] if is_ended else [])
+        instance.delete_run(run.run_id)
 
 
 def test_a_step_in_the_runs_own_process_watches_nobody() -> None:

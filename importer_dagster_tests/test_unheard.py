@@ -13,7 +13,7 @@ from dagster._core.workspace.load_target import ModuleTarget
 from dagster._daemon.auto_run_reexecution.event_log_consumer import EventLogConsumerDaemon
 from test_dagster import DEFINITIONS, Project, day, project  # noqa: F401 - a fixture
 
-from importer_dagster.defs.runs import JOB
+from importer_dagster.defs.runs import ACTIVE, JOB, unfinished
 from importer_dagster.defs.unheard import tell_again
 from importer_dagster.instance import PROJECT_ROOT as ROOT
 
@@ -92,6 +92,46 @@ def test_a_failure_that_the_daemon_overlooked_is_told_again(
     assert tell_again(instance, now=later + timedelta(minutes=4)) == []
     for made in (retry, run):
         instance.delete_run(made.run_id)
+
+
+def test_a_failed_run_counts_until_its_retry_has_ended(
+    project: Project,  # noqa: F811
+    daemon: WorkspaceProcessContext,
+) -> None:
+    instance = daemon.instance
+    run = queued_run(instance, day(72).isoformat())
+
+    def counted() -> list[str]:
+        return [r.run_id for r in unfinished(instance, job=JOB) if r.root_run_id in (None, run.run_id)]
+
+    def the_daemon_looks() -> None:
+        list(EventLogConsumerDaemon().run_iteration(daemon))
+
+    the_daemon_looks()
+    assert counted() == [run.run_id]
+    instance.report_run_failed(run, "its process was killed")
+    assert not instance.get_runs(dg.RunsFilter(statuses=ACTIVE))
+    assert counted() == [run.run_id]  # else others would be asked for in its place, and it came on top
+    the_daemon_looks()
+    [retry] = [r for r in instance.get_runs() if r.parent_run_id == run.run_id]
+    assert counted() == [retry.run_id]
+    instance.report_run_failed(retry, "killed again, and that was the last try")
+    assert counted() == []
+    for made in (retry, run):
+        instance.delete_run(made.run_id)
+
+
+def test_a_retry_that_does_not_come_holds_nothing_up_for_long(
+    project: Project,  # noqa: F811
+    daemon: WorkspaceProcessContext,
+) -> None:
+    instance = daemon.instance
+    run = queued_run(instance, day(73).isoformat())
+    instance.report_run_failed(run, "its process was killed")
+    now = datetime.now(UTC)
+    assert run.run_id in {r.run_id for r in unfinished(instance, now=now + timedelta(minutes=2))}
+    assert run.run_id not in {r.run_id for r in unfinished(instance, now=now + timedelta(minutes=4))}
+    instance.delete_run(run.run_id)
 
 
 def test_what_dagster_will_not_run_again_is_left_alone(

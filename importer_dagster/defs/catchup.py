@@ -19,7 +19,7 @@ from importer_dagster import arrivals, ledger
 from importer_dagster.arrivals import Arrivals, Question, question
 from importer_dagster.dagster_storage import materialized
 from importer_dagster.defs.report import missing_evaluation
-from importer_dagster.defs.runs import ACTIVE, JOB, covers, gaps_of, is_automatic, run_request, under_way
+from importer_dagster.defs.runs import JOB, covers, gaps_of, is_automatic, run_request, under_way, unfinished
 from importer_dagster.errors import UsageError
 from importer_dagster.model import Delivery
 from importer_dagster.settings import Settings, lookback
@@ -142,9 +142,8 @@ def _choose(
 
 
 def _asked_and_active(instance: dg.DagsterInstance) -> int:
-    """Runs that schedule and sensor have asked for and that have not ended."""
-    runs = instance.get_runs(dg.RunsFilter(job_name=JOB, statuses=ACTIVE))
-    return sum(is_automatic(run.tags) for run in runs)
+    """Runs that schedule and sensor have asked for and that are not finished."""
+    return sum(is_automatic(run.tags) for run in unfinished(instance, job=JOB))
 
 
 def _report_missing(

@@ -5,7 +5,8 @@ cannot where it died with them, as when a container is killed, nor look after ru
 commands: such a run would stay "started" for half a day, keep its slots of the pool,
 and its days would count as being imported. So the process of each run holds an advisory
 lock in Dagster's database as long as it lives; a run that says so and whose lock is
-free is an orphan.
+free is an orphan. It says so a moment after Dagster's records say "started"; a run
+that was killed between the two is one that has been started for long and says nothing.
 
 The steps of a run that lost its process end by themselves (:func:`end_with_parent`).
 
@@ -20,11 +21,14 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 import psutil
 import psycopg
+
+from importer_dagster.defs.runs import JOB, RETENTION
 
 LAUNCHED_BY = "importer/launched_by"
 PROCESS = "importer/process"
@@ -33,6 +37,9 @@ _URL = "IMPORTER_DAGSTER_URL"
 
 _ORPHANED = 75  # exit code of a step whose run is gone
 _PR_SET_PDEATHSIG = 1
+
+_OWNED_WITHIN = timedelta(seconds=60)  # of its start; it takes milliseconds
+_ASSET_JOB = "__ASSET_JOB"  # begins the name of Dagster's job of assets that were chosen in the UI
 
 _UNFINISHED = [
     dg.DagsterRunStatus.NOT_STARTED,
@@ -54,8 +61,13 @@ _owned: dict[str, ExitStack] = {}  # by the process of a run that the daemon lau
 
 
 def own_for_good(instance: dg.DagsterInstance, run_id: str) -> None:
-    """Own a run until this process ends, unless it does already: a lock that is given back means that it died."""
+    """Own a run until this process ends, unless it does already: a lock that is given back means that it died.
+
+    Raises RuntimeError for a run that has been ended meanwhile, which somebody else may be doing again.
+    """
     run = instance.get_run_by_id(run_id)
+    if run is not None and run.is_finished:
+        raise RuntimeError(f"Run {run_id} was ended before it began: it is {run.status.value}.")
     if run is None or _URL not in os.environ or run.tags.get(PROCESS) == f"{_this_process()} {run_id}":
         return
     for stack in _owned.values():  # of runs before, in a process that has several
@@ -95,12 +107,11 @@ def die_with_parent() -> None:
         os._exit(_ORPHANED)
 
 
-def end_orphans(instance: dg.DagsterInstance) -> list[str]:
-    """Fail the runs whose owner is gone and free their slots; returns their ids."""
+def end_orphans(instance: dg.DagsterInstance, *, now: datetime | None = None) -> list[str]:
+    """Fail the runs whose owner is gone, or never came, and free their slots; returns their ids."""
     runs = instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED, tags={LAUNCHED_BY: ["importer", "daemon"]}))
-    # Dagster's own retry of a run has the tags of that one, until its process gives it its own
-    owned = [run for run in runs if run.tags.get(PROCESS, "").endswith(f" {run.run_id}")]
-    suspects = [run for run in owned if not _lives(run.tags[PROCESS])]
+    suspects = [run for run in runs if _is_owned(run) and not _lives(run.tags[PROCESS])]
+    suspects += _never_owned(instance, now or datetime.now(UTC))
     if not suspects:
         return []
     with _connect() as conn:
@@ -109,6 +120,28 @@ def end_orphans(instance: dg.DagsterInstance) -> list[str]:
             instance.report_run_failed(run, "The process that this run belonged to was killed.")
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
     return [run.run_id for run in ended]
+
+
+def _is_owned(run: dg.DagsterRun) -> bool:
+    # Dagster's own retry of a run has the tags of that one, until its process gives it its own
+    return run.tags.get(PROCESS, "").endswith(f" {run.run_id}")
+
+
+def _never_owned(instance: dg.DagsterInstance, now: datetime) -> list[dg.DagsterRun]:
+    records = instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+    latest = (now - _OWNED_WITHIN).timestamp()
+    old = [r.dagster_run for r in records if r.start_time is not None and r.start_time < latest]
+    return [run for run in old if not _is_owned(run) and _should_be_owned(instance, run)]
+
+
+def _should_be_owned(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether it is a run of ours; one of assets that somebody added may have another executor, which owns nothing."""
+    if run.job_name in (JOB, RETENTION):
+        return True
+    begun = {dg.DagsterEventType.STEP_START}
+    return run.job_name.startswith(_ASSET_JOB) and not instance.event_log_storage.get_logs_for_run(
+        run.run_id, of_type=begun, limit=1
+    )
 
 
 def _connect() -> psycopg.Connection:

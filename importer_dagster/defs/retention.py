@@ -9,11 +9,11 @@ from pathlib import Path
 
 import dagster as dg
 
+from importer_dagster.defs.runs import RETENTION
 from importer_dagster.errors import TransientError
 from importer_dagster.settings import Settings
 from importer_dagster.spec import TableSpec
 
-RETENTION = "retention"
 RETENTION_SCHEDULE = "retention_schedule"
 
 

@@ -5,11 +5,13 @@ What does not belong here: which runs are wanted (``catchup.py``).
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
+from dagster._core.storage.tags import WILL_RETRY_TAG
 
 JOB = "daily_import"
+RETENTION = "retention"  # the job that deletes what is too old
 
 # Dagster's names for the tags of a run that stands for one day, or for several.
 PARTITION = "dagster/partition"
@@ -29,6 +31,10 @@ ACTIVE = [
     dg.DagsterRunStatus.STARTED,
 ]
 
+# Dagster's daemon looks for failed runs every five seconds; one that it overlooks is told again
+# after a minute (``unheard.py``). What has not come by then may never come.
+_RETRY_COMES_WITHIN = timedelta(minutes=3)
+
 Gap = tuple[date, date]  # first and last day
 
 
@@ -38,9 +44,33 @@ def is_automatic(tags: Mapping[str, str]) -> bool:
     return not again_by_hand and (BY_SCHEDULE in tags or BY_SENSOR in tags)
 
 
+def unfinished(
+    instance: dg.DagsterInstance, *, job: str | None = None, now: datetime | None = None
+) -> list[dg.DagsterRun]:
+    """Runs that are queued or running, and those that have failed and that Dagster is about to run again."""
+    since = (now or datetime.now(UTC)) - _RETRY_COMES_WITHIN
+
+    def active() -> list[dg.DagsterRun]:
+        return list(instance.get_runs(dg.RunsFilter(job_name=job, statuses=ACTIVE)))
+
+    # twice: what fails after the first question is in that, and what is run again before the second is in the last
+    found = [*active(), *_to_be_retried(instance, job, since), *active()]
+    return list({run.run_id: run for run in found}.values())
+
+
+def _to_be_retried(instance: dg.DagsterInstance, job: str | None, since: datetime) -> list[dg.DagsterRun]:
+    if not instance.run_retries_enabled:
+        return []
+    failed = instance.get_runs(
+        dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since)
+    )
+    # the tag that says whether it will be comes a moment after the failure
+    return [run for run in failed if run.is_complete_and_waiting_to_retry or WILL_RETRY_TAG not in run.tags]
+
+
 def under_way(instance: dg.DagsterInstance) -> Iterator[tuple[set[str] | None, Gap]]:
-    """(types, gap) of the runs that are queued or running; None means all types."""
-    for run in instance.get_runs(dg.RunsFilter(statuses=ACTIVE)):
+    """(types, gap) of the runs that are not finished; None means all types."""
+    for run in unfinished(instance):
         start = run.tags.get(RANGE_START) or run.tags.get(PARTITION)
         end = run.tags.get(RANGE_END) or start
         if not start or not end:
