@@ -369,6 +369,43 @@ def test_where_absence_ends_versions_what_was_said_again_goes(inbox: Inbox, quer
     assert query(table) == before
 
 
+@pytest.mark.parametrize(
+    ("disposition", "words"),
+    [
+        ({"write_disposition": "merge"}, "importer load --force"),
+        ({"write_disposition": "scd2"}, "importer load --force"),
+        ({"write_disposition": "scd2", "scd2": {"absent": "close"}}, "give the type a new name"),
+    ],
+)
+def test_what_was_held_until_its_place_was_gone_is_not_released(
+    inbox: Inbox, query: Query, disposition: dict, words: str
+) -> None:
+    spec = make_spec(key=["id"], **disposition, gate={"rows": {"least": 2, "action": "hold"}})
+    for n in (0, 2, 3, 4):
+        inbox.load(spec, HEADER + f"1,{n},1\n2,as ever,1\n", path=str(n), day=day(n))
+    late = inbox.load(spec, HEADER + "1,late,1\n", path="1", day=day(1))
+    assert late.status == "held"
+    let_time_pass(inbox.warehouse)
+    assert prune(inbox, spec, on=50, keep=replace(FOR_EVER, history=20))["what was said before (merge, scd2)"]
+    before = everything(query)
+
+    def release(**options) -> held.Settled:
+        return held.release(
+            late.load_id,
+            {spec.name: spec},
+            warehouse=inbox.warehouse,
+            has_tenant=lambda _: True,
+            **options,
+        )
+
+    for dry_run in (True, False):
+        with pytest.raises(UsageError, match=f"cannot be released: .*{words}"):
+            release(dry_run=dry_run)
+    assert everything(query) == before
+    held.refuse(late.load_id, warehouse=inbox.warehouse)  # the way out
+    assert query("SELECT status FROM importer.loads WHERE load_id = %s", late.load_id) == [("refused",)]
+
+
 def test_history_goes_in_few_steps(inbox: Inbox, query: Query) -> None:
     spec = make_spec(key=["id"], write_disposition="merge")
     for n in range(5):
