@@ -18,7 +18,7 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from importer_dagster.errors import UsageError
+from importer_dagster.errors import UsageError, WarehouseError
 from importer_dagster.model import Delivery, DriftEvent, Finding, Reason
 from importer_dagster.sessions import single
 from importer_dagster.warehouse import SETUP_LOCK, Warehouse
@@ -50,7 +50,8 @@ class LoadRow:
 def migrate(warehouse: Warehouse) -> None:
     """Bring schema ``importer`` to the latest revision; cheap when it is there already.
 
-    Several processes may do so at once: an advisory lock lets one at a time.
+    Several processes may do so at once: an advisory lock lets one at a time. Raises
+    WarehouseError for a ledger that a newer importer has made.
     """
     if "ledger" in warehouse.prepared:
         return
@@ -78,6 +79,7 @@ def _run_alembic(warehouse: Warehouse) -> None:
     import sqlalchemy as sa
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", "importer_dagster:migrations")
@@ -91,6 +93,11 @@ def _run_alembic(warehouse: Warehouse) -> None:
         if isinstance(error.orig, psycopg.Error):
             raise error.orig from None
         raise
+    except CommandError:  # the revision is none of ours
+        raise WarehouseError(
+            "The ledger (schema importer) was made by a newer version of the importer than this one. "
+            "Update this one."
+        ) from None
 
 
 def in_force(conn: psycopg.Connection, delivery: Delivery) -> LoadRow | None:
@@ -151,6 +158,19 @@ def exists(conn: psycopg.Connection) -> bool:
 def is_current(conn: psycopg.Connection) -> bool:
     """Whether the ledger is of this version of the importer."""
     return _revision(conn) == LATEST_REVISION
+
+
+def is_usable(conn: psycopg.Connection) -> bool:
+    """Whether there is a ledger, for one who must not change it.
+
+    Raises WarehouseError where it is of another version of the importer.
+    """
+    if exists(conn) and not is_current(conn):
+        raise WarehouseError(
+            "The ledger (schema importer) is of another version of the importer. `importer status` brings an older "
+            "one up to date, as any import does."
+        )
+    return exists(conn)
 
 
 def begin_load(

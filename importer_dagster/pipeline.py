@@ -199,11 +199,11 @@ class _Import:
     def _rehearse(self) -> LoadResult:
         """Everything in one transaction, tables and ledger row included, and then a rollback."""
         with self.warehouse.connect() as conn:
-            self.has_ledger, queue = ledger.exists(conn), ledger.is_current(conn)
+            self.has_ledger = ledger.is_usable(conn)
             conn.rollback()
             if self.has_ledger and (same := self.before.ask(conn)):
                 return self._settled(same)
-            with self._writing(conn, queue=queue) as writer:
+            with self._writing(conn, queue=self.has_ledger) as writer:
                 if self.has_ledger:
                     self.before.look(writer)
                 try:

@@ -6,9 +6,10 @@ import threading
 from decimal import Decimal
 
 import pytest
-from conftest import DAY, Inbox, Query, make_spec
+from alembic import command
+from conftest import DAY, Inbox, Query, make_spec, migrate
 
-from importer_dagster import pipeline
+from importer_dagster import ledger, pipeline
 from importer_dagster.errors import WarehouseError, WarehouseUnavailable
 from importer_dagster.reader import open_delivery
 from importer_dagster.turns import SLOT_LOCKS
@@ -30,8 +31,8 @@ def test_rows_values_and_trace(inbox: Inbox, query: Query) -> None:
         (2, None, Decimal("-0.25"), "acme", DAY, result.load_id, 2),
         (3, "", None, "acme", DAY, result.load_id, 3),
     ]
-    ledger = query("SELECT status, rows_read, rows_loaded, bytes, sha256, spec_hash FROM importer.loads")
-    assert ledger == [("loaded", 3, 3, result.bytes, result.sha256, make_spec().hash)]
+    recorded = query("SELECT status, rows_read, rows_loaded, bytes, sha256, spec_hash FROM importer.loads")
+    assert recorded == [("loaded", 3, 3, result.bytes, result.sha256, make_spec().hash)]
 
 
 def test_rejects_carry_row_line_column_value_rule_and_raw(inbox: Inbox, query: Query) -> None:
@@ -206,6 +207,32 @@ def test_rehearsal_on_a_database_without_ledger(server, tmp_path) -> None:
     assert (result.status, result.rows_loaded) == ("loaded", 1)
     with warehouse.connect() as conn:
         assert conn.execute("SELECT to_regnamespace('importer')").fetchone() == (None,)
+
+
+@pytest.mark.parametrize("key", [None, ["id"]])
+def test_rehearsal_on_the_ledger_of_an_older_importer_names_the_remedy(
+    inbox: Inbox, query: Query, key: list[str] | None
+) -> None:
+    spec = make_spec(key=key, write_disposition="merge" if key else "append")
+    inbox.load(spec, HEADER + "1,a,1\n")
+    migrate(inbox.warehouse, command.downgrade, "0009")
+    with pytest.raises(WarehouseError, match="`importer status` brings an older one up to date"):
+        inbox.load(spec, HEADER + "2,b,1\n", path="b", dry_run=True)
+    inbox.warehouse.prepared.clear()  # as another process
+    ledger.migrate(inbox.warehouse)  # as `importer status` does
+    assert inbox.load(spec, HEADER + "2,b,1\n", path="b", dry_run=True).status == "loaded"
+    assert query("SELECT id FROM things") == [(1,)]
+
+
+def test_the_ledger_of_a_newer_importer_is_left_alone(inbox: Inbox, query: Query) -> None:
+    with inbox.warehouse.connect() as conn:
+        conn.execute("UPDATE importer.schema_version SET version_num = '9999'")
+        conn.commit()
+    inbox.warehouse.prepared.clear()
+    for dry_run in (False, True):
+        with pytest.raises(WarehouseError, match="version of the importer"):
+            inbox.load(make_spec(), HEADER + "1,a,1\n", dry_run=dry_run)
+    assert query("SELECT version_num FROM importer.schema_version") == [("9999",)]
 
 
 def test_a_crash_in_mid_file_leaves_nothing(
