@@ -16,6 +16,7 @@ from importer_dagster.resent import look_up
 from importer_dagster.settings import Settings
 from importer_dagster.source import find_deliveries
 from importer_dagster.spec import TableSpec
+from importer_dagster.together import import_together
 from importer_dagster.warehouse import Warehouse
 
 ROWS = 100
@@ -59,8 +60,11 @@ def _import_all(bench: Bench, inbox: Path, spec: TableSpec) -> None:
     warehouse = Warehouse(bench.server.url)
     with warehouse.series():  # as a step does
         known = look_up(found, {TYPE: spec}, warehouse=warehouse)
+        done = import_together([d for d in found if d in known.new], spec, warehouse=warehouse)
         for delivery in found:
-            result = import_delivery(delivery, spec, warehouse=warehouse, is_new=delivery in known.new)
+            result = done.get(delivery) or import_delivery(
+                delivery, spec, warehouse=warehouse, is_new=delivery in known.new
+            )
             if result.status != "loaded":
                 raise RuntimeError(f"{delivery.path} is {result.status}: {result.reason}")
 

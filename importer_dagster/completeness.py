@@ -115,7 +115,7 @@ def unchanged(url: str) -> Iterator[None]:
 
     A refusal in between counts only if the file stood still: half a file looks damaged.
     """
-    before = _state(url)
+    before = state_of(url)
     try:
         yield
     except RefusedError as refused:
@@ -127,7 +127,7 @@ def unchanged(url: str) -> Iterator[None]:
 def _compare(url: str, before: State | None, cause: Exception | None) -> None:
     if before is None:
         return  # there was nothing to look at; opening it has said so
-    after = _state(url)
+    after = state_of(url)
     if after != before:
         url = redact(url)
         now = "is gone" if after is None else f"has {after[0]} bytes now"
@@ -137,7 +137,7 @@ def _compare(url: str, before: State | None, cause: Exception | None) -> None:
         ) from cause
 
 
-def _state(url: str) -> State | None:
+def state_of(url: str) -> State | None:
     """Size and everything else that tells one content from another; None if there is no such file."""
     try:
         if "://" not in url:

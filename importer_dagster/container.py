@@ -176,12 +176,15 @@ class Unpacked:
 
     ``sha256`` and ``bytes`` (of the stored file) are complete after ``finish``.
     Raises RefusedError for what is no CSV, no sound archive, or empty. ``inbox`` is
-    the folder that the file must lie in, ``also`` the name of one more hash.
+    the folder that the file must lie in, ``also`` the name of one more hash, ``data``
+    the file's bytes where they were read before.
     """
 
-    def __init__(self, url: str, inbox: str | None = None, also: str | None = None) -> None:
+    def __init__(
+        self, url: str, inbox: str | None = None, also: str | None = None, data: bytes | None = None
+    ) -> None:
         self.url = redact(url)  # for messages
-        self._file = open_url(url, inbox)
+        self._file = open_url(url, inbox) if data is None else SourceFile.holding(data)
         try:
             with source_errors(url):
                 self._hashed = _Hashed(self._file, also)

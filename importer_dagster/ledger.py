@@ -19,7 +19,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from importer_dagster.errors import UsageError, WarehouseError
-from importer_dagster.model import Delivery, DriftEvent, Finding, Reason
+from importer_dagster.model import Delivery, DriftEvent, Finding, LoadResult, Reason
 from importer_dagster.sessions import single
 from importer_dagster.warehouse import SETUP_LOCK, Warehouse
 
@@ -443,6 +443,60 @@ def finish_load(
             "stamp": stamp,
             "reason": reason,
             "load_id": load_id,
+        },
+    )
+
+
+def take_numbers(conn: psycopg.Connection, count: int) -> tuple[datetime, list[int]]:
+    """The time now, and load_ids in ascending order, for :func:`write_loaded`."""
+    rows = conn.execute(
+        """
+        SELECT nextval(pg_get_serial_sequence('importer.loads', 'load_id')), clock_timestamp()
+        FROM generate_series(1, %s)
+        """,
+        (count,),
+    ).fetchall()
+    return rows[0][1], sorted(row[0] for row in rows)
+
+
+def write_loaded(
+    conn: psycopg.Connection,
+    loads: Sequence[LoadResult],
+    stamps: Sequence[str | None],
+    spec_hash: str,
+    run_id: str | None,
+    started_at: datetime,
+) -> None:
+    """The rows of loads of one type and tenant, complete, in one statement; of each all records are loaded.
+
+    ``stamps`` has one for each of ``loads``, of which there is at least one.
+    """
+    first = loads[0].delivery
+    conn.execute(
+        """
+        INSERT INTO importer.loads (
+            load_id, type, tenant, business_date, path, bytes, sha256, stamp, spec_hash, status, run_id,
+            rows_read, rows_loaded, started_at, finished_at)
+        SELECT load_id, %(type)s, %(tenant)s, business_date, path, bytes, sha256, stamp, %(spec_hash)s, 'loaded',
+               %(run_id)s, rows_read, rows_loaded, %(started_at)s, clock_timestamp()
+        FROM unnest(%(numbers)s::bigint[], %(days)s::date[], %(paths)s::text[], %(sizes)s::bigint[],
+                    %(hashes)s::text[], %(stamps)s::text[], %(read)s::bigint[], %(loaded)s::bigint[])
+            AS d (load_id, business_date, path, bytes, sha256, stamp, rows_read, rows_loaded)
+        """,
+        {
+            "type": first.type,
+            "tenant": first.tenant,
+            "spec_hash": spec_hash,
+            "run_id": run_id,
+            "started_at": started_at,
+            "numbers": [r.load_id for r in loads],
+            "days": [r.delivery.business_date for r in loads],
+            "paths": [r.delivery.path for r in loads],
+            "sizes": [r.bytes for r in loads],
+            "hashes": [r.sha256 for r in loads],
+            "stamps": list(stamps),
+            "read": [r.rows_read for r in loads],
+            "loaded": [r.rows_loaded for r in loads],
         },
     )
 

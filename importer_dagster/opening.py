@@ -136,6 +136,13 @@ class SourceFile:
             self._clerk = None
         self.closed = False
 
+    @classmethod
+    def holding(cls, data: bytes) -> SourceFile:
+        """One whose bytes were read before (:func:`read_files`)."""
+        file = cls.__new__(cls)
+        file._clerk, file._file, file.size, file.closed = None, BytesIO(data), len(data), False
+        return file
+
     def __enter__(self) -> SourceFile:
         return self
 

@@ -34,7 +34,7 @@ def with_profiles(
     ``spec`` reads the delivery; ``headers`` are the headers of fields by name. A file
     that cannot be read again keeps its events as they are.
     """
-    wanted = {i: _header_of(e, headers) for i, e in enumerate(events) if _needs_profile(e)}
+    wanted = {i: _header_of(e, headers) for i, e in enumerate(events) if needs_profile(e)}
     if not wanted:
         return tuple(events)
     try:
@@ -47,7 +47,8 @@ def with_profiles(
     )
 
 
-def _needs_profile(event: DriftEvent) -> bool:
+def needs_profile(event: DriftEvent) -> bool:
+    """Whether the values of the column that an event is about belong to it."""
     return event.kind in ("added", "retyped") and not event.declared and event.column_name is not None
 
 

@@ -58,14 +58,21 @@ def fingerprint(delivery: Delivery) -> tuple[str, int]:
 
 
 def open_delivery(
-    delivery: Delivery, spec: TableSpec, *, block_size: int = BLOCK, also: str | None = None
+    delivery: Delivery,
+    spec: TableSpec,
+    *,
+    block_size: int = BLOCK,
+    also: str | None = None,
+    data: bytes | None = None,
 ) -> Reader:
     """Open a delivery and read its header; a context manager. ``also`` names a hash besides sha256.
+
+    ``data`` is the file as it is stored, where that was read before.
 
     Raises RefusedError for a file that cannot be this type's CSV at all,
     SourceUnavailable where trying again may help.
     """
-    unpacked = Unpacked(delivery.url, delivery.inbox, also)
+    unpacked = Unpacked(delivery.url, delivery.inbox, also, data)
     try:
         return Reader(unpacked, spec, block_size)
     except BaseException:

@@ -210,6 +210,12 @@ def batch_schema(spec: TableSpec) -> pandera.DataFrameSchema:
     return found
 
 
+def judges_row_by_row(spec: TableSpec) -> bool:
+    """Whether no check is somebody else's, which may judge a record by others of its batch."""
+    found = batch_schema(spec)
+    return not found.columns and len(found.checks) == 1
+
+
 def _build_batch_schema(whole: pandera.DataFrameSchema) -> pandera.DataFrameSchema:
     own: list[tuple[str, pandera.Check, Judge]] = []
     others: dict[str, pandera.Column] = {}

@@ -65,6 +65,26 @@ class Trace:
         return pa.RecordBatch.from_arrays([*said.columns, *last, rows], names=whole.names)
 
 
+def traced_together(
+    typed: pa.RecordBatch,
+    first: Delivery,
+    parts: Sequence[tuple[date, int, pa.Array]],
+    whole: pa.Schema,
+) -> pa.RecordBatch:
+    """``typed`` rows of several deliveries like ``first``, with the trace columns behind them.
+
+    ``parts`` are, for each delivery in order, its business date, its load and the
+    numbers of its records; ``whole`` is :meth:`Trace.schema`.
+    """
+    days, loads, rows = zip(*parts, strict=True)
+    of_part = pa.array(np.repeat(np.arange(len(parts)), [len(r) for r in rows]))
+    columns = [*typed.columns]
+    if first.has_tenant:
+        columns.append(pa.repeat(pa.scalar(first.tenant, pa.string()), len(typed)))
+    columns += [pa.array(days, pa.date32()).take(of_part), pa.array(loads, pa.int64()).take(of_part)]
+    return pa.RecordBatch.from_arrays([*columns, pa.concat_arrays(rows)], schema=whole)
+
+
 class Rising:
     """Whether the keys of a file only ever rise: then none of them comes twice, and nobody need look.
 

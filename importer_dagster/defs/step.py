@@ -31,7 +31,7 @@ from importer_dagster.defs.report import (
     markdown_table,
     read_account,
 )
-from importer_dagster.defs.runs import is_automatic
+from importer_dagster.defs.runs import PARENT, RETRY, is_automatic
 from importer_dagster.errors import PermanentError, TransientError, WarehouseUnavailable
 from importer_dagster.model import Delivery, LoadResult
 from importer_dagster.settings import Settings, lookback
@@ -203,18 +203,24 @@ def _import_each(
     # Late, since it brings pandas and Pandera: the code server and the daemon
     # never need them, and a step's process is forked from one that has them.
     from importer_dagster.resent import look_up
+    from importer_dagster.together import import_together
 
     known = look_up(deliveries, {spec.name: spec}, warehouse=warehouse)
+    deliveries = small_tenants_first(deliveries)
+    done = known.same
+    if _is_first_try(context):
+        new = [d for d in deliveries if d in known.new]
+        done = done | import_together(new, spec, warehouse=warehouse, run_id=context.run_id)
     outcomes: list[Outcome] = []
-    for delivery in small_tenants_first(deliveries):
+    for delivery in deliveries:
         if outcomes and isinstance(outcomes[-1].error, WarehouseUnavailable):
             # nothing else would fare better; the retry comes back to it
             outcomes.append(Outcome(delivery, error=outcomes[-1].error))
             continue
-        same = known.same.get(delivery)
+        result = done.get(delivery)
         outcome = (
-            Outcome(delivery, same)
-            if same
+            Outcome(delivery, result)
+            if result
             else _import_one(delivery, spec, warehouse, context.run_id, is_new=delivery in known.new)
         )
         outcomes.append(outcome)
@@ -227,6 +233,15 @@ def _import_each(
         else:
             context.log.error(f"{delivery.path}: {outcome.reason}", exc_info=_bug(outcome.error))
     return outcomes
+
+
+def _is_first_try(context: dg.AssetExecutionContext) -> bool:
+    """Whether nothing says that the step was tried before.
+
+    A file that ends the process takes along what is imported together with it; tried
+    again one by one, all files that come before it are loaded.
+    """
+    return context.retry_number == 0 and not {PARENT, RETRY} & set(context.run.tags)
 
 
 def small_tenants_first(deliveries: Sequence[Delivery]) -> list[Delivery]:
