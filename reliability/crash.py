@@ -40,6 +40,8 @@ ROWS = 300
 _PATIENCE_S = 120.0  # the machine may be busy with other work
 FIRST_TIME = ("migrate", "ddl")  # steps that only the first import of a type has
 SCENARIOS = ("new", "late", "resent")
+TOGETHER = "together"  # several small files that are new, in one transaction
+FILES = 4  # of them
 VICTIMS = {
     "process": "SIGKILL of the importing process",
     "backend": "SIGKILL of its PostgreSQL process: the server ends all sessions and recovers",
@@ -51,12 +53,12 @@ VICTIMS = {
 # --- what is imported -----------------------------------------------------------------
 
 
-def write_csv(file: Path, seed: int, rows: int = ROWS) -> None:
-    """Some rows of ``things``, with repeats and bad cells among them."""
+def write_csv(file: Path, seed: int, rows: int = ROWS, *, bad_cells: bool = True) -> None:
+    """Some rows of ``things``, with repeats, and bad cells if wanted, among them."""
     made = random.Random(seed)  # noqa: S311 - test data
     lines = ["id,v,n"]
     for number in range(1, rows + 1):
-        bad = number % 50 == 7
+        bad = bad_cells and number % 50 == 7
         key = "x" if bad else str(number if number % 60 else number - 1)
         lines.append(f"{key},{made.choice('abc')}{made.randrange(3)},{made.randrange(900) / 100}")
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -69,17 +71,22 @@ class Inbox:
 
     folder: Path
 
-    def delivery(self, day: int, seed: int, name: str = "f") -> Delivery:
+    def delivery(self, day: int, seed: int, name: str = "f", *, bad_cells: bool = True) -> Delivery:
         """A delivery of a day; the same seed is the same content."""
         path = f"{day}/{name}.csv"
         file = self.folder / str(seed) / path
         if not file.exists():
-            write_csv(file, seed)
+            write_csv(file, seed, bad_cells=bad_cells)
         return Delivery("things", "acme", DAY + timedelta(days=day), path, str(file), file.stat().st_size)
 
     def before(self) -> list[Delivery]:
         """What was loaded before."""
         return [self.delivery(0, 10), self.delivery(1, 11)]
+
+    def together(self, scenario: str) -> list[Delivery]:
+        """What is imported together: files of a newer day, or of one before all others."""
+        day = {"new": 2, "late": -1, "first": 0}[scenario]
+        return [self.delivery(day, 20 + n, f"small{n}", bad_cells=False) for n in range(FILES)]
 
     def target(self, scenario: str) -> Delivery:
         """What is imported: a newer day, a day before all others, or the newest day's file with other content."""
@@ -122,7 +129,7 @@ class Crash:
     def __init__(self, server: OwnServer, seed: int) -> None:
         self.server, self.random = server, random.Random(seed)  # noqa: S311 - which case comes next
         self.inbox = Inbox(server.folder / "inbox")
-        self.specs = variants()
+        self.specs = {**variants(), TOGETHER: variants()["append"]}
         self.context = processes()
         self._expected: dict[tuple[str, str], tuple[State, State, float]] = {}
         self._templates: set[str] = set()
@@ -170,7 +177,9 @@ class Crash:
 
     def _start(self, database: str, variant: str, scenario: str) -> tuple[Any, Job]:
         report = self.server.folder / f"report{next(self._numbers)}"
-        job = Job(self.server.url(database), self.specs[variant], self.inbox.target(scenario), report)
+        together = variant == TOGETHER
+        files = self.inbox.together(scenario) if together else [self.inbox.target(scenario)]
+        job = Job(self.server.url(database), self.specs[variant], files[0], report, tuple(files[1:]))
         process = self.context.Process(target=import_one, args=(job,))
         process.start()
         return process, job
@@ -285,12 +294,14 @@ def cases(
         chosen.shuffle(every)
         for victim, step, variant in every[: rounds - done]:
             scenario = "first" if step in FIRST_TIME else chosen.choice(SCENARIOS)
+            if (variant, scenario) == (TOGETHER, "resent"):
+                scenario = "new"  # only such files are imported together
             yield Case(victim, step, variant, scenario)
             done += 1
 
 
 def _makes_sense(victim: str, step: str, variant: str) -> bool:
-    return not (step == "stage" and variant == "append")  # rows go straight into the table
+    return not (step == "stage" and variant in ("append", TOGETHER))  # rows go straight into the table
 
 
 def report(verdicts: Sequence[Verdict]) -> str:
@@ -361,7 +372,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, values in (
         ("victims", list(VICTIMS)),
         ("steps", list(STEPS)),
-        ("dispositions", list(variants())),
+        ("dispositions", [*variants(), TOGETHER]),
     ):
         parser.add_argument(f"--{name}", nargs="+", choices=values, default=values, metavar=name[:-1].upper())
     options = parser.parse_args(arguments)

@@ -74,6 +74,12 @@ BEGIN
                 CREATE TRIGGER reach_ledger BEFORE UPDATE ON importer.loads FOR EACH ROW
                     WHEN (NEW.status = 'loaded' AND OLD.status = 'loading')
                     EXECUTE FUNCTION reliability.at_load('ledger');
+                -- of files that are imported together the rows are written when all is known of them
+                CREATE TRIGGER reach_ledger_together BEFORE INSERT ON importer.loads FOR EACH ROW
+                    WHEN (NEW.status = 'loaded') EXECUTE FUNCTION reliability.at_load('ledger');
+                CREATE CONSTRAINT TRIGGER reach_commit_together AFTER INSERT ON importer.loads
+                    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.status = 'loaded')
+                    EXECUTE FUNCTION reliability.at_load('commit');
                 CREATE CONSTRAINT TRIGGER reach_commit AFTER UPDATE ON importer.loads
                     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.status = 'loaded' AND OLD.status = 'loading')
                     EXECUTE FUNCTION reliability.at_load('commit');

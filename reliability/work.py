@@ -1,4 +1,4 @@
-"""What the processes do that are killed: import one delivery, and say on a file how it ended.
+"""What the processes do that are killed: import one delivery or some together, and say on a file how it ended.
 
 What does not belong here: killing (``crash.py``).
 """
@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import os
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.context import ForkServerContext
@@ -17,8 +18,10 @@ from typing import get_args
 
 from importer_dagster import pipeline, reader
 from importer_dagster.errors import ImporterError
-from importer_dagster.model import Delivery
+from importer_dagster.model import Delivery, LoadResult
+from importer_dagster.resent import look_up
 from importer_dagster.spec import Disposition, TableSpec
+from importer_dagster.together import import_together
 from importer_dagster.warehouse import Warehouse
 
 SMALL_BLOCKS = 2048  # bytes, so that a small file has several batches
@@ -27,12 +30,16 @@ BUG = 70  # exit code of a process that met an error nobody raised on purpose
 
 @dataclass(frozen=True)
 class Job:
-    """One import; ``report`` is the file that the outcome's words go to."""
+    """One import; ``report`` is the file that the outcome's words go to.
+
+    ``others`` are new files that are imported together with ``delivery``.
+    """
 
     url: str
     spec: TableSpec
     delivery: Delivery
     report: Path
+    others: tuple[Delivery, ...] = ()
 
 
 def variants() -> dict[str, TableSpec]:
@@ -67,11 +74,24 @@ def import_one(job: Job) -> None:
     pipeline.open_delivery = partial(reader.open_delivery, block_size=SMALL_BLOCKS)  # type: ignore[attr-defined]
     logging.disable(logging.ERROR)  # attempts that fail are what we are here for
     try:
-        result = pipeline.import_delivery(job.delivery, job.spec, warehouse=Warehouse(job.url))
-        code, words = (3 if result.status == "refused" else 0), f"{result.status} {result.reason or ''}"
+        results = list(_import(job))
+        code = 3 if any(r.status == "refused" for r in results) else 0
+        words = "\n".join(f"{r.status} {r.reason or ''}" for r in results)
     except ImporterError as error:
         code, words = error.exit_code, str(error)
     except BaseException:
         code, words = BUG, traceback.format_exc()
     job.report.write_text(words)
     os._exit(code)
+
+
+def _import(job: Job) -> Iterator[LoadResult]:
+    """As a step does."""
+    warehouse = Warehouse(job.url)
+    deliveries = [job.delivery, *job.others]
+    done: dict[Delivery, LoadResult] = {}
+    if job.others:
+        new = look_up(deliveries, {job.spec.name: job.spec}, warehouse=warehouse).new
+        done = import_together([d for d in deliveries if d in new], job.spec, warehouse=warehouse)
+    for delivery in deliveries:
+        yield done.get(delivery) or pipeline.import_delivery(delivery, job.spec, warehouse=warehouse)
