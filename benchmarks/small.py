@@ -24,7 +24,7 @@ AT_MOST = 6.0
 
 
 def small(bench: Bench) -> list[Line]:
-    r"""``bench.files`` files of 100 rows: listed and imported in a loop, against as many ``\copy`` in one psql."""
+    r"""``bench.files`` files of 100 rows: listed and imported as a step does it, against as many ``\copy`` in one psql."""
     spec, inbox = make_spec(), bench.folder / "small"
     bench.need_disk(3 * bench.files * ROWS)
     say(f"small: {bench.files:,} files of {ROWS} rows")

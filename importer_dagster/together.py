@@ -216,7 +216,7 @@ class _Together:
         texts = [f.columns for f in files if f.columns is not None]
         whole = pa.Table.from_batches(texts).combine_chunks().to_batches() if texts else []
         if not whole:
-            return _Judged(files, validator.schema.empty_table().to_batches()[0])
+            return _Judged(files, pa.RecordBatch.from_pylist([], schema=validator.schema))
         typed, good, failures = validator(whole[0])
         fine = np.ones(len(files), np.bool_)
         of_file = np.repeat(np.arange(len(files)), [len(f.rows) for f in files])

@@ -2,13 +2,16 @@
 
 The checks do harm on demand, told by the data: "boom" kills the process that
 reads it, "cut 3 /file" cuts the database's connections the first three times,
-"sleep /file" makes that file and then takes five seconds.
+"sleep /file" makes that file and then takes five seconds. A file called poison kills
+the process that reads its records, whatever its type.
 """
 
 import os
 import signal
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pandera.pandas as pandera
@@ -17,6 +20,8 @@ import psycopg
 from importer_dagster import pipeline
 from importer_dagster.checks import named_check
 from importer_dagster.defs import build_defs
+from importer_dagster.model import TextBatch
+from importer_dagster.reader import Reader
 
 
 def _harm(series: pd.Series) -> pd.Series:
@@ -47,5 +52,12 @@ def harm() -> pandera.Check:
     return pandera.Check(_harm, name="harm", error="does harm")
 
 
+def _read_poison(reader: Reader, read: Callable[[Reader], Iterator[TextBatch]] = Reader.batches) -> Any:
+    if "poison" in reader._unpacked.url:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read(reader)
+
+
+Reader.batches = _read_poison  # type: ignore[method-assign]
 pipeline._FIRST_PAUSE_S = 0.01
 defs = build_defs(retry_delay=0.1)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from reliability import orchestrated
-from reliability.crash import STEPS, VICTIMS, Case, Crash, cases, report
+from reliability.crash import STEPS, TOGETHER, VICTIMS, Case, Crash, cases, report
 from reliability.server import OwnServer, own_server
 from reliability.state import differences, remains, slots_held, state
 from reliability.work import variants
@@ -29,10 +29,12 @@ _VARIANTS = list(variants())
 @pytest.mark.parametrize(
     ("step", "variant"),
     # stage is no step of a plain append; each disposition has its turn
-    [(step, _VARIANTS[1:][n % len(_VARIANTS[1:])]) for n, step in enumerate(STEPS)] + [("copy", "append")],
+    [(step, _VARIANTS[1:][n % len(_VARIANTS[1:])]) for n, step in enumerate(STEPS)]
+    + [("copy", "append")]
+    + [(step, TOGETHER) for step in ("ddl", "copy", "ledger", "commit", "done")],
 )
 def test_a_killed_process(crash: Crash, step: str, variant: str) -> None:
-    scenario = "first" if step in ("migrate", "ddl") else "resent"
+    scenario = "first" if step in ("migrate", "ddl") else "new" if variant == TOGETHER else "resent"
     verdict = crash.kill_one(Case("process", step, variant, scenario))
     assert verdict.faults == []
     assert verdict.reached or step == "random"  # it may be quicker than we are

@@ -1,6 +1,6 @@
 """What an asset does when it runs: import the deliveries of its days.
 
-Every delivery is imported for itself. What went well stays, day by day; then
+Every delivery is imported for itself, small ones together. What went well stays, day by day; then
 the step fails, naming what did not. Run again, it finds the good ones unchanged.
 A run that the schedule or the sensor asked for takes complete files only, and
 does not read again what the ledger has settled; a person's run takes all.
