@@ -26,6 +26,7 @@ from importer_dagster.source import find_deliveries
 from importer_dagster.spec import TableSpec
 from importer_dagster.together import import_together
 from importer_dagster.warehouse import Warehouse
+from reliability.patience import wait_for
 from reliability.state import differences, state
 
 PATH = "{date}/{tenant}/{type}*.csv"
@@ -64,7 +65,7 @@ PLAIN: dict[str, Callable[[random.Random], str | bytes]] = {
     "quoted": lambda r: HEADER + '1,"a\nb",2\n2,"c"",",3\n',
     "no row": lambda r: HEADER,
     "blank lines": lambda r: "\n" + HEADER + "\n" + rows(r) + "\n\n",
-    "another order": lambda r: "n,id,v\n" + "".join(f"1,{i},x\n" for i in range(5)),
+    "another order": lambda r: "v,id,n\n" + "".join(f"{i},{i + 1},7\n" for i in range(5)),
     "an alias": lambda r: "id,word,n\n" + rows(r),
     "other case": lambda r: "ID,v,n\n" + rows(r),
     "a column less": lambda r: "id,v\n1,a\n2,b\n",
@@ -427,8 +428,7 @@ def test_a_group_waits_for_a_slot(inbox: Inbox) -> None:
             target=lambda: done.append(import_together(found, made_spec(), warehouse=inbox.warehouse))
         )
         thread.start()
-        while turns.counts(conn)[1] < 1:
-            time.sleep(0.02)
+        assert wait_for(lambda: turns.counts(conn)[1] == 1, 20)
         time.sleep(0.3)
         assert conn.execute("SELECT count(*) FROM importer.loads").fetchone() == (0,)
         assert done == []
