@@ -415,25 +415,25 @@ def test_a_type_that_crashes_stops_no_other(project: Project):
 
 def test_small_files_of_a_step_are_imported_together(project: Project):
     for number in range(4):
-        project.deliver(day(15), "gamma", f"id,alpha_id\n{number},1\n", suffix=f"-{number}")
-    project.deliver(day(15), "gamma", "id,alpha_id\nx,1\n", suffix="-bad")
-    assert project.run(day(15), types=["gamma"]).success
+        project.deliver(day(30), "gamma", f"id,alpha_id\n{number},1\n", suffix=f"-{number}")
+    project.deliver(day(30), "gamma", "id,alpha_id\nx,1\n", suffix="-bad")
+    assert project.run(day(30), types=["gamma"]).success
     loads = "SELECT count(DISTINCT xmin::text), count(DISTINCT run_id), count(*), sum(rows_loaded)::int"
     assert project.query(
-        f"{loads} FROM importer.loads WHERE type = 'gamma' AND business_date = %s", day(15)
+        f"{loads} FROM importer.loads WHERE type = 'gamma' AND business_date = %s", day(30)
     ) == [(2, 1, 5, 4)]
 
 
 def test_a_file_that_ends_the_process_takes_no_other_along(project: Project):
     for name in ("1", "2", "3-poison", "4"):
-        project.deliver(day(16), "gamma", "id,alpha_id\n1,1\n", suffix=f"-{name}")
-    result = project.run(day(16), types=["gamma"])
+        project.deliver(day(31), "gamma", "id,alpha_id\n1,1\n", suffix=f"-{name}")
+    result = project.run(day(31), types=["gamma"])
     assert not result.success
     assert project.events(result, dg.DagsterEventType.STEP_UP_FOR_RETRY, "gamma")
     # the first try imports together what the next ones import one by one, up to the file that ends them
     assert project.query(
-        "SELECT path FROM importer.loads WHERE type = 'gamma' AND business_date = %s ORDER BY 1", day(16)
-    ) == [(f"2024-01-17/acme/gamma-{n}.csv",) for n in "12"]
+        "SELECT path FROM importer.loads WHERE type = 'gamma' AND business_date = %s ORDER BY 1", day(31)
+    ) == [(f"2024-02-01/acme/gamma-{n}.csv",) for n in "12"]
 
 
 def test_a_lost_connection_is_tried_again(project: Project, tmp_path: Path):
