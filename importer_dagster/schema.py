@@ -29,6 +29,7 @@ from importer_dagster.checks import Judge, all_at_once, column_check, get_check,
 from importer_dagster.columns import some
 from importer_dagster.errors import SpecError
 from importer_dagster.fields import FieldSpec
+from importer_dagster.patterns import bytewise
 from importer_dagster.spec import TableSpec
 
 WIDE = 800  # columns
@@ -353,7 +354,14 @@ def _full_match(field: FieldSpec, pattern: str) -> Judge:
             f"and no back-references): {error}",
             key=field.name,
         ) from None
-    return lambda array: pc.match_substring_regex(array, anchored)
+    simple = bytewise(pattern)
+
+    def judge(array: pa.Array) -> pa.Array:
+        if simple is not None and simple.fits_all(array):
+            return pa.repeat(True, len(array))
+        return pc.match_substring_regex(array, anchored)
+
+    return judge
 
 
 def _is_text(field: FieldSpec) -> bool:
