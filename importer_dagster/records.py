@@ -18,7 +18,7 @@ leaves them to Arrow).
 from __future__ import annotations
 
 import re
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,6 +43,7 @@ __all__ = [
 MAX_RECORD = 16 << 20  # bytes of one record; an opening quote may not swallow more
 
 LF, CR = 10, 13
+_AT_ONCE = 512 << 10
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,14 @@ def count_lines(data: bytes, start: int = 0, end: int | None = None) -> int:
 
 def _count(data: bytes, byte: int, start: int = 0, end: int | None = None) -> int:
     """As ``data.count``, which takes eight times as long where a hit comes every hundred bytes."""
-    return int(np.count_nonzero(np.frombuffer(data, np.uint8)[start:end] == byte))
+    pieces = _pieces(np.frombuffer(data, np.uint8)[start:end])
+    return sum(int(np.count_nonzero(piece == byte)) for _, piece in pieces)
+
+
+def _pieces(raw: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Pieces of many bytes, and where each begins: what is made of one stays in the processor's cache."""
+    for at in range(0, len(raw), _AT_ONCE):
+        yield at, raw[at : at + _AT_ONCE]
 
 
 def _outside_quotes(ends: np.ndarray, data: np.ndarray, quote: int | None) -> np.ndarray:
@@ -132,8 +140,8 @@ def quotes_in(data: bytes, quote: int | None) -> np.ndarray:
     """Positions of all quotes; what :func:`cut` and :func:`regular` both need, and the dearest of it."""
     if quote is None or quote not in data:
         return np.zeros(0, np.int64)
-    found: np.ndarray = np.flatnonzero(np.frombuffer(data, np.uint8) == quote)
-    return found
+    pieces = _pieces(np.frombuffer(data, np.uint8))
+    return np.concatenate([at + np.flatnonzero(piece == quote) for at, piece in pieces])
 
 
 def cut(data: bytes, quotes: np.ndarray, at_end: bool) -> int:
