@@ -50,6 +50,7 @@ from importer_dagster.textsource import TextSource, Window, is_utf8
 __all__ = ["BLOCK", "MAX_COLUMNS", "Reader", "fingerprint", "open_delivery"]
 
 BLOCK = 7 << 20  # of 17 mixed columns the whole import then takes 450 MB at most
+WIDE, LONG_VALUE = 50, 8  # columns, and bytes of a value on average, from which on a block is twice as long
 
 
 def fingerprint(delivery: Delivery) -> tuple[str, int]:
@@ -278,12 +279,22 @@ class Reader:
     def _finished(self, block: Block, table: pa.Table, wrong: list[_Wrong]) -> TextBatch:
         batch = self._assemble(block, table, wrong)
         self._window.use(len(block.data))
+        if self._record == 1 and self._is_wide(block):
+            self._window.double()
         self._record += block.count
         if DAMAGED_CHARACTER[:1] in block.data and DAMAGED_CHARACTER in block.data:
             self._note_damaged_text(block)  # one byte is looked for a hundred times as fast as three
         return batch
 
     # --- one block ---
+
+    def _is_wide(self, block: Block) -> bool:
+        """Whether a usual block is so few records that what a column costs for each block counts for more.
+
+        Not where values are short: what is made of them takes more memory than the text.
+        """
+        width = self._head.width
+        return width >= WIDE and len(block.data) >= LONG_VALUE * width * block.count
 
     def _parse(self, block: Block) -> tuple[pa.Table, list[_Wrong]]:
         """Arrow's table of a block, and the records of another width."""

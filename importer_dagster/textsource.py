@@ -239,6 +239,11 @@ class Window:
         if self.ended and self.data.endswith(b"\x1a"):
             self.data = self.data.rstrip(b"\x1a")  # the Ctrl-Z that DOS programs write at the end
 
+    def double(self) -> None:
+        """Take up twice as much at a time from here on."""
+        self.block_size *= 2
+        self._next = self.block_size
+
     def use(self, length: int) -> None:
         """Drop the first bytes, counting the lines in them."""
         self.line += count_lines(self.data, end=length)

@@ -35,7 +35,9 @@ class Read:
             self.places: list[tuple[int, int]] = []
             self.rejects: list[dict[str, Any]] = []
             self.skipped = 0
+            self.sizes: list[int] = []  # rows of each batch
             for batch in reader.batches():
+                self.sizes.append(len(batch.rows))
                 self.rows += zip(*(c.to_pylist() for c in batch.columns.columns), strict=True)
                 lines, _ = batch.locate(np.arange(len(batch.rows)))
                 self.places += zip(batch.rows.to_pylist(), lines.to_pylist(), strict=True)
@@ -728,3 +730,15 @@ def test_the_separator_line_of_excel_is_refused_with_what_to_declare(files: File
         error = files.refuses("sep=;\na;b\n1;x\n", "headerRows: [2]", **dialect)
         assert error.rule == "preamble"
     assert files.read("sep=;\na;b\n1;x\n", delimiter=";", headerRows=[2]).rows == [("1", "x")]
+
+
+@pytest.mark.parametrize(
+    ("columns", "value", "factor"), [(60, "123456789", 2), (60, "1", 1), (20, "123456789", 1)]
+)
+def test_of_a_wide_file_blocks_are_twice_as_long(files: Files, columns: int, value: str, factor: int) -> None:
+    names = [f"c{i}" for i in range(columns)]
+    record = ",".join([value] * columns) + "\n"
+    content = ",".join(names) + "\n" + record * 500
+    found = files.read(content, names, block_size=100 * len(record))
+    assert len(found.rows) == sum(found.sizes) == 500
+    assert found.sizes[1] == 100 * factor
