@@ -20,7 +20,7 @@ from importer_dagster.errors import RefusedError
 from importer_dagster.grammar import Grammar
 from importer_dagster.model import Locate
 from importer_dagster.records import Damage, Scan, line_ends, record_spans
-from importer_dagster.reject_tables import REJECT_SCHEMA
+from importer_dagster.reject_tables import NO_REJECTS, REJECT_SCHEMA
 from importer_dagster.textsource import first_bad_byte, shown
 
 # Up to this share of a block's records, bad bytes are theirs; above it the file is in another encoding.
@@ -170,7 +170,7 @@ class Block:
     def damage_rows(self, header: Sequence[str]) -> pa.Table:
         """The damaged records as rejects."""
         if self.scan is None or not self.scan.damaged:
-            return REJECT_SCHEMA.empty_table()
+            return NO_REJECTS
         damaged = self.scan.damaged
         everything = np.arange(self.first_record, self.first_record + len(self.scan.order))
         lines = self.lines_at(np.array([d.start for d in damaged]))
@@ -198,7 +198,7 @@ class Block:
         """Rejects of records that Arrow was given."""
         at = np.array(positions, dtype=np.int64)
         if not len(at):
-            return REJECT_SCHEMA.empty_table()
+            return NO_REJECTS
         starts, ends = self.spans()
         raws = [self.data[a:b] for a, b in zip(starts[at].tolist(), ends[at].tolist(), strict=True)]
         return reject_table(
@@ -210,7 +210,7 @@ class Block:
     ) -> pa.Table:
         """Rejects of records that Arrow was given and that all are the same: a file may be full of them."""
         if not len(positions):
-            return REJECT_SCHEMA.empty_table()
+            return NO_REJECTS
         starts, ends = (places[positions] for places in self.spans())
         words = (column, _shown_value(value), rule, message)
         same = [pa.repeat(pa.scalar(word), len(positions)) for word in words]

@@ -59,12 +59,14 @@ def without_ending(
 
 
 def _size(batch: TextBatch) -> int:
-    return len(batch.rows) + len(batch.rejects["row"].unique())
+    return len(batch.rows) + (len(batch.rejects["row"].unique()) if len(batch.rejects) else 0)
 
 
 def _last_number(batch: TextBatch) -> int:
-    numbers = [pc.max(batch.rows).as_py(), pc.max(batch.rejects["row"]).as_py()]
-    return max((n for n in numbers if n is not None), default=0)
+    """Both kinds of records are in order."""
+    return max(
+        (numbers[-1].as_py() for numbers in (batch.rows, batch.rejects["row"]) if len(numbers)), default=0
+    )
 
 
 def _text_of(batch: TextBatch, number: int) -> Iterator[str]:
@@ -91,9 +93,7 @@ def _without_totals(batch: TextBatch, last: int, header: Sequence[str]) -> TextB
     n = len(batch.rows)
     if n < 1 or last < 3 or batch.rows[n - 1].as_py() != last or batch.columns.num_columns < 2:
         return batch
-    cells = [
-        (c.name, v[0].as_py()) for c, v in zip(batch.columns.schema, batch.columns.slice(n - 1), strict=True)
-    ]
+    cells = ((i, batch.columns.column(i)[n - 1].as_py()) for i in batch.columns.schema.names)
     name, value = next(((i, v) for i, v in cells if v and v.strip()), ("0", ""))
     if not _TOTALS.fullmatch(value):
         return batch
@@ -115,6 +115,8 @@ def _without_totals(batch: TextBatch, last: int, header: Sequence[str]) -> TextB
 
 def _warn_of_cut(batch: TextBatch, last: int, warnings: list[str]) -> None:
     """A file whose last record is too short, or ends inside of quotes, was probably cut off."""
+    if not len(batch.rejects):
+        return
     found = batch.rejects.filter(pc.equal(batch.rejects["row"], last)).slice(0, 1).to_pylist()
     if found and (
         found[0]["rule"] in ("fields.short", "quote.unclosed") or CUT_CHARACTER in found[0]["message"]

@@ -51,6 +51,7 @@ _SQL = re.compile(
     rb"(?im)^\s*(?:create\s+(?:table|database|schema)\b|insert\s+into\b|drop\s+table\b|copy\s+\S+.*\bfrom\s+stdin\b)"
 )
 _ORDINARY_CONTROLS = frozenset(b"\t\n\r\x0b\x0c\x1a\x1b\x01\x1c\x1d\x1e\x1f\x02\x03\x05\x06\x07")
+_STRANGE = bytes(b for b in range(32) if b not in _ORDINARY_CONTROLS)
 
 
 def what_else(head: bytes) -> str | None:
@@ -97,5 +98,5 @@ def _is_json(head: bytes) -> bool:
 
 def _binary(head: bytes) -> str | None:
     """Bytes that no text has, in number. NUL bytes of UTF-16 without a mark are told apart before."""
-    strange = sum(head.count(b) for b in range(32) if b not in _ORDINARY_CONTROLS)
+    strange = len(head) - len(head.translate(None, _STRANGE))
     return "binary data" if len(head) >= 16 and strange > 0.1 * len(head) else None

@@ -43,7 +43,7 @@ from importer_dagster.records import (
     scan,
     without_escaped,
 )
-from importer_dagster.reject_tables import REJECT_SCHEMA
+from importer_dagster.reject_tables import NO_REJECTS
 from importer_dagster.spec import TableSpec
 from importer_dagster.textsource import TextSource, Window, is_utf8
 
@@ -318,7 +318,9 @@ class Reader:
             )  # Arrow takes one off; in the middle of a file it is part of a value
         quote = '"' if rewritten else (self._spec.dialect.quoteChar or False)
         nulls = list(self._spec.common_missing)
-        table = pacsv.read_csv(
+        # one that works as it is asked: read_csv hands a block over to a thread of Arrow's, which takes
+        # as long as a hundred records
+        parser = pacsv.open_csv(
             pa.BufferReader(data),
             read_options=pacsv.ReadOptions(use_threads=False, block_size=len(data) + 1, column_names=names),
             parse_options=pacsv.ParseOptions(
@@ -338,7 +340,7 @@ class Reader:
                 quoted_strings_can_be_null=False,
             ),
         )
-        return table, wrong
+        return parser.read_all(), wrong
 
     def _wanted(self) -> tuple[int, ...]:
         """Columns to parse: also the one behind the header's last, where records end with a delimiter."""
@@ -359,7 +361,8 @@ class Reader:
         columns, positions, repeated = self._without_header_repeats(block, columns, positions)
         rejects.append(self._header_rejects(block, repeated))
         rows = pa.array(block.numbers[positions] if len(positions) else np.zeros(0, np.int64), pa.int64())
-        table_of_rejects = pa.concat_tables(rejects).sort_by("row")
+        found = [table for table in rejects if len(table)]
+        table_of_rejects = pa.concat_tables(found).sort_by("row") if found else NO_REJECTS
         return TextBatch(columns, rows, table_of_rejects, block.locator(positions))
 
     def _refuse_systematic(self, good: int, wrong: list[_Wrong], block: Block) -> None:
@@ -464,7 +467,7 @@ class Reader:
     def _width_rejects(self, block: Block, wrong: list[_Wrong]) -> pa.Table:
         n = len(self.header)
         if not wrong:
-            return REJECT_SCHEMA.empty_table()
+            return NO_REJECTS
         return block.rejects_at(
             [w.position for w in wrong],
             [column_name(self.header, min(w.fields, n)) for w in wrong],

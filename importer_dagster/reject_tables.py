@@ -19,6 +19,7 @@ REJECT_SCHEMA = pa.schema(
         pa.field("raw", pa.string()),
     ]
 )
+NO_REJECTS = REJECT_SCHEMA.empty_table()
 
 # The same, one row per rejected record, as it lies in quarantine. reasons: numbers of Reasons.
 # values, details: one for each reason; details are words that differ from cell to cell.
