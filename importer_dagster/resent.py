@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from importer_dagster import ledger
 from importer_dagster.errors import ImporterError
 from importer_dagster.model import Delivery, LoadResult
-from importer_dagster.opening import read_files
+from importer_dagster.opening import hash_files
 from importer_dagster.sessions import single
 from importer_dagster.settled import Content, result_of, unchanged
 from importer_dagster.spec import TableSpec
@@ -116,11 +116,10 @@ def _portions(
 def _read(contents: Sequence[Content]) -> None:
     """Note the hashes; those of local files are read in one go."""
     local = [c for c in contents if "://" not in c.delivery.url]
-    for content, data in zip(
-        local, read_files([(c.delivery.url, c.delivery.inbox) for c in local]), strict=True
-    ):
-        if data is not None:
-            content.take(data)
+    files = [(c.delivery.url, c.delivery.inbox) for c in local]
+    for content, found in zip(local, hash_files(files), strict=True):
+        if found is not None:
+            content.sha256, content.size = found
     for content in contents:
         if "://" in content.delivery.url:
             content.fingerprint()

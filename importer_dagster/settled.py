@@ -10,7 +10,6 @@ them (``pipeline.py``), what is held and how it is let go (``held.py``).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -84,10 +83,6 @@ class Content:
             self.sha256, self.size = fingerprint(self.delivery)
         except RefusedError:
             self.is_unreadable = True
-
-    def take(self, data: bytes) -> None:
-        """Note the hash of a content that somebody else has read."""
-        self.sha256, self.size = hashlib.sha256(data).hexdigest(), len(data)
 
 
 class Before:

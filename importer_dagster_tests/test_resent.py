@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import psycopg
@@ -126,10 +127,19 @@ def test_a_file_that_leads_out_of_the_inbox_is_not_read(
     Path(delivery.url).unlink()
     Path(delivery.url).symlink_to(elsewhere)
     assert found(inbox, spec, [delivery]) == {}
-    assert opening.read_files([(delivery.url, None), (delivery.url, delivery.inbox)]) == [
-        elsewhere.read_bytes(),
-        None,
-    ]
+    files = [(delivery.url, None), (delivery.url, delivery.inbox)]
+    assert opening.read_files(files) == [elsewhere.read_bytes(), None]
+    there = elsewhere.read_bytes()
+    assert opening.hash_files(files) == [(sha256(there).hexdigest(), len(there)), None]
+
+
+def test_a_file_is_hashed_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "_READ_AT_ONCE", 4)
+    contents = [b"0123456789", b"", b"0123", b"01"]
+    for number, content in enumerate(contents):
+        (tmp_path / str(number)).write_bytes(content)
+    found = opening.hash_files([(str(tmp_path / str(n)), None) for n in range(len(contents))])
+    assert found == [(sha256(c).hexdigest(), len(c)) for c in contents]
 
 
 def test_recording_waits_for_a_slot(inbox: Inbox, warehouse: Warehouse) -> None:
