@@ -61,6 +61,9 @@ def run_statement(
     return conn.execute(sql.SQL(statements(file)[name]).format(**(names or {})), values)
 
 
+_ALL = sql.SQL("TRUE")
+
+
 @dataclass(frozen=True)
 class Target:
     """Where a type's rows go, and the names that its statements are made of."""
@@ -164,6 +167,7 @@ class Target:
     def _names_of_repeats(self) -> dict[str, sql.Composable]:
         """``said_again`` is the table of repeats with a row for each record, ``_place`` the block that it is in.
 
+        ``said_again_of_keys`` leaves out what names none of the keys that a load touches, and perhaps not all of it.
         ``blocks_said`` is the same of a subquery ``blocks``; ``blocks_of_g`` makes blocks of such rows again,
         grouped by ``block_of_g``.
         """
@@ -177,6 +181,9 @@ class Target:
             "blocks_of_g": sql.SQL(", ").join([*block, *gathered, numbers]),
             "block_of_g": sql.SQL(", ").join(block),
             "said_again": self._record_by_record(self.repeats, place="r.ctid AS _place, "),
+            "said_again_of_keys": self._record_by_record(
+                self.repeats, place="r.ctid AS _place, ", where=self._names_a_key
+            ),
             "blocks_said": self._record_by_record(sql.Identifier("blocks")),
         }
 
@@ -186,10 +193,20 @@ class Target:
         tenant = self.key[: len(self.key) - len(self.spec.primary_key)]
         return (*tenant, "_load_id", "_same_as"), (*self.spec.primary_key, "_row")
 
-    def _record_by_record(self, blocks: sql.Composable, place: str = "") -> sql.Composed:
+    @property
+    def _names_a_key(self) -> sql.Composable:
+        """Of a block ``r`` of repeats: whether it may name one of the touched keys."""
+        if not self.spec.primary_key:
+            return _ALL
+        first = Name(self.spec.primary_key[0])
+        return sql.SQL(statements("publish")["names_a_key"]).format(first=first)
+
+    def _record_by_record(
+        self, blocks: sql.Composable, *, place: str = "", where: sql.Composable = _ALL
+    ) -> sql.Composed:
         scalars, arrays = self._columns_of_repeats
         return sql.SQL(
-            "(SELECT {}{}, {}, r._block + u._row AS _row FROM {} r CROSS JOIN LATERAL unnest({}) AS u ({}))"
+            "(SELECT {}{}, {}, r._block + u._row AS _row FROM {} r CROSS JOIN LATERAL unnest({}) AS u ({}) WHERE {})"
         ).format(
             sql.SQL(place),
             column_list(scalars, "r"),
@@ -197,6 +214,7 @@ class Target:
             blocks,
             column_list(arrays, "r"),
             column_list(arrays),
+            where,
         )
 
 

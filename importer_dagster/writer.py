@@ -423,7 +423,8 @@ class Publisher:
 
     def _scd2_newest(self) -> Counts:
         if self._values["absent_closes"]:
-            self._run("scd2_close_absent")
+            with _planning(self.conn, ["nestloop"]):  # it would look at all named for each key
+                self._run("scd2_close_absent")
         unchanged, rest = self._set_unchanged_aside()
         self._run("scd2_close_changed", stage=rest)
         return Counts(self._run("insert_stage", into=self.target.live, stage=rest).rowcount, unchanged)

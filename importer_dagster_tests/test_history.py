@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from importer_dagster import undo
 from importer_dagster.changes import Changes
 from importer_dagster.errors import UsageError, WarehouseError
+from importer_dagster.writer import Counts, Publisher
 
 HEADER = "id,v,n\n"
 
@@ -163,3 +164,34 @@ def test_an_unchanged_row_that_only_changes_its_trace_is_no_change(inbox: Inbox,
     second = inbox.load(spec, HEADER + "1,a,1\n", path="2", day=day(2))
     assert taken_out(inbox, spec, first.load_id).changes == Changes()
     assert query("SELECT v, _load_id FROM things") == [("a", second.load_id)]
+
+
+@pytest.mark.parametrize("disposition", ["merge", "scd2", "close"])
+def test_what_is_read_grows_with_the_rows_and_not_with_their_square(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch, disposition: str
+) -> None:
+    """PostgreSQL has no statistics of a table that was filled a moment ago."""
+    more = {"scd2": {"absent": "close"}} if disposition == "close" else {}
+    spec = make_spec(key=["id"], write_disposition="merge" if disposition == "merge" else "scd2", **more)
+    read: list[int] = []
+    publish = Publisher.publish
+
+    def counted(self: Publisher, newest: tuple[datetime.date, str] | None) -> Counts:
+        counts = publish(self, newest)
+        [(tuples,)] = self.conn.execute(
+            "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0)) FROM pg_stat_xact_all_tables "
+            "WHERE relname = 'things' OR relname LIKE 'importer%'"
+        ).fetchall()
+        read.append(int(tuples))
+        return counts
+
+    monkeypatch.setattr(Publisher, "publish", counted)
+    rows, days = 1_000, [0, 1, 2, 5]
+    for n in days:  # a tenth changes each day, one row comes and one goes
+        content = HEADER + "".join(f"{i},{n if i % 10 == n else ''},1\n" for i in range(n, rows + n))
+        assert inbox.load(spec, content, path=str(n), day=day(n)).status == "loaded"
+    late = inbox.load(spec, HEADER + "500,late,1\n", path="late", day=day(3))
+    assert late.status == "loaded"
+    assert len(read) == len(days) - 1 + 1  # the first is copied into the table itself
+
+    assert max(read) < 100 * rows, read

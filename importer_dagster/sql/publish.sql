@@ -8,7 +8,8 @@
 --   importer_stage  the rows of this load
 --   {stage}       the stage, or what is left of it
 --   {named}       keys and numbers of all good records of this load, on the stage or not
---   {mine}        restricts table t to this load's tenant
+--   {mine}        restricts table t to this load's tenant. Not where t is joined by {same_key}, which says so:
+--                 without statistics PostgreSQL takes both together for so rare that it looks at all pairs
 --   {current}     scd2: restricts table t to versions that still hold
 
 -- name: create_stage
@@ -141,7 +142,7 @@ INSERT INTO {live} ({columns}) SELECT {columns} FROM back;
 CREATE TEMP TABLE importer_unchanged ON COMMIT DROP AS
 SELECT {g_key}, g._load_id, g._row, g._hash, t._load_id AS _same_as, t._hash AS _hash_there
 FROM importer_stage g JOIN {live} t ON {same_key}
-WHERE {mine} AND {current} AND ({t_written}) IS NOT DISTINCT FROM ({g_written});
+WHERE {current} AND ({t_written}) IS NOT DISTINCT FROM ({g_written});
 
 -- name: note_unchanged
 INSERT INTO {repeats} ({repeats_columns})
@@ -150,7 +151,7 @@ SELECT {blocks_of_g} FROM importer_unchanged g GROUP BY {block_of_g};
 -- name: note_hashes
 -- of rows that have none: they are of a time before there were hashes, or were changed in place since
 UPDATE {live} t SET _hash = g._hash FROM importer_unchanged g
-WHERE {same_key} AND {mine} AND {current} AND g._hash_there IS NULL AND g._hash IS NOT NULL;
+WHERE {same_key} AND {current} AND g._hash_there IS NULL AND g._hash IS NOT NULL;
 
 -- name: create_rest
 -- what is left of the stage then: to delete the others from it would take twice as long
@@ -160,7 +161,7 @@ WHERE NOT EXISTS (SELECT FROM importer_unchanged u WHERE u._row = g._row);
 
 -- name: merge_retire
 INSERT INTO {superseded} ({columns})
-SELECT {t_columns} FROM {live} t JOIN {stage} g ON {same_key} WHERE {mine};
+SELECT {t_columns} FROM {live} t JOIN {stage} g ON {same_key};
 
 -- name: merge_upsert
 INSERT INTO {live} ({columns}) SELECT {columns} FROM {stage}
@@ -172,7 +173,7 @@ WHERE {mine} AND {current} AND NOT EXISTS (SELECT FROM {named} AS g WHERE {same_
 
 -- name: scd2_close_changed
 UPDATE {live} t SET _valid_to = %(date)s FROM {stage} g
-WHERE {same_key} AND {mine} AND {current};
+WHERE {same_key} AND {current};
 
 -- name: derive_keys
 CREATE TEMP TABLE importer_keys ON COMMIT DROP AS
@@ -207,8 +208,13 @@ UNION ALL SELECT {t_columns} FROM {superseded} t JOIN importer_keys g ON {same_k
 UNION ALL SELECT {columns} FROM importer_stage;
 
 -- name: derive_repeated
+-- Where few keys are touched, most blocks name none of them, and are not taken apart.
 CREATE TEMP TABLE importer_repeated ON COMMIT DROP AS
-SELECT t.* FROM {said_again} t JOIN importer_keys g ON {same_key} WHERE {mine};
+SELECT t.* FROM {said_again_of_keys} t JOIN importer_keys g ON {same_key} WHERE {mine};
+
+-- name: names_a_key
+(SELECT count(*) FROM (SELECT FROM importer_keys LIMIT 17) AS few) > 16
+OR r.{first} && ARRAY(SELECT {first} FROM importer_keys)
 
 -- name: derive_said
 -- What every delivery said of the touched keys: each names a key once at most.
