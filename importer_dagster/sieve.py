@@ -11,8 +11,13 @@ What does not belong here: publishing (``writer.py``), and when a sieve may be u
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+
 import numpy as np
+import psycopg
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from importer_dagster.writer import Publisher, RowStream
 
@@ -23,7 +28,8 @@ class Sieve:
     """Writes batches to a stage, without the rows that the table has.
 
     Only for the newest delivery of a keyed type. Where most of a batch is new it
-    lets through all that follows, since then asking costs more than it saves.
+    lets through all that follows, since then asking costs more than it saves. The server
+    looks a batch up while the next one is made ready; the connection is free after ``pause``.
     """
 
     def __init__(self, publisher: Publisher, stream: RowStream) -> None:
@@ -31,15 +37,27 @@ class Sieve:
         self._key = publisher.target.spec.primary_key
         self._named: RowStream | None = None
         self._is_open = True
+        self._asking = ExitStack()  # the pipeline in which the server is asked about ``_asked``
+        self._asked: tuple[pa.RecordBatch, Callable[[], NDArray[np.int64]]] | None = None
 
     def write(self, batch: pa.RecordBatch) -> None:
         """As :meth:`RowStream.write`."""
+        self._hear()
         if not self._is_open or len(batch) < LEAST:
             self._stream.write(batch)
             return
         self._stream.pause()
         self._name(batch)
-        new = self._publisher.take_unchanged(len(batch))
+        self._asking.enter_context(self._stream.conn.pipeline())
+        self._asked = batch, self._publisher.ask_unchanged(len(batch))
+
+    def _hear(self) -> None:
+        """Wait for the answer about the last batch, and write what is new of it."""
+        if self._asked is None:
+            return
+        (batch, answer), self._asked = self._asked, None
+        with self._asking:
+            new = answer()
         self._is_open = len(new) <= len(batch) // 2
         if len(new):
             numbers = batch.column("_row").to_numpy()
@@ -61,10 +79,13 @@ class Sieve:
 
     def pause(self) -> None:
         """As :meth:`RowStream.pause`."""
+        self._hear()
         self._stream.pause()
 
     def abort(self, error: BaseException) -> None:
         """As :meth:`RowStream.abort`."""
+        with suppress(psycopg.Error):  # as there
+            self._asking.__exit__(type(error), error, error.__traceback__)
         for stream in (self._named, self._stream):
             if stream is not None:
                 stream.abort(error)

@@ -10,10 +10,11 @@ What does not belong here: making tables (``tables.py``), the ledger
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -207,6 +208,12 @@ def _planning(conn: psycopg.Connection, never: Sequence[str]) -> Iterator[None]:
     conn.execute("SELECT set_config(name, 'on', true) FROM unnest(%s::text[]) AS name", (names,))
 
 
+def _only_row(asked: psycopg.Cursor) -> Any:
+    row = asked.fetchone()
+    assert row
+    return row
+
+
 _STAGE = sql.Identifier("importer_stage")
 _DENSE = 4  # rows between the least and the greatest key of a batch, for each of the batch
 _NEVER = {"range": ["nestloop", "sort"], "key": ["bitmapscan", "sort"]}
@@ -281,35 +288,43 @@ class Publisher:
         self._run("create_named")
         return sql.Identifier("importer_named")
 
-    def take_unchanged(self, rows: int) -> NDArray[np.int64]:
-        """Note the named rows that say what the table says; the numbers of the others, in order.
+    def ask_unchanged(self, rows: int) -> Callable[[], NDArray[np.int64]]:
+        """Have the named rows noted that say what the table says; call the answer for the numbers of the others, in order.
 
-        ``rows`` are named. To be used only where the load is the newest (:meth:`is_newest`).
+        In a pipeline of the connection the server works until then. ``rows`` are named. To be
+        used only where the load is the newest (:meth:`is_newest`).
         """
-        if self._is_dense:
-            self._is_dense, unchanged, new = self._take_by_range(_DENSE * rows)
-        if not self._is_dense:
-            _, unchanged, new = self._take(known=sql.SQL("TRUE"), near=sql.SQL("SELECT"), by="key")
+        return partial(
+            self._unchanged, self._ask_by_range(_DENSE * rows) if self._is_dense else self._ask_by_key()
+        )
+
+    def _unchanged(self, asked: psycopg.Cursor) -> NDArray[np.int64]:
+        known, unchanged, new = _only_row(asked)
+        if not known:
+            self._is_dense = False
+            _, unchanged, new = _only_row(self._ask_by_key())
         self.noted += unchanged
         self._run("clear_named")
         return np.sort(np.array(new, np.int64))
 
-    def _take_by_range(self, most: int) -> tuple[bool, int, list[int]]:
+    def _ask_by_range(self, most: int) -> psycopg.Cursor:
         """All between the least and the greatest key, if that are few: a third of the work of looking each up."""
         near = sql.SQL(statements("publish")["near_by_range"]).format(
             **self.target.names, first=Name(self.target.spec.primary_key[0])
         )
         known = sql.SQL("(SELECT count(*) < %(most)s FROM near)")
-        return self._take({"most": most}, known=known, near=near, by="range")
+        return self._ask({"most": most}, known=known, near=near, by="range")
 
-    def _take(
+    def _ask_by_key(self) -> psycopg.Cursor:
+        return self._ask(known=sql.SQL("TRUE"), near=sql.SQL("SELECT"), by="key")
+
+    def _ask(
         self, values: Mapping[str, Any] | None = None, *, by: str, **names: sql.Composable
-    ) -> tuple[bool, int, list[int]]:
+    ) -> psycopg.Cursor:
+        """A row of whether it is known, how many rows are unchanged, the numbers of the others."""
         found = sql.SQL(statements("publish")[f"found_by_{by}"]).format(**self.target.names)
         with _planning(self.conn, _NEVER[by]):
-            row = self._run("take_unchanged", values, found=found, **names).fetchone()
-        assert row
-        return row
+            return self._run("take_unchanged", values, found=found, **names)
 
     def take_duplicates(self, columns: Sequence[str]) -> int:
         """Take rows out of the stage that repeat an earlier row's ``columns``; returns how many.

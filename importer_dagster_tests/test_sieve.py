@@ -3,7 +3,7 @@
 import datetime
 import itertools
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from importer_dagster import pipeline, sieve, undo
+from importer_dagster.errors import WarehouseError
 from importer_dagster.held import release
 from importer_dagster.model import LoadResult
 from importer_dagster.schema import arrow_schema
@@ -49,14 +50,19 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, list[int]
     """Batches of any size are sifted; (rows of a batch, numbers of those that are new) each time."""
     monkeypatch.setattr(sieve, "LEAST", 1)
     found: list[tuple[int, list[int]]] = []
-    take = Publisher.take_unchanged
+    ask = Publisher.ask_unchanged
 
-    def noting(self: Publisher, rows: int) -> np.ndarray:
-        new = take(self, rows)
-        found.append((rows, new.tolist()))
-        return new
+    def noting(self: Publisher, rows: int) -> Callable[[], np.ndarray]:
+        answer = ask(self, rows)
 
-    monkeypatch.setattr(Publisher, "take_unchanged", noting)
+        def noted() -> np.ndarray:
+            new = answer()
+            found.append((rows, new.tolist()))
+            return new
+
+        return noted
+
+    monkeypatch.setattr(Publisher, "ask_unchanged", noting)
     yield found
 
 
@@ -244,6 +250,38 @@ def test_a_file_that_may_be_held_is_not_sifted(inbox: Inbox, query: Query, asked
     assert (held.status, asked) == ("held", [])
     done = release(held.load_id, {"things": spec}, warehouse=inbox.warehouse, has_tenant=lambda _: True)
     assert done.counts.unchanged == 20
+
+
+def test_a_file_may_be_refused_while_the_server_looks_up(
+    inbox: Inbox, query: Query, asked: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "open_delivery", partial(OPEN, block_size=600))
+    spec = spec_of("things", reject_limit={"count": 3})
+    inbox.load(spec, text_of(some(range(200))), path="0.csv", day=day(0))
+    bad = [("x", 0, None, None, "")] * 100
+    result = inbox.load(spec, text_of([*some(range(100)), *bad]), path="1.csv", day=day(1))
+    assert (result.status, result.rows_loaded, bool(asked)) == ("refused", 0, True)
+    assert query("SELECT count(*) FROM importer_repeats.things") == [(0,)]
+    again = inbox.load(spec, text_of(some(range(200))), path="2.csv", day=day(2))
+    assert (again.status, again.rows_unchanged) == ("loaded", 200)
+
+
+def test_what_goes_wrong_as_the_server_looks_up_is_the_error_of_the_import(
+    inbox: Inbox, query: Query, asked: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "open_delivery", partial(OPEN, block_size=600))
+    spec, content = spec_of("things"), text_of(some(range(200)))
+    inbox.load(spec, content, path="0.csv", day=day(0))
+    with inbox.warehouse.connect() as conn:
+        conn.execute("ALTER TABLE importer_repeats.things ADD CONSTRAINT none CHECK (_load_id < 0)")
+        conn.commit()
+    with pytest.raises(WarehouseError, match='violates check constraint "none"'):
+        inbox.load(spec, content, path="1.csv", day=day(1))
+    with inbox.warehouse.connect() as conn:
+        conn.execute("ALTER TABLE importer_repeats.things DROP CONSTRAINT none")
+        conn.commit()
+    again = inbox.load(spec, content, path="1.csv", day=day(1))
+    assert (again.status, again.rows_unchanged) == ("loaded", 200)
 
 
 # --- hashes that are missing, or of another time -----------------------------------------------------------
