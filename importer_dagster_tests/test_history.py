@@ -193,5 +193,4 @@ def test_what_is_read_grows_with_the_rows_and_not_with_their_square(
     late = inbox.load(spec, HEADER + "500,late,1\n", path="late", day=day(3))
     assert late.status == "loaded"
     assert len(read) == len(days) - 1 + 1  # the first is copied into the table itself
-
     assert max(read) < 100 * rows, read
