@@ -1,5 +1,7 @@
 """The documentation says what the code does."""
 
+import inspect
+import re
 from pathlib import Path
 
 from importer_dagster.docs_spec import spec_reference
@@ -14,9 +16,6 @@ def test_the_reference_of_a_spec_is_up_to_date() -> None:
 
 
 def test_every_setting_is_in_the_readme() -> None:
-    import inspect
-    import re
-
     names = set(re.findall(r"IMPORTER_\w+", inspect.getsource(Settings)))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert names - set(re.findall(r"IMPORTER_\w+", readme)) == set()
@@ -28,3 +27,12 @@ def test_the_sample_spec_of_the_readme_is_right() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     sample = readme.split("```yaml\n")[1].split("```")[0]
     assert parse_spec(sample, "salestaxrate.yaml").write_disposition == "merge"
+
+
+def test_every_module_has_its_place_in_the_map() -> None:
+    package = ROOT / "importer_dagster"
+    files = [f for folder in ("", "cli", "defs") for f in (package / folder).glob("*.py")]
+    modules = sorted(f.stem for f in files if not f.stem.startswith("__"))
+    table = (ROOT / "docs" / "design.md").read_text(encoding="utf-8").split("## Where to look")[1]
+    cells = [line.split("|")[2] for line in table.splitlines() if line.startswith("| ")]
+    assert sorted(word for cell in cells for word in re.findall("`([a-z_]+)`", cell)) == modules
