@@ -10,8 +10,10 @@ import pytest
 from conftest import DAY, Inbox
 
 from benchmarks.data import make_spec, write_file
+from importer_dagster import together
 from importer_dagster.model import Delivery
 from importer_dagster.pipeline import import_delivery
+from importer_dagster.together import import_together
 from importer_dagster.validate import Validator
 
 ROWS = 50_000
@@ -21,6 +23,9 @@ ROUNDS = 5
 # fault, or wants a new figure and its reason.
 BASE = 1.0
 MARGIN = 1.6
+# The same for small files that are imported together, over parsing each of them ten times: 0.50 to 0.61;
+# in groups of two files, 1.5 to 2.3.
+FILES, SMALL_BASE = 200, 0.6
 
 
 def cpu_of(work: Callable[[], object]) -> float:
@@ -65,3 +70,42 @@ def test_the_guard_sees_a_slow_down(inbox: Inbox, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Validator, "__call__", slow)
     assert ratio(inbox, 3) > BASE * MARGIN
+
+
+def small_ratio(inbox: Inbox, rounds: int = ROUNDS) -> float:
+    """As :func:`ratio`, for files of a hundred rows."""
+    spec = make_spec()
+    files = [inbox.folder / f"small{n}.csv" for n in range(FILES)]
+    for number, file in enumerate(files):
+        write_file(file, 100, seed=number + 1)
+    text = pa.csv.ConvertOptions(column_types={f.name: pa.string() for f in spec.fields})
+    one = pa.csv.ReadOptions(use_threads=False)
+
+    def parse() -> None:
+        for file in files * 10:
+            with pa.csv.open_csv(file, read_options=one, convert_options=text) as parser:
+                assert parser.read_all().num_rows == 100
+
+    def load(number: int) -> None:
+        paths = [(f"{number}/{file.name}", file) for file in files]
+        new = [Delivery(spec.name, "acme", DAY, path, str(f), f.stat().st_size) for path, f in paths]
+        with inbox.warehouse.series():
+            assert len(import_together(new, spec, warehouse=inbox.warehouse)) == FILES
+
+    load(-1)
+    parse()
+    return statistics.median(cpu_of(lambda n=n: load(n)) / cpu_of(parse) for n in range(rounds))
+
+
+def test_small_files_take_no_more_cpu_than_they_did(inbox: Inbox) -> None:
+    found = small_ratio(inbox)
+    assert found <= SMALL_BASE * MARGIN, (
+        f"{found:.2f} × parsing, against {SMALL_BASE} × when this was written"
+    )
+
+
+def test_the_guard_sees_files_that_are_imported_in_small_groups(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(together, "MOST_FILES", 2)
+    assert small_ratio(inbox, 3) > SMALL_BASE * MARGIN
