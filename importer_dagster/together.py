@@ -206,7 +206,10 @@ class _Together:
     # --- judging ---
 
     def _import(self, files: Sequence[_File]) -> list[LoadResult]:
-        judged = self._judge(files) if len(files) > 1 else _Judged([], pa.record_batch({}))
+        """Import them, unless there is only one, which has nothing to share."""
+        if len(files) < 2:
+            return []
+        judged = self._judge(files)
         return self._write(judged) if len(judged.files) > 1 else []
 
     def _judge(self, files: Sequence[_File]) -> _Judged:

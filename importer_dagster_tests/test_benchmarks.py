@@ -250,7 +250,7 @@ def test_a_day_sent_again_is_unchanged_file_by_file(bench: Bench, query: Query) 
     assert ("loaded", 12) in counts  # two days
 
 
-def test_small_files_are_imported_and_copied_one_by_one(
+def test_small_files_are_imported_together_and_copied_one_by_one(
     bench: Bench, query: Query, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.files = 3
