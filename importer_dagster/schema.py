@@ -25,6 +25,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from importer_dagster import parse
+from importer_dagster.cells import all_within
 from importer_dagster.checks import Judge, all_at_once, column_check, get_check, judge_of
 from importer_dagster.columns import some
 from importer_dagster.errors import SpecError
@@ -320,10 +321,8 @@ def _lengths(field: FieldSpec) -> Iterator[pandera.Check]:
 
 
 def _length_compared(array: pa.Array, compare: Judge2, length: int) -> pa.Array:
-    if compare is pc.less_equal:
-        short = pc.less_equal(pc.binary_length(array), length)
-        if pc.all(short).as_py() is not False:
-            return short  # with no more bytes there are no more characters, which take longer to count
+    if compare is pc.less_equal and all_within(array, 0, length):
+        return pa.repeat(True, len(array))  # with no more bytes there are no more characters
     return compare(pc.utf8_length(array), length)
 
 
