@@ -265,9 +265,12 @@ def _cast_decimal(text: pa.Array, type_: pa.Decimal128Type) -> pa.Array | None:
     longest = int(byte_lengths(text).max(initial=0))
     if longest + type_.scale > _MOST_DIGITS or holds(text, b"eE"):
         return None
-    is_short = max(longest, type_.scale) <= _EXACT_DIGITS
-    short = _by_float(text, type_) if is_short else None
-    return try_cast(text, type_) if short is None else short
+    if max(longest, type_.scale) <= _EXACT_DIGITS:
+        typed = _by_float(text, type_)
+        # what does not go this way Arrow cannot cast either, but for a plus sign and larger numbers
+        if typed is not None or (type_.precision <= _EXACT_DIGITS and not holds(text, b"+")):
+            return typed
+    return try_cast(text, type_)
 
 
 def _by_float(text: pa.Array, type_: pa.Decimal128Type) -> pa.Array | None:
