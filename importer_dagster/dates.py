@@ -91,7 +91,7 @@ def _date(text: pa.Array, field: FieldSpec, pattern: str, faults: Faults, wanted
         whole = try_cast(text, pa.date32())  # takes YYYY-MM-DD and nothing else
         if whole is not None and _all_between(whole, YEAR_1 // DAY, YEAR_10000 // DAY, np.int32):
             return whole
-    return _read(text, format_, faults, wanted).cast(pa.timestamp("us")).cast(pa.date32())
+    return _read_cells(text, format_, faults, wanted).cast(pa.timestamp("us")).cast(pa.date32())
 
 
 def _time(text: pa.Array, field: FieldSpec, pattern: str, faults: Faults, wanted: str) -> pa.Array:
@@ -151,11 +151,16 @@ def _localised(wall: pa.Array, zone: str, faults: Faults) -> pa.Array:
 def _read(text: pa.Array, format_: Format, faults: Faults, wanted: str) -> pa.Array:
     """Microseconds since 1970 (of the day, for a time) as int64, NULL for null and faulty text."""
     whole = _cast_iso(text, format_.arrow)  # the fastest by far
-    if whole is not None:
-        return whole
+    return _read_cells(text, format_, faults, wanted, iso=True) if whole is None else whole
+
+
+def _read_cells(
+    text: pa.Array, format_: Format, faults: Faults, wanted: str, *, iso: bool = False
+) -> pa.Array:
+    """The same where not all cells can be cast at once; ``iso``: those that look like ISO may be, which pays for times."""
     null = ~present(text)
     cells = text.drop_null() if text.null_count else text
-    micros, good = _read_iso(cells, format_.arrow)
+    micros, good = _read_iso(cells, format_.arrow if iso else None)
     if not good.any():
         micros, good = _read_fixed(cells, format_)
     if not good.all():
@@ -361,13 +366,17 @@ def _days(values: Mapping[str, Integers], length: int) -> tuple[Integers, Mask]:
     return _civil(year, month, values.get("d", one))
 
 
-def _leap(year: Integers) -> Mask:
-    leap: Mask = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
-    return leap
-
-
 _LENGTHS = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
 _BEFORE = np.cumsum(_LENGTHS) - _LENGTHS  # days of a common year before each month
+_YEARS = np.arange(10_000)
+_IS_LEAP = (_YEARS % 4 == 0) & ((_YEARS % 100 != 0) | (_YEARS % 400 == 0))
+_FIRST_DAYS = 365 * _YEARS + np.cumsum(_IS_LEAP) - _IS_LEAP
+_FIRST_DAYS -= _FIRST_DAYS[1970]  # days from 1970-01-01 to the first of each year
+
+
+def _leap(year: Integers) -> Mask:
+    leap: Mask = _IS_LEAP.take(year, mode="clip")  # what was not readable may be any number
+    return leap
 
 
 def _civil(year: Integers, month: Integers, day: Integers) -> tuple[Integers, Mask]:
@@ -375,6 +384,5 @@ def _civil(year: Integers, month: Integers, day: Integers) -> tuple[Integers, Ma
     known = np.where((month >= 1) & (month <= 12), month, 0)
     leap = _leap(year)
     valid = (year >= 1) & (day >= 1) & (day <= _LENGTHS[known] + (leap & (known == 2)))
-    before = year - 1
-    whole_years = before * 365 + before // 4 - before // 100 + before // 400
-    return whole_years + _BEFORE[known] + (leap & (known > 2)) + day - 719_163, valid
+    days: Integers = _FIRST_DAYS.take(year, mode="clip") + _BEFORE[known] + (leap & (known > 2)) + day - 1
+    return days, valid

@@ -1,5 +1,6 @@
 """Text into typed values: against Python's own exact readers, and by tables of what is taken and what not."""
 
+import calendar
 import datetime as dt
 import json
 import math
@@ -527,6 +528,15 @@ def test_unknown_zone_is_a_spec_error() -> None:
 
 
 # --- the two ways through the code agree ----------------------------------------------------
+
+
+def test_the_calendar_is_that_of_python() -> None:
+    days = [dt.date(year, 3, 1) - dt.timedelta(n) for year in range(1, 10_000) for n in (0, 1)]
+    texts = [f"{d:%d.%m.}{d.year:04}" for d in days]
+    assert read(field("date", format="%d.%m.%Y"), texts) == days
+    leap = [f"29.02.{year:04}" for year in range(1, 10_000)]
+    found = [isinstance(v, dt.date) for v in read(field("date", format="%d.%m.%Y"), leap)]
+    assert found == [calendar.isleap(year) for year in range(1, 10_000)]
 
 
 @settings(max_examples=200, deadline=None)
