@@ -87,12 +87,12 @@ def a_day(day: date) -> dict[str, str]:
 
 
 def automatic_run(project: Project, day: date, *types: str) -> dg.DagsterRun:
-    """A run as the sensor asks for it, here and now."""
+    """A run as the sensor asks for it, here and now; there is no daemon that would run it again."""
     with dg.DagsterInstance.get() as instance:
         result = dg.execute_job(
             dg.reconstructable(_job),
             instance,
-            tags={**range_tags((day, day)), BY_SENSOR: "arrivals"},
+            tags={**range_tags((day, day)), BY_SENSOR: "arrivals", "dagster/max_retries": "0"},
             asset_selection=[dg.AssetKey(t) for t in types],
         )
         run = instance.get_run_by_id(result.run_id)
