@@ -59,6 +59,7 @@ class Block:
         self._grammar = grammar
         self._structure = data if structure is None else structure
         self._given = data if given is None else given
+        self.is_ascii = False  # as far as is known
         self.numbers: np.ndarray = np.zeros(0, np.int64)
         self.count = 0
         self._spans: tuple[np.ndarray, np.ndarray] | None = None

@@ -211,7 +211,7 @@ class Reader:
         block = Block(
             data, window.line, window.offset, self._record, grammar, None, structure=structure, given=given
         )
-        if not self._bytes_are_sound(data):
+        if not self._bytes_are_sound(block):
             return self._batch_with_bad_bytes(block)
         try:
             table, wrong = self._parse(block)
@@ -227,11 +227,12 @@ class Reader:
             return False
         return data.startswith(mark) or b"\n" + mark in data or b"\r" + mark in data
 
-    def _bytes_are_sound(self, data: bytes) -> bool:
+    def _bytes_are_sound(self, block: Block) -> bool:
         """Whether there is no NUL and all is UTF-8: Arrow looks at some columns only, and loses records over it."""
-        if b"\0" in data:
+        if b"\0" in block.data:
             return False
-        return data.isascii() or is_utf8(data)
+        block.is_ascii = block.data.isascii()
+        return block.is_ascii or is_utf8(block.data)
 
     def _batch_with_bad_bytes(self, block: Block) -> TextBatch | None:
         block.scan = block.split()
@@ -282,7 +283,7 @@ class Reader:
         if self._record == 1 and self._is_wide(block):
             self._window.double()
         self._record += block.count
-        if DAMAGED_CHARACTER[:1] in block.data and DAMAGED_CHARACTER in block.data:
+        if not block.is_ascii and DAMAGED_CHARACTER[:1] in block.data and DAMAGED_CHARACTER in block.data:
             self._note_damaged_text(block)  # one byte is looked for a hundred times as fast as three
         return batch
 
