@@ -22,7 +22,7 @@ from importer_dagster.spec import load_specs
 
 TYPES = 57
 TENANTS = 4
-SECONDS_PER_ASSET = 0.35
+SECONDS_PER_ASSET = 0.25
 _ROWS = 200  # of a small file
 
 

@@ -18,10 +18,11 @@ import psutil
 import psycopg
 import pytest
 import sqlalchemy as sa
+from dagster._core.utils import make_new_run_id
 from dagster_postgres.event_log import PostgresEventLogStorage
 
 from importer_dagster import instance as instance_module
-from importer_dagster.defs import build_defs
+from importer_dagster.defs import build_defs, step
 from importer_dagster.defs.launch import LaunchResult, StepEnd, days_between, launch_daily
 from importer_dagster.defs.orphans import end_orphans
 from importer_dagster.defs.report import CELL_LENGTH, markdown_table
@@ -223,6 +224,58 @@ def test_a_process_keeps_one_connection_and_survives_its_loss(project: Project):
         # what is asked in a quicker way than Dagster's own is answered alike
         assert instance.event_log_storage.has_asset_key_col("cached_status_data")
         assert not instance.event_log_storage.has_asset_key_col("nonsense")
+
+
+def test_a_lost_connection_is_seen_although_it_was_used_a_moment_ago(project: Project):
+    """Nobody asks the server about a connection that was just used, so the socket must tell."""
+    with dg.DagsterInstance.get() as instance:
+        storage = instance.event_log_storage
+        assert isinstance(storage, PostgresEventLogStorage)
+        with storage.index_connection() as conn:
+            # the server's last word, which comes after this connection went back to the pool
+            number = conn.scalar(sa.text("SELECT pg_backend_pid()"))
+        with psycopg.connect(project.environment.dagster_url, autocommit=True) as other:
+            other.execute("SELECT pg_terminate_backend(%s, 5000)", (number,))
+        with storage.index_connection() as conn:
+            assert conn.scalar(sa.text("SELECT pg_backend_pid()")) != number
+
+
+def test_events_are_stored_as_dagster_itself_stores_them(project: Project):
+    """Every event of a real run, once more by both: the same rows in all tables."""
+    project.deliver(day(80), "alpha", "id,v\n1,a\n")
+    project.deliver(day(80), "gamma", "id,alpha_id\n1,1\n")
+    result = launch_daily(project.settings, [day(80)], definitions=DEFINITIONS)
+    queries = (
+        "SELECT dagster_event_type, step_key, asset_key, partition, timestamp, replace(event, run_id, '') "
+        "FROM event_logs WHERE run_id = :run ORDER BY id",
+        "SELECT t.asset_key, t.key, t.value FROM asset_event_tags t JOIN event_logs e ON e.id = t.event_id "
+        "WHERE e.run_id = :run ORDER BY 1, 2, 3",
+        "SELECT asset_key, check_name, partition, execution_status, "
+        "evaluation_event_storage_id IS NULL, replace(evaluation_event, run_id, '') "
+        "FROM asset_check_executions WHERE run_id = :run ORDER BY 1, 2, 3, 4",
+        "SELECT asset_key, last_materialization_timestamp, last_run_id = :run, "
+        "regexp_replace(replace(last_materialization, :run, ''), 'storage_id\": \\d+', '', 'g') FROM asset_keys ORDER BY 1",
+    )
+    found = []
+    with dg.DagsterInstance.get() as instance:
+        ours = instance.event_log_storage
+        plain = PostgresEventLogStorage(project.environment.dagster_url, should_autocreate_tables=False)
+        entries = ours.get_logs_for_run(result.runs[0].run_id)
+        kinds = {entry.dagster_event_type for entry in entries if entry.is_dagster_event}
+        assert {
+            dg.DagsterEventType.ASSET_MATERIALIZATION,
+            dg.DagsterEventType.ASSET_CHECK_EVALUATION,
+        } <= kinds
+        assert not all(entry.is_dagster_event for entry in entries)
+        for storage in (plain, ours):
+            run_id = make_new_run_id()
+            for entry in entries:
+                storage.store_event(entry._replace(run_id=run_id))
+            with ours.index_connection() as conn:
+                found.append([conn.execute(sa.text(q), {"run": run_id}).fetchall() for q in queries])
+            ours.delete_events(run_id)
+    assert all(found[0])
+    assert found[0] == found[1]
 
 
 def test_preparing_twice_is_the_same(project: Project):
@@ -590,6 +643,20 @@ def tick(project: Project, today: date) -> list[dg.RunRequest]:
 
 def _gap_tags(tags: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in tags.items() if k in (PARTITION, RANGE_START, RANGE_END)}
+
+
+def test_what_went_well_is_said_in_few_events(caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO")
+    said = step._Said(step.log)
+    for number in range(step._LINES + 2):
+        said.add(f"{number}.")
+    assert [r.message for r in caplog.records] == ["\n".join(f"{n}." for n in range(step._LINES))]
+    said.flush()
+    said.flush()
+    assert [r.message for r in caplog.records][1:] == [f"{step._LINES}.\n{step._LINES + 1}."]
+    said._since -= step._MOMENT_S
+    said.add("long after")
+    assert caplog.messages[-1] == "long after"
 
 
 def test_the_schedule_asks_for_what_is_missing_and_only_that(project: Project):

@@ -10,6 +10,7 @@ delivery is imported (``pipeline.py``).
 """
 
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -40,6 +41,8 @@ from importer_dagster.warehouse import Warehouse
 
 log = logging.getLogger(__name__)
 
+_LINES = 100  # in one event of the log at most
+_MOMENT_S = 2.0
 _NAMED = 20  # as many bad deliveries a failure names; the ledger has them all
 
 
@@ -212,6 +215,7 @@ def _import_each(
         new = [d for d in deliveries if d in known.new]
         done = done | import_together(new, spec, warehouse=warehouse, run_id=context.run_id)
     outcomes: list[Outcome] = []
+    said = _Said(context.log)
     for delivery in deliveries:
         if outcomes and isinstance(outcomes[-1].error, WarehouseUnavailable):
             # nothing else would fare better; the retry comes back to it
@@ -226,13 +230,37 @@ def _import_each(
         outcomes.append(outcome)
         if outcome.result is not None and outcome.good:
             r = outcome.result
-            context.log.info(
+            said.add(
                 f"{delivery.path}: {r.status}, {r.rows_read} read, {r.rows_loaded} loaded, "
                 f"{r.rows_rejected} rejected, {r.rows_unchanged} unchanged, {r.rows_skipped} skipped"
             )
         else:
+            said.flush()
             context.log.error(f"{delivery.path}: {outcome.reason}", exc_info=_bug(outcome.error))
+    said.flush()
     return outcomes
+
+
+class _Said:
+    """Lines for the run's log, those of a moment in one event: an event costs as much as a small file."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._lines: list[str] = []
+        self._since = time.monotonic()
+
+    def add(self, line: str) -> None:
+        """Say it now or a moment later."""
+        self._lines.append(line)
+        if len(self._lines) >= _LINES or time.monotonic() - self._since > _MOMENT_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Say what has not been said."""
+        if self._lines:
+            self._log.info("\n".join(self._lines))
+        self._lines.clear()
+        self._since = time.monotonic()
 
 
 def _is_first_try(context: dg.AssetExecutionContext) -> bool:
