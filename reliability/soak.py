@@ -239,11 +239,7 @@ class Soak:
 
     def _importers(self) -> list[int]:
         """Processes of ours that import: children of the process they are forked from, or Dagster's."""
-        me = psutil.Process()
-        with suppress(psutil.Error):
-            below = [p for p in me.children(recursive=True) if "postgres" not in p.name()]
-            return [p.pid for p in below if not _supports(p)]
-        return []
+        return [p.pid for p in psutil.Process().children(recursive=True) if _imports(p)]
 
     # --- the end ---
 
@@ -338,6 +334,13 @@ class Soak:
             "dagster", "SELECT count(*) FROM concurrency_slots WHERE run_id IS NOT NULL AND NOT deleted"
         )
         return stuck, slots
+
+
+def _imports(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):  # it has just ended
+        is_ours = "postgres" not in process.name() and process.status() != psutil.STATUS_ZOMBIE
+        return is_ours and not _supports(process)
+    return False
 
 
 def _supports(process: psutil.Process) -> bool:
