@@ -20,6 +20,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from io import BufferedReader, BytesIO
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -34,6 +35,7 @@ from importer_dagster.settings import read_timeout
 T = TypeVar("T")
 
 _READ_AT_ONCE = 1 << 20  # bytes of a local file that are read as it is opened
+_BESIDE = 2  # files that are hashed at the same time; Python lets the threads go while it hashes
 _IDLE_CLERKS = 2  # kept for the next file: to start a thread takes as long as to read a small one
 
 
@@ -77,7 +79,15 @@ class _Clerk:
         threading.Thread(target=self._work, name="source", daemon=True).start()
 
     def __call__(self, task: Callable[[], Any]) -> Any:
+        self.ask(task)
+        return self.answer()
+
+    def ask(self, task: Callable[[], Any]) -> None:
+        """Have it begin; one :meth:`answer` is to follow."""
         self._tasks.put(task)
+
+    def answer(self) -> Any:
+        """Wait for what the task gives; raises what it raises, and SourceUnavailable if nothing comes in time."""
         try:
             answer, error = self._answers.get(timeout=self.seconds)
         except Empty:
@@ -220,14 +230,35 @@ def read_files(files: Sequence[tuple[str, str | None]]) -> list[bytes | None]:
     In one task of the thread, since to change threads for each takes longer than to read it.
     Raises SourceUnavailable if they do not come in time.
     """
-    return _of_each(files, lambda file: file.read())
+    clerk = _clerk()
+    try:
+        found = clerk(lambda: [_look_at(lambda file: file.read(), *f) for f in files])
+        return cast(list[bytes | None], found)
+    finally:
+        clerk.dismiss()
 
 
 def hash_files(files: Sequence[tuple[str, str | None]]) -> list[tuple[str, int] | None]:
-    """The same for (sha256 as hex, size in bytes) of each file.
+    """The same for (sha256 as hex, size in bytes) of each file, some of them at the same time."""
+    clerks = [_clerk() for _ in range(min(_BESIDE, os.cpu_count() or 1, len(files)))]
+    try:
+        for number, clerk in enumerate(clerks):
+            clerk.ask(partial(_digests, files[number :: len(clerks)]))
+        found: list[tuple[str, int] | None] = [None] * len(files)
+        for number, clerk in enumerate(clerks):
+            found[number :: len(clerks)] = clerk.answer()
+        return found
+    except BaseException:
+        for clerk in clerks:  # the answers of some are still to come: nobody else may get these
+            clerk.given_up = True
+        raise
+    finally:
+        for clerk in clerks:
+            clerk.dismiss()
 
-    All through one piece of memory: to get a new one for each file takes as long as to hash it.
-    """
+
+def _digests(files: Sequence[tuple[str, str | None]]) -> list[tuple[str, int] | None]:
+    """All through one piece of memory: to get a new one for each file takes as long as to hash it."""
     buffer = memoryview(bytearray(_READ_AT_ONCE))
 
     def digest(file: BinaryIO) -> tuple[str, int]:
@@ -237,22 +268,15 @@ def hash_files(files: Sequence[tuple[str, str | None]]) -> list[tuple[str, int] 
             size += read
         return sha.hexdigest(), size
 
-    return _of_each(files, digest)
+    return [_look_at(digest, *file) for file in files]
 
 
-def _of_each(files: Sequence[tuple[str, str | None]], look: Callable[[BinaryIO], T]) -> list[T | None]:
-    def one(path: str, inbox: str | None) -> T | None:
-        try:
-            with _open_local(path, inbox) as file:
-                return look(file)
-        except (OSError, ValueError, ImporterError):
-            return None
-
-    clerk = _clerk()
+def _look_at(look: Callable[[BinaryIO], T], path: str, inbox: str | None) -> T | None:
     try:
-        return cast(list[T | None], clerk(lambda: [one(*file) for file in files]))
-    finally:
-        clerk.dismiss()
+        with _open_local(path, inbox) as file:
+            return look(file)
+    except (OSError, ValueError, ImporterError):
+        return None
 
 
 def _open_remote(url: str) -> Any:

@@ -362,6 +362,8 @@ class Publisher:
         ``newest`` is the highest (business date, path) in force for the type
         and tenant, the prior load left out; None if there is none.
         """
+        if self.noted:  # most of the table has been read a moment ago, so that its pages are in memory
+            self.conn.execute("SELECT set_config('random_page_cost', current_setting('seq_page_cost'), true)")
         counts: Counts = getattr(self, f"_publish_{self.target.spec.write_disposition}")(newest)
         return replace(counts, unchanged=counts.unchanged + self.noted)
 

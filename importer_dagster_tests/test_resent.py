@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -13,6 +14,7 @@ from conftest import DAY, Inbox, Query, make_spec
 from flood import set_cap
 
 from importer_dagster import held, opening, resent, turns
+from importer_dagster.errors import SourceUnavailable
 from importer_dagster.model import Delivery
 from importer_dagster.pipeline import import_delivery
 from importer_dagster.resent import Known, look_up
@@ -140,6 +142,29 @@ def test_a_file_is_hashed_piece_by_piece(tmp_path: Path, monkeypatch: pytest.Mon
         (tmp_path / str(number)).write_bytes(content)
     found = opening.hash_files([(str(tmp_path / str(n)), None) for n in range(len(contents))])
     assert found == [(sha256(c).hexdigest(), len(c)) for c in contents]
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="hashes one file at a time")
+@pytest.mark.parametrize("slow", ["0", "1"])
+def test_after_a_file_that_stalled_others_get_their_own_hashes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    for name in "0123":
+        (tmp_path / name).write_text(f"content of {name}")
+    digests = opening._digests
+
+    def stalling(files: Sequence[tuple[str, str | None]]) -> list[tuple[str, int] | None]:
+        if (str(tmp_path / slow), None) in files:
+            time.sleep(1.5)
+        return digests(files)
+
+    monkeypatch.setattr(opening, "_digests", stalling)
+    monkeypatch.setenv("IMPORTER_READ_TIMEOUT", "1")
+    with pytest.raises(SourceUnavailable, match="The source stalls"):
+        opening.hash_files([(str(tmp_path / name), None) for name in "01"])
+    for files in ("23", "32"):
+        found = opening.hash_files([(str(tmp_path / name), None) for name in files])
+        assert found == [(sha256(f"content of {name}".encode()).hexdigest(), 12) for name in files]
 
 
 def test_recording_waits_for_a_slot(inbox: Inbox, warehouse: Warehouse) -> None:
