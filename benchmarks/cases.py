@@ -192,7 +192,7 @@ def dirty(bench: Bench) -> list[Line]:
 def merge(bench: Bench) -> list[Line]:
     """A keyed type: first load, the same again on another day, 1 % changed; against appending the file."""
     spec = make_spec("bench_merge", key=["order_id"], write_disposition="merge")
-    plain, rows = make_spec(), bench.some_rows
+    plain, rows = make_spec(), bench.rows
     file, changed = bench.folder / "same.csv", bench.folder / "changed.csv"
     write_file(file, rows)
     write_file(changed, rows, changed=0.01)
