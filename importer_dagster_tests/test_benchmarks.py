@@ -112,7 +112,7 @@ def test_merge_loads_what_it_says(bench: Bench, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Bench, "load", spy)
     cases.merge(bench)
     counts = [(r.rows_loaded, r.rows_unchanged) for name, r in found if name != "warm.csv"]
-    assert counts == [(100, 0), (100, 0), (0, 100), (1, 99)]
+    assert counts == [(500, 0), (500, 0), (0, 500), (5, 495)]
 
 
 def test_a_copy_that_differs_is_no_result(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
