@@ -148,11 +148,3 @@ def test_a_first_load_and_a_rehearsal_before_it(bare_url: str, tmp_path: Path) -
     delivery = inbox.delivery(spec, HEADER + "1,a,1\n")
     assert import_delivery(delivery, spec, warehouse=inbox.warehouse, dry_run=True).status == "loaded"
     assert import_delivery(delivery, spec, warehouse=inbox.warehouse).status == "loaded"
-
-
-def test_a_rehearsal_on_a_ledger_of_an_older_version(inbox: Inbox, warehouse: Warehouse) -> None:
-    spec = make_spec()
-    inbox.load(spec, HEADER + "1,a,1\n")
-    with psycopg.connect(warehouse.url, autocommit=True) as conn:
-        conn.execute("UPDATE importer.schema_version SET version_num = 'older'")
-    assert inbox.load(spec, HEADER + "2,b,1\n", path="2", dry_run=True).status == "loaded"

@@ -11,12 +11,14 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import pandera.pandas as pandera
 import psycopg
 import pytest
 from conftest import DAY, Inbox, Query, admin, make_spec
 from flood import set_cap
 
 from importer_dagster import ledger, together, turns
+from importer_dagster.checks import named_check
 from importer_dagster.embedded import EmbeddedServer
 from importer_dagster.model import Delivery, LoadResult
 from importer_dagster.opening import read_files
@@ -229,6 +231,11 @@ def test_a_keyed_file_is_plain_where_its_keys_rise(inbox: Inbox, query: Query) -
     assert query("SELECT count(*) FROM things") == [(7,)]
 
 
+@named_check("own_of_the_column")
+def of_the_column() -> pandera.Check:
+    return pandera.Check(lambda column: column.notna().any())
+
+
 @pytest.mark.parametrize(
     "more",
     [
@@ -239,11 +246,10 @@ def test_a_keyed_file_is_plain_where_its_keys_rise(inbox: Inbox, query: Query) -
         {"fields": [*FIELDS[:2], {**FIELDS[2], "constraints": {"unique": True}}]},
         {"versions": [{"since": "2024-06-01", "fields": [{"name": "w"}]}]},
         {"dialect": {"footerRows": 1}, "trailer": {"rows": 2}},
-        {"fields": [FIELDS[0], {"name": "v", "checks": ["harm"]}, FIELDS[2]]},
+        {"fields": [FIELDS[0], {"name": "v", "checks": ["own_of_the_column"]}, FIELDS[2]]},
     ],
 )
-def test_which_types_are_not(inbox: Inbox, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("IMPORTER_CHECKS", "importer_dagster_tests.dagster_project")
+def test_which_types_are_not(inbox: Inbox, more: dict[str, Any]) -> None:
     spec = make_spec(**{"fields": FIELDS, **more})
     assert import_together(many(inbox), spec, warehouse=inbox.warehouse) == {}
 
