@@ -150,11 +150,6 @@ def pruned_until(
     return row
 
 
-def exists(conn: psycopg.Connection) -> bool:
-    """Whether the warehouse has a ledger yet."""
-    return _revision(conn) is not None
-
-
 def is_current(conn: psycopg.Connection) -> bool:
     """Whether the ledger is of this version of the importer."""
     return _revision(conn) == LATEST_REVISION
@@ -165,12 +160,13 @@ def is_usable(conn: psycopg.Connection) -> bool:
 
     Raises WarehouseError where it is of another version of the importer.
     """
-    if exists(conn) and not is_current(conn):
+    revision = _revision(conn)
+    if revision not in (None, LATEST_REVISION):
         raise WarehouseError(
             "The ledger (schema importer) is of another version of the importer. `importer status` brings an older "
             "one up to date, as any import does."
         )
-    return exists(conn)
+    return revision is not None
 
 
 def begin_load(

@@ -35,6 +35,11 @@ def daemon(project: Project) -> Iterator[WorkspaceProcessContext]:  # noqa: F811
         yield context
 
 
+def look(daemon: WorkspaceProcessContext) -> None:
+    """Have Dagster's daemon look for runs that it is to run again."""
+    list(EventLogConsumerDaemon().run_iteration(daemon))
+
+
 def queued_run(instance: dg.DagsterInstance, when: str) -> dg.DagsterRun:
     """A run that waits in the queue, as the UI or a command launches it."""
     before = {run.run_id for run in instance.get_runs()}
@@ -57,19 +62,16 @@ def test_a_failure_that_the_daemon_overlooked_is_told_again(
     instance = daemon.instance
     run = queued_run(instance, day(70).isoformat())
 
-    def the_daemon_looks() -> None:
-        list(EventLogConsumerDaemon().run_iteration(daemon))
-
     def retries() -> list[dg.DagsterRun]:
         return [r for r in instance.get_runs() if r.parent_run_id == run.run_id]
 
-    the_daemon_looks()  # its first look only notes where the log ends
+    look(daemon)  # its first look only notes where the log ends
     with monkeypatch.context() as patched:
         storage = instance.run_storage
         plain = storage.handle_run_event
 
         def late(*args, **options) -> None:
-            the_daemon_looks()  # the event is stored, the status is not
+            look(daemon)  # the event is stored, the status is not
             plain(*args, **options)
 
         patched.setattr(storage, "handle_run_event", late)
@@ -77,14 +79,14 @@ def test_a_failure_that_the_daemon_overlooked_is_told_again(
     failed = instance.get_run_by_id(run.run_id)
     assert failed is not None and failed.status == dg.DagsterRunStatus.FAILURE
     assert failed.tags["dagster/will_retry"] == "true"
-    the_daemon_looks()
+    look(daemon)
     assert retries() == []  # Dagster says that it will, and never does
 
     assert tell_again(instance) == []  # it may still come
     later = datetime.now(UTC) + timedelta(minutes=2)
     assert tell_again(instance, now=later) == [run.run_id]
     assert tell_again(instance, now=later + timedelta(minutes=2)) == []  # once
-    the_daemon_looks()
+    look(daemon)
     [retry] = retries()
     assert retry.status == dg.DagsterRunStatus.QUEUED
     assert retry.tags["dagster/partition"] == day(70).isoformat()
@@ -104,15 +106,12 @@ def test_a_failed_run_counts_until_its_retry_has_ended(
     def counted() -> list[str]:
         return [r.run_id for r in unfinished(instance, job=JOB) if r.root_run_id in (None, run.run_id)]
 
-    def the_daemon_looks() -> None:
-        list(EventLogConsumerDaemon().run_iteration(daemon))
-
-    the_daemon_looks()
+    look(daemon)
     assert counted() == [run.run_id]
     instance.report_run_failed(run, "its process was killed")
     assert not instance.get_runs(dg.RunsFilter(statuses=ACTIVE))
     assert counted() == [run.run_id]  # else others would be asked for in its place, and it came on top
-    the_daemon_looks()
+    look(daemon)
     [retry] = [r for r in instance.get_runs() if r.parent_run_id == run.run_id]
     assert counted() == [retry.run_id]
     instance.report_run_failed(retry, "killed again, and that was the last try")
