@@ -28,6 +28,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -54,6 +55,8 @@ SUPERUSER = "postgres"
 _PORT = 5432  # only part of the socket's file name
 _SOCKET_FOLDER_BYTES = 85  # macOS allows 104 for the whole name, ".s.PGSQL.5432.lock" included
 _START_TIMEOUT_S = 120  # after a crash, the server first replays its log
+_LAST_SESSION_S = 30  # until the sessions of a killed server are gone
+_LOOK_S = 0.05
 _LOG_BYTES = 10_000_000  # a longer log starts anew with the next start of the server
 _ROOTS_STAND_IN = "pgserver"  # PostgreSQL will not run as root
 
@@ -218,10 +221,16 @@ class EmbeddedServer:
 
         PostgreSQL copes with lock files whose process is gone, but refuses to
         start when any process of the same user has that number; a zombie that
-        a container's first process does not reap is such a one.
+        a container's first process does not reap is such a one. It refuses, too,
+        while a session of the server that is gone still lives. Sessions end by
+        themselves, each as soon as it waits for something the next time, so they
+        get a while; after that PostgreSQL says what is wrong.
         """
-        if _postmaster(self.data) is not None or _backends_alive(self.data):
-            return
+        deadline = time.monotonic() + _LAST_SESSION_S
+        while _postmaster(self.data) is not None or _backends_alive(self.data):
+            if time.monotonic() > deadline:
+                return
+            time.sleep(_LOOK_S)
         (self.data / "postmaster.pid").unlink(missing_ok=True)
         (self._socket_folder() / f".s.PGSQL.{_PORT}.lock").unlink(missing_ok=True)
 

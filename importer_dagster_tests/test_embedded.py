@@ -174,6 +174,27 @@ def test_a_killed_server_starts_again_with_its_data(tmp_path: Path):
     assert postmaster(tmp_path) is None
 
 
+def test_it_starts_again_once_the_last_process_of_a_killed_server_is_gone(tmp_path: Path):
+    """A session notices the end of its server only when it next waits; until then PostgreSQL starts no other."""
+    server = ensure_server(tmp_path)
+    try:
+        with suppress(psycopg.OperationalError), psycopg.connect(server.url("warehouse")) as conn:
+            session = psutil.Process(conn.info.backend_pid)
+            killed = psutil.Process(postmaster(tmp_path))
+            session.suspend()
+            killed.kill()
+            killed.wait(20)
+            waking = threading.Timer(1.0, session.resume)
+            waking.start()
+            server = ensure_server(tmp_path)
+            assert not session.is_running() or session.status() == psutil.STATUS_ZOMBIE
+            waking.join()
+        with psycopg.connect(server.url("warehouse")) as conn:
+            assert conn.execute("SELECT 1").fetchone() == (1,)
+    finally:
+        server.release()
+
+
 def test_a_stale_pid_file_with_the_number_of_another_program(tmp_path: Path):
     user = start_user(tmp_path)
     url_of(user)
