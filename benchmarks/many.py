@@ -23,7 +23,7 @@ import yaml
 from benchmarks.cases import DAY, Bench
 from benchmarks.data import spec_dict, write_file
 from benchmarks.measure import Line, say
-from importer_dagster import ledger
+from importer_dagster import ledger_schema
 from importer_dagster.settings import Settings
 from importer_dagster.warehouse import Warehouse
 from reliability.sampling import Seen, sampling
@@ -73,7 +73,7 @@ def many(bench: Bench, *, types: int = TYPES) -> list[Line]:
     )
     _write(settings, types)
     environment = prepare_environment(settings)
-    ledger.migrate(Warehouse(bench.server.url))  # the sampler asks for its tables at once
+    ledger_schema.migrate(Warehouse(bench.server.url))  # the sampler asks for its tables at once
     say(f"many: {types} types × 1 file of {_ROWS} rows")
     start = time.perf_counter()
     with sampling(bench.server.url) as seen:

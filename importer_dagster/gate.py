@@ -17,7 +17,7 @@ import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
-from importer_dagster import ledger
+from importer_dagster import ledger_queries
 from importer_dagster.errors import RefusedError
 from importer_dagster.fields import short_identifier
 from importer_dagster.model import Delivery, Finding
@@ -140,10 +140,10 @@ def _would_empty(conn: psycopg.Connection, target: Target, delivery: Delivery, p
     values = {"tenant": delivery.tenant, "day": delivery.business_date}
     if conn.execute(has_rows.format(**target.names), values).fetchone() == (False,):
         return False
-    newest = ledger.newest_rank(conn, delivery.type, delivery.tenant, besides=prior)
+    newest = ledger_queries.newest_rank(conn, delivery.type, delivery.tenant, besides=prior)
     if newest and newest[0] > delivery.business_date and not target.has_history:
         return False
-    return not ledger.day_has_rows(conn, delivery, besides=prior)
+    return not ledger_queries.day_has_rows(conn, delivery, besides=prior)
 
 
 # --- rows ---------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def _rows(
 ) -> Iterator[Finding]:
     if gate.least is not None and read < gate.least:
         yield Finding("rows", gate.action, f"{read} records are fewer than the {gate.least} it must have")
-    earlier = ledger.earlier_counts(conn, delivery, gate.over, besides=prior)
+    earlier = ledger_queries.earlier_counts(conn, delivery, gate.over, besides=prior)
     if len(earlier) < min(gate.over, _ENOUGH):
         return
     usual, (low, high) = median(earlier), gate.band

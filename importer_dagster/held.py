@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from importer_dagster import ledger
+from importer_dagster import ledger, ledger_drift, ledger_queries, ledger_schema
 from importer_dagster.changes import Changes, Watch
 from importer_dagster.errors import UsageError
 from importer_dagster.evolve import with_gained
@@ -104,7 +104,7 @@ def release(
     With ``dry_run`` everything is done and rolled back. Raises UsageError for a
     load that is unknown or not held.
     """
-    ledger.migrate(warehouse)
+    ledger_schema.migrate(warehouse)
     with warehouse.connect() as conn:
         row = _held(conn, load_id)
         conn.rollback()
@@ -130,7 +130,7 @@ def refuse(
     why: str | None = None,
 ) -> Settled:
     """Drop a held load's rows; the same content is refused from now on, unless forced. Raises as release."""
-    ledger.migrate(warehouse)
+    ledger_schema.migrate(warehouse)
     with warehouse.connect() as conn:
         row = _held(conn, load_id)
         conn.rollback()
@@ -147,7 +147,7 @@ def refuse(
 
 
 def _held(conn: psycopg.Connection, load_id: int) -> dict[str, Any]:
-    row = ledger.get_load(conn, load_id)
+    row = ledger_queries.get_load(conn, load_id)
     if row["status"] != "held":
         raise UsageError(
             f"Load {load_id} is {row['status']}, not held; `importer held` lists those that are."
@@ -160,9 +160,8 @@ def _release(
 ) -> Settled:
     load_id = row["load_id"]
     delivery = Delivery(row["type"], row["tenant"], row["business_date"], row["path"], url="")
-    prior = ledger.in_force(conn, delivery)
-    prior_id = prior.load_id if prior else None
-    newest = ledger.newest_rank(conn, delivery.type, delivery.tenant, besides=prior_id)
+    prior = ledger_queries.in_force(conn, delivery)
+    newest = ledger_queries.newest_rank(conn, delivery.type, delivery.tenant, besides=prior)
     if target.is_keyed:
         refuse_before_horizon(conn, target.spec, row, "released")
     publisher = Publisher(
@@ -172,20 +171,20 @@ def _release(
         tenant=delivery.tenant,
         business_date=delivery.business_date,
         path=delivery.path,
-        prior=prior_id,
+        prior=prior,
     )
     publisher.create_stage()
     rows = _restage(conn, target, row)
-    if prior_id is not None:
-        ledger.supersede(conn, prior_id, load_id)
+    if prior is not None:
+        ledger.supersede(conn, prior, load_id)
     if target.is_keyed:
-        publisher.find_keys([prior_id])
-    watch = Watch(conn, target, delivery.tenant, [load_id, prior_id])
+        publisher.find_keys([prior])
+    watch = Watch(conn, target, delivery.tenant, [load_id, prior])
     counts = publisher.publish(newest)
-    ledger.release_held(conn, row, rows, counts_of(counts), by=by, why=why)
+    ledger.release_held(conn, load_id, rows, counts_of(counts), by=by, why=why)
     _drop(conn, delivery.type, load_id)
     if target.spec.versions:
-        ledger.settle_versions(conn, delivery.type, delivery.tenant, declarations(target.spec))
+        ledger_drift.settle_versions(conn, delivery.type, delivery.tenant, declarations(target.spec))
     return _settled(row, rows, counts, watch.changes())
 
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
-from importer_dagster import ledger, turns
+from importer_dagster import ledger_schema, turns
 from importer_dagster.embedded import EmbeddedServer, ensure_server
 from importer_dagster.errors import ImporterError, UsageError, WarehouseError
 from importer_dagster.redaction import redact
@@ -201,7 +201,7 @@ def _cap(settings: Settings) -> int:
     """What `importer cap` has set, else IMPORTER_DB_WRITES; the pool's limit is the same."""
     assert settings.warehouse_url is not None
     with Warehouse(settings.warehouse_url).connect() as conn:
-        current = ledger.is_current(conn)
+        current = ledger_schema.is_current(conn)
         return (turns.get_cap(conn) if current else None) or settings.db_writes
 
 

@@ -26,11 +26,22 @@ import numpy as np
 import psycopg
 import pyarrow as pa
 
-from importer_dagster import evolve, gate, held, ledger, undo
+from importer_dagster import (
+    evolve,
+    gate,
+    held,
+    ledger,
+    ledger_drift,
+    ledger_queries,
+    ledger_rejects,
+    ledger_schema,
+    undo,
+)
 from importer_dagster.completeness import unchanged
 from importer_dagster.drift import map_header
 from importer_dagster.errors import RefusedError, TransientError, WarehouseUnavailable
 from importer_dagster.extras import Extras, Rescued
+from importer_dagster.ledger_queries import Standing
 from importer_dagster.manifest import read_claims
 from importer_dagster.model import (
     ColumnMapping,
@@ -171,7 +182,7 @@ class _Import:
     def run(self) -> LoadResult:
         self.content.look()
         if not self.dry_run:
-            ledger.migrate(self.warehouse)
+            ledger_schema.migrate(self.warehouse)
         while True:
             try:
                 return self._rehearse() if self.dry_run else self._import()
@@ -199,7 +210,7 @@ class _Import:
     def _rehearse(self) -> LoadResult:
         """Everything in one transaction, tables and ledger row included, and then a rollback."""
         with self.warehouse.connect() as conn:
-            self.has_ledger = ledger.is_usable(conn)
+            self.has_ledger = ledger_schema.is_usable(conn)
             conn.rollback()
             if self.has_ledger and (same := self.before.ask(conn)):
                 return self._settled(same)
@@ -286,7 +297,7 @@ class _Import:
         number = ledger.number_of_rehearsal() if self.dry_run else None
         begun: Callable[[], int] | None = None
         with conn.pipeline():
-            standing = ledger.ask_standing(conn, self.delivery) if self.is_new else list
+            standing = ledger_queries.ask_standing(conn, self.delivery) if self.is_new else list
             if self.has_ledger:
                 begun = ledger.ask_begin_load(
                     conn, self.delivery, self.spec.hash, self.run_id, load_id=number
@@ -346,7 +357,7 @@ class _Import:
             self.reserved = True
             raise _Again
 
-    def _publisher(self, conn: psycopg.Connection, load_id: int, prior: ledger.Standing | None) -> Publisher:
+    def _publisher(self, conn: psycopg.Connection, load_id: int, prior: Standing | None) -> Publisher:
         return Publisher(
             conn,
             self.target,
@@ -357,15 +368,15 @@ class _Import:
             prior=prior.load_id if prior else None,
         )
 
-    def _newest(self, conn: psycopg.Connection, prior: ledger.Standing | None) -> tuple[date, str] | None:
+    def _newest(self, conn: psycopg.Connection, prior: Standing | None) -> tuple[date, str] | None:
         """As :meth:`Publisher.publish` wants it; nobody else loads the type and tenant meanwhile."""
         if not self.has_ledger or self.spec.write_disposition == "append":
             return None
         besides = prior.load_id if prior else None
-        return ledger.newest_rank(conn, self.delivery.type, self.delivery.tenant, besides=besides)
+        return ledger_queries.newest_rank(conn, self.delivery.type, self.delivery.tenant, besides=besides)
 
     def _check_place(
-        self, conn: psycopg.Connection, newest: tuple[date, str] | None, prior: ledger.Standing | None
+        self, conn: psycopg.Connection, newest: tuple[date, str] | None, prior: Standing | None
     ) -> None:
         """Refuse a late or corrected file whose place cannot be told any more, unless that is accepted."""
         on_top = prior is None and (newest is None or self.delivery.business_date > newest[0])
@@ -373,7 +384,7 @@ class _Import:
         if on_top or (self.force and may_force) or not self.target.is_keyed or not self.has_ledger:
             return
         also = prior.load_id if prior else None
-        pruned = ledger.pruned_until(conn, self.delivery.type, self.delivery.tenant, also=also)
+        pruned = ledger_queries.pruned_until(conn, self.delivery.type, self.delivery.tenant, also=also)
         if pruned and self.delivery.business_date <= pruned[0]:
             raise RefusedError(
                 f"What the deliveries until {pruned[0]} said before others did was deleted on "
@@ -383,7 +394,7 @@ class _Import:
                 rule="retention",
             )
 
-    def _needs_stage(self, newest: tuple[date, str] | None, prior: ledger.Standing | None) -> bool:
+    def _needs_stage(self, newest: tuple[date, str] | None, prior: Standing | None) -> bool:
         """Whether rows must be looked at as a whole before they may stand in the table.
 
         The first delivery of a keyed type (and tenant) meets no other rows. Its
@@ -494,7 +505,7 @@ class _Import:
     def _flush_rejects(self, conn: psycopg.Connection, load_id: int) -> None:
         records, reasons = self.rejects.take()
         if not self.dry_run:
-            ledger.write_rejects(conn, load_id, records, reasons)
+            ledger_rejects.write(conn, load_id, records, reasons)
 
     def _reject_duplicates(self, publisher: Publisher, load_id: int) -> None:
         """Reject later rows of a key. Only where there are any is the file read once more, for their text."""
@@ -590,7 +601,7 @@ class _Import:
 
     # --- to be believed? ---
 
-    def _is_to_be_held(self, conn: psycopg.Connection, prior: ledger.Standing | None) -> bool:
+    def _is_to_be_held(self, conn: psycopg.Connection, prior: Standing | None) -> bool:
         """Ask the gate; raises RefusedError where it refuses."""
         if self.has_ledger and self.spec.is_gated:
             figures = gate.Figures(self.read - self.skipped, self.rejects.records)
@@ -598,7 +609,7 @@ class _Import:
             self.findings += gate.judge(conn, self.target, self.delivery, figures, prior=besides)
         return gate.decide(self.findings)
 
-    def _hold(self, conn: psycopg.Connection, load_id: int, prior: ledger.Standing | None) -> LoadResult:
+    def _hold(self, conn: psycopg.Connection, load_id: int, prior: Standing | None) -> LoadResult:
         """Put the rows aside; what was in force stays in force."""
         if prior is not None:
             ledger.supersede(conn, prior.load_id, None)
@@ -654,8 +665,8 @@ class _Import:
         return result
 
     def _settle_versions(self, conn: psycopg.Connection, load_id: int, result: LoadResult) -> LoadResult:
-        ledger.settle_versions(conn, self.spec.name, self.delivery.tenant, declarations(self.spec))
-        return replace(result, drift=(*result.drift, *ledger.version_events(conn, load_id)))
+        ledger_drift.settle_versions(conn, self.spec.name, self.delivery.tenant, declarations(self.spec))
+        return replace(result, drift=(*result.drift, *ledger_drift.version_events(conn, load_id)))
 
     def _profiled_events(self) -> tuple[DriftEvent, ...]:
         return with_profiles(self._all_events(), self.delivery, self.layout.spec, self.headers)
@@ -675,7 +686,7 @@ class _Import:
         load_id = ledger.begin_load(conn, self.delivery, self.spec.hash, self.run_id)
         kept = Rejects()
         kept.add(from_table(first_reasons(self.rejects, error)))
-        ledger.write_rejects(conn, load_id, *kept.take())
+        ledger_rejects.write(conn, load_id, *kept.take())
         self._record(conn, load_id, "refused", figures, str(error))
         conn.commit()
         return self._result("refused", load_id, figures, reason=str(error))
@@ -688,7 +699,7 @@ class _Import:
         figures: dict[str, int],
         reason: str | None = None,
     ) -> None:
-        ledger.write_drift(conn, load_id, self._profiled_events())
+        ledger_drift.write(conn, load_id, self._profiled_events())
         ledger.write_findings(conn, load_id, self.findings)
         ledger.finish_load(
             conn,

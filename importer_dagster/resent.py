@@ -16,8 +16,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from importer_dagster import ledger
+from importer_dagster import ledger, ledger_queries, ledger_schema
 from importer_dagster.errors import ImporterError
+from importer_dagster.ledger_queries import Key, Standing
 from importer_dagster.model import Delivery, LoadResult
 from importer_dagster.opening import hash_files
 from importer_dagster.sessions import single
@@ -63,10 +64,10 @@ def look_up(deliveries: Sequence[Delivery], specs: Mapping[str, TableSpec], *, w
 def _look_up(
     found: Known, deliveries: Sequence[Delivery], specs: Mapping[str, TableSpec], warehouse: Warehouse
 ) -> None:
-    ledger.migrate(warehouse)
+    ledger_schema.migrate(warehouse)
     with warehouse.connect() as conn, single(conn):
-        standing = ledger.standing_of(conn, deliveries)
-    found.new |= {d for d in deliveries if ledger.key_of(d) not in standing}
+        standing = ledger_queries.standing_of(conn, deliveries)
+    found.new |= {d for d in deliveries if ledger_queries.key_of(d) not in standing}
     start = time.monotonic()
     same = list(_same(deliveries, specs, standing))
     seconds = (time.monotonic() - start) / max(len(same), 1)
@@ -82,12 +83,12 @@ def _look_up(
 def _same(
     deliveries: Sequence[Delivery],
     specs: Mapping[str, TableSpec],
-    standing: Mapping[ledger.Key, Sequence[ledger.Standing]],
-) -> Iterator[tuple[Content, ledger.Standing]]:
+    standing: Mapping[Key, Sequence[Standing]],
+) -> Iterator[tuple[Content, Standing]]:
     """The files with the content that is in force, and its load. Only those of the same size are read."""
-    alike: list[tuple[Content, ledger.Standing]] = []
+    alike: list[tuple[Content, Standing]] = []
     for delivery in deliveries:
-        known = standing.get(ledger.key_of(delivery), ())
+        known = standing.get(ledger_queries.key_of(delivery), ())
         if len(known) != 1 or known[0].status != "loaded" or known[0].sha256 is None:
             continue
         content = Content(delivery, specs[delivery.type])
@@ -100,10 +101,10 @@ def _same(
 
 
 def _portions(
-    alike: list[tuple[Content, ledger.Standing]],
-) -> Iterator[list[tuple[Content, ledger.Standing]]]:
+    alike: list[tuple[Content, Standing]],
+) -> Iterator[list[tuple[Content, Standing]]]:
     """Files of up to SMALL_BYTES together, and up to _READ_AT_ONCE."""
-    some: list[tuple[Content, ledger.Standing]] = []
+    some: list[tuple[Content, Standing]] = []
     for pair in alike:
         if some and (len(some) == _READ_AT_ONCE or sum(c.size or 0 for c, _ in [*some, pair]) > SMALL_BYTES):
             yield some

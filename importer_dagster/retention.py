@@ -22,7 +22,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from importer_dagster import held, ledger
+from importer_dagster import held, ledger_schema
 from importer_dagster.settings import Keep, keep_variable
 from importer_dagster.spec import TableSpec
 from importer_dagster.tables import REPEATS, SUPERSEDED, Target, column_list, run_statement, statements
@@ -68,7 +68,7 @@ def prune(
     Begun again after a crash, it goes on where it was. Types that are in no spec
     any more keep the rows of their tables, and lose what the ledger has of them.
     """
-    ledger.migrate(warehouse)
+    ledger_schema.migrate(warehouse)
     work = _Prune(warehouse, specs, keep, has_tenant, now or datetime.now(UTC), dry_run)
     return [gone for gone in work() if gone.count]
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 
 import psycopg
 
-from importer_dagster import held, ledger
+from importer_dagster import held, ledger, ledger_queries
 from importer_dagster.completeness import look_at, with_manifest
 from importer_dagster.errors import RefusedError
+from importer_dagster.ledger_queries import Standing
 from importer_dagster.manifest import url_of as manifest_url
 from importer_dagster.model import Delivery, LoadResult, Status
 from importer_dagster.reader import fingerprint
@@ -43,7 +44,7 @@ class Answer:
 class Unread(Exception):
     """The delivery stands already: whether with the same content, only its fingerprint says."""
 
-    def __init__(self, standing: Sequence[ledger.Standing]) -> None:
+    def __init__(self, standing: Sequence[Standing]) -> None:
         super().__init__()
         self.standing = standing
 
@@ -90,10 +91,10 @@ class Before:
 
     def __init__(self, content: Content, *, force: bool, dry_run: bool) -> None:
         self.content, self.force, self.dry_run = content, force, dry_run
-        self.standing: Sequence[ledger.Standing] = ()
+        self.standing: Sequence[Standing] = ()
 
     @property
-    def in_force(self) -> ledger.Standing | None:
+    def in_force(self) -> Standing | None:
         """The load of the delivery that is in force, as of the last look."""
         return next((s for s in self.standing if s.status == "loaded"), None)
 
@@ -105,7 +106,7 @@ class Before:
     def look(self, conn: psycopg.Connection) -> None:
         """See which loads answer for the delivery. Who holds the lock of type and tenant need do so but once."""
         with single(conn):
-            self.standing = ledger.standing(conn, self.content.delivery)
+            self.standing = ledger_queries.standing(conn, self.content.delivery)
 
     def ask(self, conn: psycopg.Connection, *, alone: bool = False) -> Answer | None:
         """What became of the same content; None if it is to be imported.
@@ -122,9 +123,7 @@ class Before:
             raise Unread(standing)
         return self.say(standing, conn if alone else None)
 
-    def say(
-        self, standing: Sequence[ledger.Standing], alone: psycopg.Connection | None = None
-    ) -> Answer | None:
+    def say(self, standing: Sequence[Standing], alone: psycopg.Connection | None = None) -> Answer | None:
         """What those that stand say of the content; ``alone``: a connection that may write."""
         same = {s.status: s for s in standing if s.sha256 == self.content.sha256}
         if alone is None and not self.dry_run and any(s.stamp != self.content.stamp for s in same.values()):
@@ -141,13 +140,13 @@ class Before:
             return unchanged(same["loaded"])
         return _left_out("refused", same["refused"]) if "refused" in same else None
 
-    def _recognise(self, conn: psycopg.Connection | None, known: ledger.Standing) -> None:
+    def _recognise(self, conn: psycopg.Connection | None, known: Standing) -> None:
         """Have the file's new stamp on record, so that no listing takes it for another content."""
         if conn is not None and known.stamp != self.content.stamp and not self.dry_run:
             ledger.set_stamp(conn, known.load_id, self.content.stamp)
             conn.commit()
 
-    def _back_to(self, conn: psycopg.Connection, loaded: ledger.Standing) -> None:
+    def _back_to(self, conn: psycopg.Connection, loaded: Standing) -> None:
         """The content in force was sent once more, so that what is held is of no account any longer."""
         words = f"sent again with the content of load {loaded.load_id}"
         held.make_way(conn, self.content.delivery, loaded.load_id, words)
@@ -167,7 +166,7 @@ def result_of(content: Content, answer: Answer, seconds: float) -> LoadResult:
     return replace(result, bytes=content.size, sha256=content.sha256, **answer.figures)  # type: ignore[arg-type]
 
 
-def unchanged(same: ledger.Standing) -> Answer:
+def unchanged(same: Standing) -> Answer:
     """The answer for a content that is in force."""
     figures = {"rows_read": same.rows_read, "rows_unchanged": same.rows_read}
     return Answer(
@@ -178,7 +177,7 @@ def unchanged(same: ledger.Standing) -> Answer:
     )
 
 
-def _left_out(status: Status, same: ledger.Standing) -> Answer:
+def _left_out(status: Status, same: Standing) -> Answer:
     figures = {name: getattr(same, name) for name in ("rows_read", "rows_rejected", "rows_skipped")}
     reason = (
         with_remedy(str(same.reason), same.load_id)

@@ -24,7 +24,7 @@ import numpy as np
 import psycopg
 import pyarrow as pa
 
-from importer_dagster import ledger, schema
+from importer_dagster import ledger, ledger_drift, ledger_queries, ledger_schema, schema
 from importer_dagster.completeness import state_of
 from importer_dagster.drift import map_header
 from importer_dagster.errors import ImporterError, RefusedError
@@ -129,7 +129,7 @@ class _Together:
 
     def run(self, deliveries: Sequence[Delivery], found: dict[Delivery, LoadResult]) -> None:
         """Import group after group; not any more where most files of one had to be left out."""
-        ledger.migrate(self.warehouse)
+        ledger_schema.migrate(self.warehouse)
         rest = iter(deliveries)
         while tried := list(islice(rest, MOST_FILES)):
             before = len(found)
@@ -253,8 +253,8 @@ class _Together:
 
     def _load(self, conn: psycopg.Connection, judged: _Judged) -> list[LoadResult]:
         """Load what nothing stands of by now, and nobody else loads meanwhile."""
-        standing = ledger.standing_of(conn, [f.delivery for f in judged.files])
-        judged = judged.only([ledger.key_of(f.delivery) not in standing for f in judged.files])
+        standing = ledger_queries.standing_of(conn, [f.delivery for f in judged.files])
+        judged = judged.only([ledger_queries.key_of(f.delivery) not in standing for f in judged.files])
         if not judged.files:
             return []
         begun, numbers = ledger.take_numbers(conn, len(judged.files))
@@ -264,7 +264,7 @@ class _Together:
         with conn.pipeline():  # which ends with the first statement that fails, before the commit
             ledger.write_loaded(conn, loads, stamps, self.spec.hash, self.run_id, begun)
             for load in loads:
-                ledger.write_drift(conn, load.load_id or 0, load.drift)
+                ledger_drift.write(conn, load.load_id or 0, load.drift)
             conn.commit()
         return loads
 

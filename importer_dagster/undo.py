@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from importer_dagster import ledger
+from importer_dagster import ledger, ledger_drift, ledger_queries, ledger_schema
 from importer_dagster.changes import Changes, Watch
 from importer_dagster.errors import UsageError
 from importer_dagster.evolve import with_gained
@@ -67,7 +67,7 @@ def unload(
     and rolled back. ``by`` and ``why`` go on the ledger.
     Raises UsageError for a load that is unknown or not in the tables.
     """
-    ledger.migrate(warehouse)
+    ledger_schema.migrate(warehouse)
     with warehouse.connect() as conn:
         row = _loaded(conn, load_id)
         conn.rollback()
@@ -78,7 +78,7 @@ def unload(
         row = _loaded(conn, load_id)  # someone else may have been quicker
         result = _unload(conn, with_gained(conn, target), row, by, why)
         if spec.versions:
-            ledger.settle_versions(conn, row["type"], row["tenant"], declarations(spec))
+            ledger_drift.settle_versions(conn, row["type"], row["tenant"], declarations(spec))
         if dry_run:
             conn.rollback()
         else:
@@ -87,7 +87,7 @@ def unload(
 
 
 def _loaded(conn: psycopg.Connection, load_id: int) -> dict[str, Any]:
-    row = ledger.get_load(conn, load_id)
+    row = ledger_queries.get_load(conn, load_id)
     if row["status"] != "loaded":
         held = " `importer refuse` drops a held one." if row["status"] == "held" else ""
         raise UsageError(
@@ -104,7 +104,7 @@ def _unload(
     before = _count(conn, target, tenant)
     if target.is_keyed and row["superseded_by"] is None:
         refuse_before_horizon(conn, target.spec, row, "taken out exactly")
-    replaced = ledger.replaced_by(conn, load_id)
+    replaced = ledger_queries.replaced_by(conn, load_id)
     pruned = replaced is not None and replaced["pruned_at"] is not None
     # what is in force again afterwards: not if this load is itself superseded
     back = replaced["load_id"] if replaced and not pruned and row["superseded_by"] is None else None
@@ -142,7 +142,7 @@ def _take_out(
         return
     publisher.delete_load(row["load_id"])
     if target.spec.write_disposition == "replace":
-        newest = ledger.newest_rank(conn, row["type"], row["tenant"], besides=None)
+        newest = ledger_queries.newest_rank(conn, row["type"], row["tenant"], besides=None)
         if newest is not None:
             _refuse_pruned_day(conn, row, newest[0])
             Publisher(conn, target, load_id=None, tenant=row["tenant"], business_date=newest[0]).settle()
@@ -152,7 +152,7 @@ def _take_out(
 
 def refuse_before_horizon(conn: psycopg.Connection, spec: TableSpec, row: dict[str, Any], what: str) -> None:
     """merge, scd2: raise UsageError for a load of days of which only the last word on each key was kept."""
-    pruned = ledger.pruned_until(conn, row["type"], row["tenant"])
+    pruned = ledger_queries.pruned_until(conn, row["type"], row["tenant"])
     if pruned and row["business_date"] <= pruned[0]:
         by_force = (
             "Send a corrected file with `importer load --force`, or make the table anew from its files."

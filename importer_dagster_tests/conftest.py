@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.config import Config
 
-from importer_dagster import ledger
+from importer_dagster import ledger_schema
 from importer_dagster.embedded import EmbeddedServer, ensure_server
 from importer_dagster.model import Delivery, LoadResult
 from importer_dagster.pipeline import import_delivery
@@ -57,7 +57,7 @@ def admin(server: EmbeddedServer) -> psycopg.Connection:
 def _template(server: EmbeddedServer) -> str:
     with admin(server) as conn:
         conn.execute("CREATE DATABASE template_ledger")
-    ledger.migrate(Warehouse(server.url("template_ledger")))
+    ledger_schema.migrate(Warehouse(server.url("template_ledger")))
     return "template_ledger"
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 import psycopg
 
-from importer_dagster import ledger, turns
+from importer_dagster import ledger_schema, turns
 from importer_dagster.embedded import ensure_server
 from importer_dagster.model import Delivery
 from importer_dagster.pipeline import import_delivery
@@ -120,7 +120,7 @@ def flood(url: str, folder: Path, *, cap: int, processes: int, count: int, rows:
 
 def set_cap(url: str, cap: int) -> None:
     warehouse = Warehouse(url)
-    ledger.migrate(warehouse)
+    ledger_schema.migrate(warehouse)
     with warehouse.connect() as conn:
         turns.set_cap(conn, cap)
         conn.commit()

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import Inbox, Query, make_spec
 
-from importer_dagster import ledger, pipeline, settled, turns
+from importer_dagster import ledger_schema, pipeline, settled, turns
 from importer_dagster.cli import main
 from importer_dagster.model import Delivery
 from importer_dagster.pipeline import import_delivery
@@ -130,7 +130,7 @@ def test_a_series_keeps_one_connection_while_nobody_waits(
     opened = count_opened(warehouse)
     spec = make_spec()
     files = [inbox.delivery(spec, f"{HEADER}{n},a,1\n", path=f"{n}") for n in range(4)]
-    ledger.migrate(warehouse)
+    ledger_schema.migrate(warehouse)
     opened.clear()
     with warehouse.series():
         for status in ("loaded", "unchanged"):
@@ -180,7 +180,7 @@ def test_who_is_overtaken_gives_its_seat_up_before_another_waits_connected(
     inbox: Inbox, warehouse: Warehouse
 ) -> None:
     """Places change while nobody looks: for an instant two believe that they are next, and one has the seat."""
-    ledger.migrate(warehouse)
+    ledger_schema.migrate(warehouse)
     with take(warehouse, 0), warehouse.connect() as first_conn, warehouse.connect() as second_conn:
         first, second = Turn("things", "acme", BIG, 1), Turn("other", "bolt", 10, 1)
         place = first.ask(first_conn)
@@ -201,7 +201,7 @@ def test_who_is_overtaken_gives_its_seat_up_before_another_waits_connected(
 def test_a_seat_is_given_back_with_the_turn_and_with_a_lowered_cap(
     inbox: Inbox, warehouse: Warehouse
 ) -> None:
-    ledger.migrate(warehouse)
+    ledger_schema.migrate(warehouse)
     with warehouse.connect() as conn, warehouse.connect() as other:
         taken = take(warehouse, 0)
         turn = Turn("things", "acme", 10, 1)

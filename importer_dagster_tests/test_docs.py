@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import tomllib
 from pathlib import Path
 
 from importer_dagster.docs_spec import spec_reference
@@ -36,3 +37,11 @@ def test_every_module_has_its_place_in_the_map() -> None:
     table = (ROOT / "docs" / "design.md").read_text(encoding="utf-8").split("## Where to look")[1]
     cells = [line.split("|")[2] for line in table.splitlines() if line.startswith("| ")]
     assert sorted(word for cell in cells for word in re.findall("`([a-z_]+)`", cell)) == modules
+
+
+def test_the_linter_watches_every_module_of_the_core() -> None:
+    knows_dagster = {"definitions", "instance", "dagster_storage", "demo"}
+    core = {f.stem for f in (ROOT / "importer_dagster").glob("*.py")} - {"__init__"} - knows_dagster
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contract = settings["tool"]["importlinter"]["contracts"][0]
+    assert set(contract["source_modules"]) == {f"importer_dagster.{name}" for name in core}

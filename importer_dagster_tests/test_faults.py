@@ -20,7 +20,7 @@ import psycopg
 import pytest
 from conftest import DAY
 
-from importer_dagster import ledger, pipeline, reader
+from importer_dagster import ledger_schema, pipeline, reader
 from importer_dagster.errors import TransientError, WarehouseUnavailable
 from importer_dagster.model import Delivery, LoadResult
 from importer_dagster.warehouse import Warehouse
@@ -39,7 +39,7 @@ def own(_clean_environment: None) -> Iterator[OwnServer]:
         server.clone("template_faults", "template1")
         with server.connect("template_faults") as conn:
             install(conn)
-        ledger.migrate(Warehouse(server.url("template_faults")))
+        ledger_schema.migrate(Warehouse(server.url("template_faults")))
         yield server
 
 

@@ -8,7 +8,7 @@ from alembic import command
 from conftest import DAY, Inbox, Query, make_spec, migrate
 from pydantic import ValidationError
 
-from importer_dagster import held, ledger, undo
+from importer_dagster import held, ledger_queries, undo
 from importer_dagster.errors import UsageError
 
 HEADER = "id,v,n\n"
@@ -306,8 +306,8 @@ def test_a_rehearsal_asks_the_gate_and_leaves_no_trace(inbox: Inbox, query: Quer
 def test_the_status_counts_what_is_held(inbox: Inbox, query: Query) -> None:
     inbox.load(make_spec(gate={"rows": {"least": 5}}), rows(3))
     with inbox.warehouse.connect() as conn:
-        (row,) = ledger.status_rows(conn)
-        (waiting,) = ledger.held_loads(conn)
+        (row,) = ledger_queries.status_rows(conn)
+        (waiting,) = ledger_queries.held_loads(conn)
     assert (row["held"], row["refused"], row["deliveries"]) == (1, 0, 0)
     assert row["last_reason"] == waiting["reason"]
 

@@ -9,7 +9,7 @@ import pytest
 from alembic import command
 from conftest import DAY, Inbox, Query, make_spec, migrate
 
-from importer_dagster import ledger, pipeline
+from importer_dagster import ledger_schema, pipeline
 from importer_dagster.errors import WarehouseError, WarehouseUnavailable
 from importer_dagster.reader import open_delivery
 from importer_dagster.turns import SLOT_LOCKS
@@ -219,7 +219,7 @@ def test_rehearsal_on_the_ledger_of_an_older_importer_names_the_remedy(
     with pytest.raises(WarehouseError, match="`importer status` brings an older one up to date"):
         inbox.load(spec, HEADER + "2,b,1\n", path="b", dry_run=True)
     inbox.warehouse.prepared.clear()  # as another process
-    ledger.migrate(inbox.warehouse)  # as `importer status` does
+    ledger_schema.migrate(inbox.warehouse)  # as `importer status` does
     assert inbox.load(spec, HEADER + "2,b,1\n", path="b", dry_run=True).status == "loaded"
     assert query("SELECT id FROM things") == [(1,)]
 

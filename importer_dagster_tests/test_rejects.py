@@ -7,9 +7,8 @@ import pyarrow as pa
 from alembic import command
 from conftest import Inbox, Query, make_spec, migrate
 
-from importer_dagster import ledger, pipeline
+from importer_dagster import ledger_rejects, ledger_schema, pipeline
 from importer_dagster.cells import SHOWN
-from importer_dagster.ledger import load_rejects
 from importer_dagster.reject_tables import REJECT_SCHEMA
 from importer_dagster.rejects import Rejects, from_table
 from importer_dagster.spec import TableSpec
@@ -88,7 +87,7 @@ def test_reasons_are_numbered_on_where_rejects_are_written_in_between(
     assert found == [("luhn", 300), ("maximum", 900), ("pattern", 300), ("type", 400)]
     assert query("SELECT count(*) FROM importer.reject_reasons") == [(4,)]
     with inbox.warehouse.connect() as conn:
-        some = load_rejects(conn, load_id=result.load_id, limit=7)
+        some = ledger_rejects.read(conn, load_id=result.load_id, limit=7)
     assert [(r["row"], r["column_name"]) for r in some] == [(n, "id") for n in range(100, 107)]
 
 
@@ -100,8 +99,8 @@ def test_rejects_of_before_are_kept_by_the_migration_and_back(inbox: Inbox, quer
         migrate(inbox.warehouse, step, to)
         assert query(everything) == before
     with inbox.warehouse.connect() as conn:
-        assert len(load_rejects(conn)) == len(before)
-        assert ledger.is_current(conn)
+        assert len(ledger_rejects.read(conn)) == len(before)
+        assert ledger_schema.is_current(conn)
 
 
 def test_a_thousand_kinds_of_words_make_no_thousand_reasons(inbox: Inbox, query: Query) -> None:

@@ -6,7 +6,7 @@ import pytest
 from alembic import command
 from conftest import DAY, Inbox, Query, make_spec, migrate
 
-from importer_dagster import ledger, undo
+from importer_dagster import ledger_schema, undo
 from importer_dagster.spec import TableSpec
 
 FIELDS = [
@@ -90,7 +90,7 @@ def test_repeats_of_before_are_kept_by_the_migration_and_back(inbox: Inbox, quer
     migrate(inbox.warehouse, command.upgrade, "head")
     assert query(SAID_AGAIN) == before
     with inbox.warehouse.connect() as conn:
-        assert ledger.is_current(conn)
+        assert ledger_schema.is_current(conn)
     inbox.warehouse.prepared.clear()
     late = inbox.load(
         spec, text_of(30, {3: "b"}), path="late.csv", day=day(1)

@@ -17,7 +17,7 @@ import pytest
 from conftest import DAY, Inbox, Query, admin, make_spec
 from flood import set_cap
 
-from importer_dagster import ledger, together, turns
+from importer_dagster import ledger_schema, together, turns
 from importer_dagster.checks import named_check
 from importer_dagster.embedded import EmbeddedServer
 from importer_dagster.model import Delivery, LoadResult
@@ -402,7 +402,7 @@ def test_several_at_once_load_each_file_once(
     monkeypatch.setattr(together, "MOST_FILES", 4)
     spec = made_spec()
     found = [*many(inbox, 30, "acme"), *many(inbox, 30, "bolt")]
-    ledger.migrate(inbox.warehouse)
+    ledger_schema.migrate(inbox.warehouse)
     barrier = threading.Barrier(3)
     statuses: list[list[str]] = []
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import psycopg
 
-from importer_dagster import ledger
+from importer_dagster import ledger_schema
 from importer_dagster.model import Delivery
 from importer_dagster.pipeline import import_delivery
 from importer_dagster.warehouse import Warehouse
@@ -147,7 +147,7 @@ class Crash:
                 install(conn)
             warehouse = Warehouse(self.server.url(name))
             if kind != "migrate":
-                ledger.migrate(warehouse)
+                ledger_schema.migrate(warehouse)
             if kind == "loaded":
                 for delivery in self.inbox.before():
                     import_delivery(delivery, self.specs[variant], warehouse=warehouse)

@@ -26,7 +26,7 @@ from itertools import cycle, islice, product
 
 import psutil
 
-from importer_dagster import ledger
+from importer_dagster import ledger_schema
 from importer_dagster.defs.runs import JOB
 from importer_dagster.instance import PROJECT_ROOT
 from importer_dagster.warehouse import Warehouse
@@ -68,7 +68,7 @@ class Orchestrated:
     def __init__(self, server: OwnServer) -> None:
         with server.connect("warehouse") as conn:
             install(conn)
-        ledger.migrate(Warehouse(server.url("warehouse")))
+        ledger_schema.migrate(Warehouse(server.url("warehouse")))
         self.server, self.project = server, Soak(server, seed=1)
         self.day = FIRST_DAY
         self.environment = {

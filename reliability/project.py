@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 import yaml
 
-from importer_dagster import ledger
+from importer_dagster import ledger_schema
 from importer_dagster.defs.runs import JOB, PARTITION
 from importer_dagster.instance import PROJECT_ROOT
 from importer_dagster.warehouse import Warehouse
@@ -70,7 +70,7 @@ class Project:
         self.port = _free_port()
         self._write_specs()
         self._write_instance()
-        ledger.migrate(Warehouse(self.url))
+        ledger_schema.migrate(Warehouse(self.url))
         with server.connect("warehouse") as conn:
             guard.install(conn, cap)
         self.environment = {**self._environment(), **(settings or {})}

@@ -364,9 +364,9 @@ def run(minutes: float, seed: int, *, cycles: int | None = None, say: Callable[[
     with own_server() as server:
         soak = Soak(server, seed)
         # the ledger's tables are there from the start, as with any installation in use
-        from importer_dagster import ledger
+        from importer_dagster import ledger_schema
 
-        ledger.migrate(Warehouse(soak.settings.warehouse_url or ""))
+        ledger_schema.migrate(Warehouse(soak.settings.warehouse_url or ""))
         number = 0
         while number < cycles if cycles else time.monotonic() - start < minutes * 60:
             number += 1

@@ -29,13 +29,13 @@ def cap(number: int | None, reset: bool) -> None:
       importer cap 2           two from now on
       importer cap --reset     as IMPORTER_DB_WRITES says
     """
-    from importer_dagster import ledger, turns
+    from importer_dagster import ledger_schema, turns
 
     if number is not None and reset:
         raise UsageError("Give a number or --reset, not both.")
     settings = Settings.from_env()
     with warehouse_of(settings) as warehouse:
-        ledger.migrate(warehouse)
+        ledger_schema.migrate(warehouse)
         with warehouse.connect() as conn:
             if number is not None or reset:
                 turns.set_cap(conn, number)

@@ -110,15 +110,15 @@ def accept(type_name: str, columns: tuple[str, ...], dry_run: bool) -> None:
 
 
 def _changes_of(settings: Settings, specs: Sequence[TableSpec]) -> dict[str, list[Any]]:
-    from importer_dagster import ledger
+    from importer_dagster import ledger_drift, ledger_schema
     from importer_dagster.proposals import Seen, changes
 
     found: dict[str, list[Any]] = {}
     with warehouse_of(settings) as warehouse:
-        ledger.migrate(warehouse)
+        ledger_schema.migrate(warehouse)
         with warehouse.connect() as conn:
             for spec in specs:
-                rows = ledger.deliveries_with_drift(conn, spec.name)
+                rows = ledger_drift.deliveries_with_drift(conn, spec.name)
                 seen = [Seen(r["tenant"], r["day"], r["path"], r["status"], tuple(r["drift"])) for r in rows]
                 loads = [r["load_id"] for r in rows if r["status"] == "loaded"][-_LOADS:]
                 found[spec.name] = changes(spec, seen, _known(conn, warehouse.schema, spec, loads))
@@ -188,10 +188,10 @@ def _write(file: Path, text: str) -> None:
 
 def _move_what_is_left(settings: Settings, spec: TableSpec, columns: Sequence[str]) -> int:
     """Rows whose values an acceptance would have moved that wrote the spec and was cut off then."""
-    from importer_dagster import ledger
+    from importer_dagster import ledger_drift
 
     with warehouse_of(settings) as warehouse, warehouse.connect() as conn:
-        if not ledger.deliveries_with_drift(conn, spec.name):
+        if not ledger_drift.deliveries_with_drift(conn, spec.name):
             return 0
     fields = [f for f in spec.fields if not columns or {f.name, f.column, *f.names} & set(columns)]
     return _move(settings, spec, [f.name for f in fields])

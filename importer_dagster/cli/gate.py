@@ -29,12 +29,12 @@ def held(as_json: bool) -> None:
       importer held
       importer held --json
     """
-    from importer_dagster import ledger
+    from importer_dagster import ledger_queries, ledger_schema
 
     with warehouse_of(Settings.from_env()) as warehouse:
-        ledger.migrate(warehouse)
+        ledger_schema.migrate(warehouse)
         with warehouse.connect() as conn:
-            rows = ledger.held_loads(conn)
+            rows = ledger_queries.held_loads(conn)
     if as_json:
         click.echo(json.dumps(rows, default=str, ensure_ascii=False))
         return

@@ -1,6 +1,7 @@
 """What the ledger says, and taking a load out again: ``status``, ``rejects``, ``unload``.
 
-What does not belong here: the statements (``ledger.py``, ``undo.py``).
+What does not belong here: the statements (``ledger_queries.py``,
+``ledger_rejects.py``, ``undo.py``).
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ def status(as_json: bool) -> None:
       importer status
       importer status --json
     """
-    from importer_dagster import ledger
+    from importer_dagster import ledger_queries, ledger_schema
 
     settings = Settings.from_env()
     with warehouse_of(settings) as warehouse:
-        ledger.migrate(warehouse)
+        ledger_schema.migrate(warehouse)
         with warehouse.connect() as conn:
-            rows = _with_inbox(ledger.status_rows(conn), conn, settings)
+            rows = _with_inbox(ledger_queries.status_rows(conn), conn, settings)
     if as_json:
         click.echo(json.dumps(rows, default=str, ensure_ascii=False))
         return
@@ -120,7 +121,7 @@ def rejects(type_name: str | None, load_id: int | None, as_csv: bool, limit: int
       importer rejects salestaxrate
       importer rejects --load 12 --csv > back-to-supplier.csv
     """
-    from importer_dagster import ledger
+    from importer_dagster import ledger_queries, ledger_rejects, ledger_schema
 
     settings = Settings.from_env()
     if type_name is None and load_id is None:
@@ -128,13 +129,13 @@ def rejects(type_name: str | None, load_id: int | None, as_csv: bool, limit: int
     if type_name is not None:
         specs_of(settings)[type_name]
     with warehouse_of(settings) as warehouse:
-        ledger.migrate(warehouse)
+        ledger_schema.migrate(warehouse)
         with warehouse.connect() as conn:
-            if load_id is not None and (when := ledger.get_load(conn, load_id)["rejects_pruned_at"]):
+            if load_id is not None and (when := ledger_queries.get_load(conn, load_id)["rejects_pruned_at"]):
                 errors.print(
                     f"The rejects of load {load_id} were deleted on {when:%Y-%m-%d} (IMPORTER_KEEP_REJECTS)."
                 )
-            rows = ledger.load_rejects(conn, load_id=load_id, type_name=type_name, limit=limit)
+            rows = ledger_rejects.read(conn, load_id=load_id, type_name=type_name, limit=limit)
     if as_csv:
         _write_csv(rows)
     else:

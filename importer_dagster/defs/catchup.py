@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 import psycopg
 
-from importer_dagster import arrivals, ledger
+from importer_dagster import arrivals, ledger_schema
 from importer_dagster.arrivals import Arrivals, Question, question
 from importer_dagster.dagster_storage import materialized
 from importer_dagster.defs.report import missing_evaluation
@@ -47,7 +47,7 @@ def look(
         settings.inbox_url, specs, default_path=settings.default_path, dates=days, min_age=settings.min_age
     )
     warehouse = _warehouse(settings)
-    ledger.migrate(warehouse)
+    ledger_schema.migrate(warehouse)
     with warehouse.connect() as conn:
         _report_missing(conn, instance, settings, specs, deliveries, days, now)
         found = arrivals.compare(conn, deliveries, specs)

@@ -16,11 +16,10 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from importer_dagster import arrivals
+from importer_dagster import arrivals, ledger_rejects
 from importer_dagster.arrivals import Missing
 from importer_dagster.defs.check_specs import ARRIVED
 from importer_dagster.fields import short_identifier
-from importer_dagster.ledger import load_rejects
 from importer_dagster.model import LoadResult
 from importer_dagster.spec import ForeignKey, TableSpec
 from importer_dagster.warehouse import Warehouse
@@ -134,7 +133,7 @@ def _first_rejects(conn: psycopg.Connection, loads: Sequence[Mapping[str, Any]])
     for load in loads:
         room = PREVIEW_REJECTS - len(found)
         if room and load["rows_rejected"]:
-            rejects = load_rejects(conn, load_id=load["load_id"], limit=room)
+            rejects = ledger_rejects.read(conn, load_id=load["load_id"], limit=room)
             found += [{name: reject[name] for name in wanted} for reject in rejects]
     return found
 

@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from importer_dagster import arrivals, ledger
+from importer_dagster import arrivals, ledger_schema
 from importer_dagster.arrivals import Arrivals
 from importer_dagster.defs.orphans import end_with_parent
 from importer_dagster.defs.report import (
@@ -138,7 +138,7 @@ def _compare(
     if not is_automatic(context.run.tags):
         return Arrivals([d for d in delivered if not d.waiting])
     try:
-        ledger.migrate(warehouse)
+        ledger_schema.migrate(warehouse)
         with warehouse.connect() as conn:
             return arrivals.compare(conn, delivered, {spec.name: spec})
     except TransientError as error:

@@ -1,4 +1,4 @@
-"""Alembic's door to the ledger's migrations; the connection is handed in by ``ledger.migrate``."""
+"""Alembic's door to the ledger's migrations; the connection is handed in by ``ledger_schema.migrate``."""
 
 from alembic import context
 from sqlalchemy import text
