@@ -219,7 +219,7 @@ def test_a_process_keeps_one_connection_and_survives_its_loss(project: Project):
         first = backends(instance)
         assert backends(instance) == first
         with psycopg.connect(project.environment.dagster_url, autocommit=True) as conn:
-            conn.execute("SELECT pg_terminate_backend(%s)", (first.pop(),))
+            conn.execute("SELECT pg_terminate_backend(%s, 5000)", (first.pop(),))
         assert backends(instance)  # as after a restart of the server: nobody notices
         # what is asked in a quicker way than Dagster's own is answered alike
         assert instance.event_log_storage.has_asset_key_col("cached_status_data")
