@@ -35,8 +35,13 @@ fix: $(VENV)/.ready  ## let the tools mend what they can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.ready  ## measure against psql \copy; takes several minutes
-	$(BIN)/python -m benchmarks
+$(VENV)/.peers: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'
+	@touch $@
+
+ONLY ?=
+bench: $(VENV)/.peers  ## measure everything, half an hour; ONLY="copy merge" for some parts
+	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
 
 flood: $(VENV)/.ready  ## ten runs at once from schedule, UI and commands: how many write, what waiting costs
 	$(BIN)/python -m reliability.flood

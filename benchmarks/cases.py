@@ -42,7 +42,7 @@ class Bench:
     server: Server
     folder: Path
     rows: int = 1_000_000
-    pairs: int = 3
+    pairs: int = 5
     large_mb: int = 2_000
     files: int = 2_000
     _names: Any = field(default_factory=itertools.count)

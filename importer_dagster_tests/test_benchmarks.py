@@ -162,6 +162,20 @@ def test_wrong_arguments_and_an_unreachable_server(
     assert "secret" not in err
 
 
+def test_a_part_that_fails_does_not_take_the_others_along(
+    database_url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(bench: Bench) -> list[Line]:
+        raise RuntimeError("no room\nleft")
+
+    monkeypatch.setenv("IMPORTER_WAREHOUSE_URL", database_url)
+    monkeypatch.setitem(command.PARTS, "merge", fail)
+    assert command.main(["--rows", "300", "--pairs", "1", "--only", "merge", "copy"]) == 1
+    out = capsys.readouterr().out
+    assert "| `merge` failed: no room left | not measured |" in out
+    assert "Import of 300 rows × 17 columns" in out
+
+
 _DAY = """
 import sys
 from pathlib import Path

@@ -139,7 +139,7 @@ def test_a_series_keeps_one_connection_while_nobody_waits(
         with psycopg.connect(warehouse.url, autocommit=True) as conn:
             assert turns.counts(conn) == (0, 0), "it holds no slot between two deliveries"
             conn.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'importer'"
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'importer'"
             )
         again = inbox.delivery(spec, HEADER + "9,a,1\n", path="9")
         assert import_delivery(again, spec, warehouse=warehouse).status == "loaded", (

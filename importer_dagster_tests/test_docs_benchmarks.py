@@ -5,7 +5,10 @@ import shlex
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from benchmarks import __main__ as command
+from benchmarks.measure import Line
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
@@ -21,20 +24,28 @@ def test_the_commands_are_accepted() -> None:
     assert len(benches) == 6
     parsed = [command._arguments(words) for words in benches]
     assert [(p.only, p.rows, p.pairs, p.files, p.large_mb) for p in parsed] == [
-        (None, 1_000_000, 3, 2_000, 2_000),
-        (["copy"], 200_000, 3, 2_000, 2_000),
-        (["peers"], 1_000_000, 3, 2_000, 2_000),
-        (["types", "resent"], 1_000_000, 5, 2_000, 2_000),
-        (["small"], 1_000_000, 3, 500, 2_000),
-        (["shapes", "large"], 1_000_000, 3, 2_000, 500),
+        (None, 1_000_000, 5, 2_000, 2_000),
+        (["copy"], 200_000, 5, 2_000, 2_000),
+        (["peers"], 1_000_000, 5, 2_000, 2_000),
+        (["types", "resent"], 1_000_000, 3, 2_000, 2_000),
+        (["small"], 1_000_000, 5, 500, 2_000),
+        (["shapes", "large"], 1_000_000, 5, 2_000, 500),
     ]
 
 
 def test_every_part_is_described() -> None:
     parts = re.findall(r"^\| `(\w+)` \|", TEXT, re.M)
     assert sorted(parts) == sorted(command.PARTS)
-    named = re.search(r"^(.*) run only when they are named", TEXT, re.M)
-    assert named and set(re.findall(r"`(\w+)`", named[1])) == set(command.PARTS) - set(command.DEFAULT)
+
+
+def test_without_a_name_all_parts_are_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every target in one table."""
+    for part in command.PARTS:
+        monkeypatch.setitem(command.PARTS, part, lambda _, part=part: [Line(f"measured {part}", "1")])
+    assert command.main([]) == 0
+    assert re.findall(r"^\| measured (\w+) \|", capsys.readouterr().out, re.M) == [*command.PARTS]
 
 
 def test_the_extra_exists() -> None:
