@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from importer_dagster import kinds, parse
+from importer_dagster import kinds, numerals, parse
+from importer_dagster.candidate import Candidate, Order, Style
 from importer_dagster.evidence import SURE_SENTINELS, Column
 from importer_dagster.fields import FieldSpec
 from importer_dagster.inferred import NOISE, NOISE_FROM, Choice, Work
-from importer_dagster.kinds import Candidate, Order, Style
 from importer_dagster.survey import main_file, text_columns
 
 _EXTREMES = ("-1", "-9", "-99", "-999", "-9999", "999", "9999", "99999", "999999", "9999999")
@@ -51,14 +51,14 @@ class _Trial:
 def choose_types(work: Work, date_order: Order | None) -> None:
     """Choose a type for every column of ``work``; ``date_order`` is that of dates such as 03/04/2024, if given."""
     first = {n: kinds.candidates(c) for n, c in work.columns.items()}
-    style = kinds.style_of(c for found in first.values() for c in found[:1])
+    style = numerals.style_of(c for found in first.values() for c in found[:1])
     style = style or _style_by_delimiter(work)
     found = {n: kinds.candidates(c, style) for n, c in work.columns.items()}
     trials = _try_all(work, found)
     order, why = _file_order(trials, date_order)
     for name, column in work.columns.items():
         work.choices[name] = _choose(column, trials[name], order, why, work)
-        if style is None and (found_mark := kinds.ambiguous_mark(column)):
+        if style is None and (found_mark := numerals.ambiguous_mark(column)):
             mark, example = found_mark
             word = "comma" if mark == "," else "point"
             work.notes = [

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from importer_dagster.candidate import Candidate
 from importer_dagster.charset import Charset
 from importer_dagster.evidence import Column
 from importer_dagster.keys import Key
-from importer_dagster.kinds import Candidate
 from importer_dagster.sniff import Sniffed
 
 NOISE = 0.01  # share of values that may be damage and not a second way of writing

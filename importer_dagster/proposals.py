@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from importer_dagster import kinds, parse
+from importer_dagster.candidate import Style
 from importer_dagster.drift import likeness
 from importer_dagster.evidence import Column, shapes_of
 from importer_dagster.fields import FieldSpec
@@ -323,7 +324,7 @@ def _for_added(spec: TableSpec, change: Change, deliveries: Sequence[Seen]) -> P
 
 
 def infer_field(
-    name: str, profile: Mapping[str, Any], style: kinds.Style | None = None
+    name: str, profile: Mapping[str, Any], style: Style | None = None
 ) -> tuple[dict[str, Any], str]:
     """A field for an unknown column, by the values that were kept of it, and the reason.
 
@@ -339,7 +340,7 @@ def infer_field(
     return {"name": name, "type": "string"}, kinds.why_text(column)[0]
 
 
-def _style(spec: TableSpec) -> kinds.Style | None:
+def _style(spec: TableSpec) -> Style | None:
     """How the type's files write decimals: as its other numbers, else as goes with the delimiter."""
     points = {f.decimalChar for f in spec.fields if f.type == "number"}
     if len(points) == 1:
