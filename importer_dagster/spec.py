@@ -21,15 +21,13 @@ from datetime import date
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from importer_dagster.errors import SpecError, UnknownTypeError
 from importer_dagster.fields import (
     MAX_COLUMNS,
-    Constraints,
     Dialect,
     FieldSpec,
     Model,
@@ -47,7 +45,8 @@ from importer_dagster.policy import (
     SchemaContract,
     Trailer,
 )
-from importer_dagster.versions import FieldChange, Layout, Version, layouts
+from importer_dagster.versions import Layout, Version, layouts
+from importer_dagster.yaml_read import line_of, parse_yaml
 
 Disposition = Literal["append", "replace", "merge", "scd2"]
 
@@ -310,56 +309,7 @@ class TableSpec(Model):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-# --- reading YAML -------------------------------------------------------------
-
-
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Safe YAML with the words of YAML 1.2: NO is a country, not false; 12:30 is text.
-
-    A key written twice is an error instead of the last one winning.
-    """
-
-
-_Loader.yaml_implicit_resolvers = {}
-for _tag, _pattern, _first in (
-    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
-    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
-    ("int", r"^[-+]?[0-9]+$", "-+0123456789"),
-    ("float", r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$", "-+.0123456789"),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
-
-
-def _mapping_without_duplicates(loader: Any, node: yaml.MappingNode, deep: bool = True) -> dict[Any, Any]:
-    loader.flatten_mapping(node)
-    result: dict[Any, Any] = {}
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, str):
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {key!r} must be text; put it in quotes", key_node.start_mark
-            )
-        if key in result:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {key!r} stands here a second time", key_node.start_mark
-            )
-        result[key] = loader.construct_object(value_node, deep=True)
-    return result
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping_without_duplicates)
-
-
-def parse_yaml(text: str, file: str) -> Any:
-    """Parse YAML as data; raises SpecError with the line of what is wrong."""
-    try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - derives from the safe loader
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else None
-        raise SpecError(f"not valid YAML: {error.problem or error.context}", file=file, line=line) from None
-    except yaml.YAMLError as error:
-        raise SpecError(f"not valid YAML: {error}", file=file) from None
+# --- one file -----------------------------------------------------------------
 
 
 def parse_spec(text: str, file: str) -> TableSpec:
@@ -373,7 +323,7 @@ def parse_spec(text: str, file: str) -> TableSpec:
         raise SpecError(
             f"name is {data['name']!r} but the file is called {stem!r}; the file's stem is the type's name",
             file=file,
-            line=_line_of(text, ("name",)),
+            line=line_of(text, ("name",)),
             key="name",
         )
     try:
@@ -383,64 +333,41 @@ def parse_spec(text: str, file: str) -> TableSpec:
 
 
 def _spec_error(error: ValidationError, text: str, file: str) -> SpecError:
-    first = error.errors(include_url=False)[0]
+    """The first fault, with its line; a misspelt key before what is missed because of it."""
+    faults = error.errors(include_url=False)
+    first = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
     path = tuple(p for p in first["loc"] if p != "function-after")
     key = ".".join(str(p) for p in path)
     if first["type"] == "extra_forbidden":
-        known = _known_keys(path[:-1])
-        message = f"unknown key {key!r}{_nearest(str(path[-1]), known)}"
+        message = f"unknown key {key!r}{_nearest(str(path[-1]), _known_keys(path[:-1]))}"
     else:
         message = f"{key}: {first['msg'].removeprefix('Value error, ')}" if key else first["msg"]
     more = error.error_count() - 1
     if more:
         message += f" (and {more} more)"
-    return SpecError(message, file=file, line=_line_of(text, path), key=key)
+    return SpecError(message, file=file, line=line_of(text, path), key=key)
 
 
 def _known_keys(path: Sequence[str | int]) -> list[str]:
     """Keys allowed at ``path`` inside a spec."""
-    models: dict[str, type[BaseModel]] = {
-        "dialect": Dialect,
-        "schema": TableSchema,
-        "fields": FieldSpec,
-        "constraints": Constraints,
-        "foreignKeys": ForeignKey,
-        "reference": Reference,
-        "schema_contract": SchemaContract,
-        "reject_limit": RejectLimit,
-        "versions": Version,
-    }
-    names = [p for p in path if isinstance(p, str)]
-    model = models.get(names[-1], TableSpec) if names else TableSpec
-    if names[:1] == ["versions"] and model is FieldSpec:
-        model = FieldChange
-    return [f.alias or n for n, f in model.model_fields.items()]
+    model: type[BaseModel] | None = TableSpec
+    for part in path:
+        if isinstance(part, str) and model is not None:
+            fields = model.model_fields.items()
+            model = next((_model_in(f.annotation) for n, f in fields if part in (n, f.alias)), None)
+    return [f.alias or n for n, f in model.model_fields.items()] if model else []
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model that a field holds: itself, one of several, or in a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model_in, get_args(annotation))), None)
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _line_of(text: str, path: Sequence[str | int]) -> int | None:
-    """The 1-based line of the key or item at ``path``, or of its nearest parent."""
-    try:
-        node = yaml.compose(text, Loader=_Loader)
-    except yaml.YAMLError:
-        return None
-    line = 1
-    for part in path:
-        if isinstance(node, yaml.MappingNode):
-            found = next(((k, v) for k, v in node.value if k.value == part), None)
-            if found is None:
-                break
-            line, node = found[0].start_mark.line + 1, found[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-        else:
-            break
-    return line
 
 
 # --- a folder of specs ----------------------------------------------------------

@@ -1,6 +1,6 @@
 """A spec written as YAML, with a reason behind each choice.
 
-What does not belong here: reading YAML (``spec.py``), making choices (``choosing.py``).
+What does not belong here: reading YAML (``yaml_read.py``), making choices (``choosing.py``).
 """
 
 from __future__ import annotations

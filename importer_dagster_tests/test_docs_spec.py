@@ -19,7 +19,8 @@ from importer_dagster import spec as spec_module
 from importer_dagster.docs_spec import json_schema, spec_reference
 from importer_dagster.errors import SpecError
 from importer_dagster.settings import SHIPPED_SPECS
-from importer_dagster.spec import parse_spec, parse_yaml, spec_files
+from importer_dagster.spec import parse_spec, spec_files
+from importer_dagster.yaml_read import parse_yaml
 
 SCHEMA = json_schema()
 SHIPPED = spec_files(SHIPPED_SPECS)

@@ -340,6 +340,29 @@ def test_unknown_key_names_file_line_and_nearest(old: str, new: str, key: str, l
 
 
 @pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("gate: {row: {}}", "unknown key 'gate.row'; did you mean 'rows'?"),
+        ("gate: {rows: {ovr: 3}}", "unknown key 'gate.rows.ovr'; did you mean 'over'?"),
+        ("gate: {unique: [{feilds: a}]}", "unknown key 'gate.unique.0.feilds'; did you mean 'fields'?"),
+        ("complete: {manfest: {}}", "unknown key 'complete.manfest'; did you mean 'manifest'?"),
+        ("complete: {manifest: {pth: x}}", "unknown key 'complete.manifest.pth'; did you mean 'path'?"),
+        ("scd2: {absnt: close}", "unknown key 'scd2.absnt'; did you mean 'absent'?"),
+        ("trailer: {rws: 1}", "unknown key 'trailer.rws'; did you mean 'rows'?"),
+        (
+            "versions: [{from: 2024-01-01, fields: [{name: a, alias: b}]}]",
+            "unknown key 'versions.0.fields.0.alias'; did you mean 'aliases'?",
+        ),
+    ],
+)
+def test_an_unknown_key_is_likened_to_the_keys_of_its_own_place(written: str, said: str) -> None:
+    """Also where the key that was meant is then missed: the slip is said, not what follows from it."""
+    with pytest.raises(SpecError) as caught:
+        parse_spec(f"schema: {{fields: [{{name: a, type: integer}}]}}\n{written}\n", "t.yaml")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("old", "new", "line", "words"),
     [
         ("type: integer", "type: int", 10, "'integer'"),
