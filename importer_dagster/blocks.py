@@ -3,7 +3,7 @@
 A *position* counts the records that Arrow is given, from 0; a *number* is the
 record's number in the file.
 
-What does not belong here: taking blocks off a file and parsing them (``reader.py``),
+What does not belong here: taking blocks off a file and parsing them (``reader.py``, ``arrow_csv.py``),
 where records end (``records.py``).
 """
 
@@ -232,7 +232,7 @@ def reject_table(
     messages: Sequence[str],
     raws: Sequence[bytes],
 ) -> pa.Table:
-    """Rejects of whole records (model.REJECT_SCHEMA)."""
+    """Rejects of whole records (reject_tables.REJECT_SCHEMA)."""
     return pa.table(
         [
             pa.array(numbers, pa.int64()),

@@ -9,30 +9,26 @@ records are, and count. Record numbers start at 1 behind the header. Neither the
 nor what becomes of a record depend on the size of the blocks.
 
 What does not belong here: opening and unpacking (``container.py``), decoding
-(``textsource.py``), the grammar (``grammar.py``, ``records.py``), the header
-(``header.py``), what it means (``drift.py``), what a value means (``parse.py``).
+(``textsource.py``), the grammar (``grammar.py``, ``records.py``), Arrow's parser
+(``arrow_csv.py``), the header (``header.py``), records that do not fit it
+(``misfits.py``), what it means (``drift.py``), what a value means (``parse.py``).
 """
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 
-from importer_dagster.blocks import DAMAGED_CHARACTER, Block, column_name
-from importer_dagster.cells import as_mask
+from importer_dagster.arrow_csv import Wrong, parse
+from importer_dagster.blocks import DAMAGED_CHARACTER, Block
 from importer_dagster.container import Unpacked, fingerprint_url
 from importer_dagster.ending import without_ending
 from importer_dagster.errors import RefusedError
-from importer_dagster.fields import MAX_COLUMNS
 from importer_dagster.grammar import Grammar
 from importer_dagster.header import read_header
+from importer_dagster.misfits import Misfits
 from importer_dagster.model import Delivery, TextBatch
 from importer_dagster.records import (
     MAX_RECORD,
@@ -43,11 +39,8 @@ from importer_dagster.records import (
     scan,
     without_escaped,
 )
-from importer_dagster.reject_tables import NO_REJECTS
 from importer_dagster.spec import TableSpec
 from importer_dagster.textsource import TextSource, Window, is_utf8
-
-__all__ = ["BLOCK", "MAX_COLUMNS", "Reader", "fingerprint", "open_delivery"]
 
 BLOCK = 7 << 20  # of 17 mixed columns the whole import then takes 450 MB at most
 WIDE, LONG_VALUE = 50, 8  # columns, and bytes of a value on average, from which on a block is twice as long
@@ -81,14 +74,6 @@ def open_delivery(
         raise
 
 
-@dataclass(frozen=True)
-class _Wrong:
-    """A record of another width than the header's: its position, and how many fields it has."""
-
-    position: int
-    fields: int
-
-
 class Reader:
     """One delivery being read. ``header`` and the ``header_line`` where it stands are known at once; ``batches`` runs once.
 
@@ -107,8 +92,7 @@ class Reader:
         self.warnings: list[str] = [*self._source.warnings, *self._head.warnings]
         self._trailer: list[str] = []
         self._record = 1  # number of the next record
-        self._selected: tuple[int, ...] = tuple(range(len(self.header)))
-        self._first = True
+        self._misfits = Misfits(spec, self._grammar, self._head)
         self._cut_line = False  # the rest of a line that is too long is still to come
         self._damaged_text: tuple[int, int] | None = None  # (line, how many records so far)
 
@@ -145,7 +129,7 @@ class Reader:
 
     def select(self, positions: Sequence[int]) -> None:
         """Deliver only these columns of the header, named by their position as text."""
-        self._selected = tuple(positions)
+        self._misfits.selected = tuple(positions)
 
     def batches(self) -> Iterator[TextBatch]:
         """The records, in order; each is in ``columns`` of just one batch, or among its rejects."""
@@ -213,13 +197,7 @@ class Reader:
         )
         if not self._bytes_are_sound(block):
             return self._batch_with_bad_bytes(block)
-        try:
-            table, wrong = self._parse(block)
-        except pa.ArrowInvalid:
-            return None
-        if any(self._is_multiline(block, w) for w in wrong):
-            return None  # quotes are to blame
-        return self._finished(block, table, wrong)
+        return self._unless_in_doubt(block)
 
     def _has_comments(self, data: bytes) -> bool:
         mark = self._grammar.comment
@@ -239,15 +217,19 @@ class Reader:
         block.judge_bytes(self._source.encoding, self._source.refuse)
         if any(_has_line_end(block.data[d.start : d.end]) for d in block.scan.damaged):
             return None  # whether quotes or bytes are to blame is for the scan to say
+        return self._unless_in_doubt(block)
+
+    def _unless_in_doubt(self, block: Block) -> TextBatch | None:
+        """The batch of a block; None where its quotes may be to blame for what does not fit."""
         try:
-            table, wrong = self._parse(block)
+            columns, wrong = self._parse(block)
         except pa.ArrowInvalid:
             return None
         if any(self._is_multiline(block, w) for w in wrong):
             return None
-        return self._finished(block, table, wrong)
+        return self._finished(block, columns, wrong)
 
-    def _is_multiline(self, block: Block, wrong: _Wrong) -> bool:
+    def _is_multiline(self, block: Block, wrong: Wrong) -> bool:
         if wrong.fields in self._head.widths:
             return False
         return _has_line_end(block.record(wrong.position))
@@ -262,14 +244,14 @@ class Reader:
         self._cut_line = found.cut_line
         block.judge_bytes(self._source.encoding, self._source.refuse)
         try:
-            table, wrong = self._parse(block)
+            columns, wrong = self._parse(block)
         except pa.ArrowInvalid as error:
             raise RefusedError(
                 f"The lines from {block.line} on cannot be read as CSV: {error}. Check the dialect.",
                 rule="damaged",
                 line=block.line,
             ) from None
-        return self._finished(block, table, wrong)
+        return self._finished(block, columns, wrong)
 
     def _skip_rest_of_line(self) -> None:
         window = self._window
@@ -277,8 +259,8 @@ class Reader:
         self._cut_line = not ends and not window.ended
         window.use(min(ends) + 1 if ends else len(window.data))
 
-    def _finished(self, block: Block, table: pa.Table, wrong: list[_Wrong]) -> TextBatch:
-        batch = self._assemble(block, table, wrong)
+    def _finished(self, block: Block, columns: pa.RecordBatch, wrong: list[Wrong]) -> TextBatch:
+        batch = self._misfits.assemble(block, columns, wrong)
         self._window.use(len(block.data))
         if self._record == 1 and self._is_wide(block):
             self._window.double()
@@ -297,201 +279,9 @@ class Reader:
         width = self._head.width
         return width >= WIDE and len(block.data) >= LONG_VALUE * width * block.count
 
-    def _parse(self, block: Block) -> tuple[pa.Table, list[_Wrong]]:
-        """Arrow's table of a block, and the records of another width."""
-        wrong: list[_Wrong] = []
-
-        def on_invalid(row: Any) -> str:
-            wrong.append(_Wrong(row.number - 1, row.actual_columns))
-            return "skip"
-
-        rewritten = block.scan is not None and not self._grammar.is_plain
-        names = [str(i) for i in range(self._head.width)]
-        wanted = [str(i) for i in self._wanted()]
-        data = block.for_arrow()
-        if not data.lstrip(b"\r\n"):  # which makes no copy of data that begins otherwise
-            return pa.table({name: pa.array([], pa.string()) for name in wanted}), wrong
-        if not data.endswith((b"\n", b"\r")):
-            data += b"\n"  # at the very end, Arrow takes an empty value for a quoted one if the last one was
-        if data.startswith(codecs.BOM_UTF8):
-            data = (
-                codecs.BOM_UTF8 + data
-            )  # Arrow takes one off; in the middle of a file it is part of a value
-        quote = '"' if rewritten else (self._spec.dialect.quoteChar or False)
-        nulls = list(self._spec.common_missing)
-        # one that works as it is asked: read_csv hands a block over to a thread of Arrow's, which takes
-        # as long as a hundred records
-        parser = pacsv.open_csv(
-            pa.BufferReader(data),
-            read_options=pacsv.ReadOptions(use_threads=False, block_size=len(data) + 1, column_names=names),
-            parse_options=pacsv.ParseOptions(
-                delimiter="," if rewritten else self._spec.dialect.delimiter,
-                quote_char=quote,
-                double_quote=bool(quote) and (rewritten or self._grammar.double),
-                escape_char=False if rewritten or not self._grammar.escape else self._grammar.escape.decode(),
-                newlines_in_values=bool(quote) or self._grammar.escape is not None,
-                invalid_row_handler=on_invalid,
-            ),
-            convert_options=pacsv.ConvertOptions(
-                column_types={name: pa.string() for name in names},
-                include_columns=wanted,
-                check_utf8=False,  # the bytes of a block are judged before, a fifth of Arrow's time
-                null_values=nulls,
-                strings_can_be_null=bool(nulls),
-                quoted_strings_can_be_null=False,
-            ),
-        )
-        return parser.read_all(), wrong
-
-    def _wanted(self) -> tuple[int, ...]:
-        """Columns to parse: also the one behind the header's last, where records end with a delimiter."""
-        n = len(self.header)
-        return self._selected if self._head.width == n else (*self._selected, n)
-
-    def _assemble(self, block: Block, table: pa.Table, wrong: list[_Wrong]) -> TextBatch:
-        parsed = len(table) + len(wrong)
-        block.settle(parsed)
-        self._refuse_systematic(len(table), wrong, block)
-        keep = np.ones(parsed, dtype=bool)
-        keep[[w.position for w in wrong]] = False
-        columns = _single_batch(table, self._wanted())
-        positions = np.flatnonzero(keep)
-        rejects = [block.damage_rows(self.header)]
-        columns, positions, wrong = self._without_last(block, columns, positions, wrong)
-        rejects.append(self._width_rejects(block, wrong))
-        columns, positions, repeated = self._without_header_repeats(block, columns, positions)
-        rejects.append(self._header_rejects(block, repeated))
-        rows = pa.array(block.numbers[positions] if len(positions) else np.zeros(0, np.int64), pa.int64())
-        found = [table for table in rejects if len(table)]
-        table_of_rejects = pa.concat_tables(found).sort_by("row") if found else NO_REJECTS
-        return TextBatch(columns, rows, table_of_rejects, block.locator(positions))
-
-    def _refuse_systematic(self, good: int, wrong: list[_Wrong], block: Block) -> None:
-        """A file of which every record has the same wrong width is no heap of bad records."""
-        if not self._first:
-            return
-        self._first = False
-        widths = {w.fields for w in wrong}
-        damaged = block.scan is not None and bool(block.scan.damaged)
-        if good or len(wrong) < 2 or len(widths) > 1 or damaged or widths <= self._head.widths:
-            return
-        raise RefusedError(
-            f"Every record has {widths.pop()} fields, but {len(self.header)} are expected. Check the "
-            "delimiter, or ask the supplier whether the layout changed.",
-            rule="fields.systematic",
-            line=block.line,
-        )
-
-    # --- a delimiter too many ---
-
-    def _without_last(
-        self, block: Block, columns: pa.RecordBatch, positions: np.ndarray, wrong: list[_Wrong]
-    ) -> tuple[pa.RecordBatch, np.ndarray, list[_Wrong]]:
-        """Let go of an empty field behind the last named one, and judge who lacks it or has more there."""
-        if len(self._head.widths) == 1:
-            return columns, positions, wrong
-        n = len(self.header)
-        if self._head.width > n:
-            full = columns.column(columns.num_columns - 1)
-            columns = columns.select(range(columns.num_columns - 1))
-            surplus = as_mask(pc.greater(pc.binary_length(full), 0))
-            wrong = [*wrong, *(_Wrong(int(p), n + 1) for p in positions[surplus])]
-            columns, positions = columns.filter(pa.array(~surplus)), positions[~surplus]
-        fine, other = [], []
-        for w in wrong:
-            fields = self._grammar.fields(block.record(w.position)) if w.fields in self._head.widths else []
-            if fields and (len(fields) == n or fields[-1][0] == b""):
-                fine.append((w.position, fields))
-            else:
-                other.append(w)
-        if fine:
-            columns, positions = self._insert(columns, positions, fine)
-        return columns, positions, sorted(other, key=lambda w: w.position)
-
-    def _insert(
-        self, columns: pa.RecordBatch, positions: np.ndarray, more: list[tuple[int, list[tuple[bytes, bool]]]]
-    ) -> tuple[pa.RecordBatch, np.ndarray]:
-        """Put records that Arrow passed over back at their places."""
-        nulls = set(self._spec.common_missing)
-        extra = []
-        for i in self._selected:
-            cells = [fields[i] for _, fields in more]
-            texts = [None if not quoted and v.decode() in nulls else v.decode() for v, quoted in cells]
-            extra.append(pa.array(texts, pa.string()))
-        everything = np.concatenate([positions, [p for p, _ in more]]).astype(np.int64)
-        order = np.argsort(everything, kind="stable")
-        arrays = [
-            pa.concat_arrays([column, add]).take(pa.array(order))
-            for column, add in zip(columns.columns, extra, strict=True)
-        ]
-        return pa.RecordBatch.from_arrays(arrays, names=columns.schema.names), everything[order]
-
-    # --- the header once more ---
-
-    def _without_header_repeats(
-        self, block: Block, columns: pa.RecordBatch, positions: np.ndarray
-    ) -> tuple[pa.RecordBatch, np.ndarray, np.ndarray]:
-        """Records that are the header once more, or although none is declared, taken out."""
-        if not len(positions) or not self._selected:
-            return columns, positions, positions[:0]
-        # one column tells nearly always; the few candidates are looked at whole
-        at = next((k for k, i in enumerate(self._selected) if self.header[i]), None)
-        if at is None:
-            return columns, positions, positions[:0]
-        column, name = columns.column(at), self.header[self._selected[at]]
-        same = as_mask(pc.or_(pc.equal(column, name), pc.equal(column, "\ufeff" + name)))
-        if not same.any():
-            return columns, positions, positions[:0]
-        exact = self._are_headers(columns) & same
-        for row in np.flatnonzero(same & ~exact):
-            same[row] = self._is_header(block.record(int(positions[row])))
-        if not same.any():
-            return columns, positions, positions[:0]
-        return columns.filter(pa.array(~same)), positions[~same], positions[same]
-
-    def _are_headers(self, columns: pa.RecordBatch) -> np.ndarray:
-        """Rows that are the header to the letter, as far as all of it is selected: a file may be full of them."""
-        if len(self._selected) < len(self.header):
-            return np.zeros(len(columns), np.bool_)
-        pairs = zip(columns.columns, self._selected, strict=True)
-        same: np.ndarray = np.logical_and.reduce([as_mask(pc.equal(c, self.header[i])) for c, i in pairs])
-        return same
-
-    def _is_header(self, record: bytes) -> bool:
-        names = [v.decode().lstrip("\ufeff").strip() for v, _ in self._grammar.fields(record)]
-        if len(names) > len(self.header) and not names[-1]:
-            names.pop()
-        return names == [n.strip() for n in self.header]
-
-    # --- rejects ---
-
-    def _width_rejects(self, block: Block, wrong: list[_Wrong]) -> pa.Table:
-        n = len(self.header)
-        if not wrong:
-            return NO_REJECTS
-        return block.rejects_at(
-            [w.position for w in wrong],
-            [column_name(self.header, min(w.fields, n)) for w in wrong],
-            [self._surplus(block.record(w.position)) if w.fields > n else b"" for w in wrong],
-            ["fields.short" if w.fields < n else "fields.long" for w in wrong],
-            [f"expected {n} fields, got {w.fields}" for w in wrong],
-        )
-
-    def _surplus(self, record: bytes) -> bytes:
-        """What stands behind the last named field."""
-        values = [v for v, _ in self._grammar.fields(record)[len(self.header) :]]
-        return self._grammar.delimiter.join(values)
-
-    def _header_rejects(self, block: Block, positions: np.ndarray) -> pa.Table:
-        declared = self._spec.dialect.header
-        words = (
-            "the header stands here again"
-            if declared
-            else "a header stands here, but the spec says header: false"
-        )
-        return block.rejects_alike(
-            positions, column_name(self.header, 0), self.header[0].encode(), "header.repeated", words
-        )
+    def _parse(self, block: Block) -> tuple[pa.RecordBatch, list[Wrong]]:
+        width, wanted = self._head.width, self._misfits.wanted()
+        return parse(block, self._spec, self._grammar, width=width, wanted=wanted)
 
     # --- warnings ---
 
@@ -519,15 +309,3 @@ class Reader:
 
 def _has_line_end(record: bytes) -> bool:
     return b"\n" in record or b"\r" in record
-
-
-def _single_batch(table: pa.Table, names: Sequence[int]) -> pa.RecordBatch:
-    arrays = [
-        c.chunk(0)
-        if c.num_chunks == 1
-        else pa.concat_arrays(c.chunks)
-        if c.num_chunks
-        else pa.array([], pa.string())
-        for c in table.columns
-    ]
-    return pa.RecordBatch.from_arrays(arrays, names=[str(i) for i in names])

@@ -21,9 +21,10 @@ from importer_dagster.charset import Charset, find_charset
 from importer_dagster.drift import fold
 from importer_dagster.errors import RefusedError
 from importer_dagster.evidence import Column, bytes_per_column
+from importer_dagster.fields import MAX_COLUMNS
 from importer_dagster.inferred import File, Work
 from importer_dagster.model import Delivery
-from importer_dagster.reader import MAX_COLUMNS, Reader, open_delivery
+from importer_dagster.reader import Reader, open_delivery
 from importer_dagster.sniff import sniff
 from importer_dagster.spec import TableSpec
 
