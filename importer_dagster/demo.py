@@ -63,7 +63,7 @@ def run_demo(settings: Settings, *, days: int, tenants: int, rows: int, console:
     console.print(f"State in {settings.home}", soft_wrap=True)
     settings = prepare_environment(settings).settings
     console.print(f"Warehouse {redact(settings.warehouse_url or '')}", soft_wrap=True)
-    planned = _write(inbox, specs, chosen_days, names, rows, settings.default_path, console)
+    planned = _write(settings, specs, chosen_days, names, rows, console)
     results = [_import(settings, [day], None, f"import {day}", console) for day in chosen_days]
     again = resend(inbox, planned, specs)
     results += [
@@ -86,19 +86,26 @@ def _bar(console: Console) -> Progress:
 
 
 def _write(
-    inbox: Path,
+    settings: Settings,
     specs: Mapping[str, TableSpec],
     days: Sequence[date],
     tenants: Sequence[str],
     rows: int,
-    default_path: str,
     console: Console,
 ) -> list[PlannedFile]:
     with _bar(console) as bar:
         task = bar.add_task("write the inbox", total=len(specs) * len(tenants) * len(days))
-        return write_inbox(
-            inbox, specs, days=days, tenants=tenants, rows=rows, on_file=lambda _: bar.advance(task)
+        planned = write_inbox(
+            Path(settings.inbox_url),
+            specs,
+            days=days,
+            tenants=tenants,
+            rows=rows,
+            path=settings.default_path,
+            on_file=lambda _: bar.advance(task),
         )
+        bar.update(task, total=len(planned))  # some come in two parts, and some types without a tenant
+    return planned
 
 
 def _import(

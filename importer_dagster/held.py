@@ -174,7 +174,7 @@ def _release(
         prior=prior,
     )
     publisher.create_stage()
-    rows = _restage(conn, target, row)
+    rows = _restage(conn, row)
     if prior is not None:
         ledger.supersede(conn, prior, load_id)
     if target.is_keyed:
@@ -197,7 +197,7 @@ def counts_of(counts: Counts) -> dict[str, int]:
     }
 
 
-def _restage(conn: psycopg.Connection, target: Target, row: dict[str, Any]) -> int:
+def _restage(conn: psycopg.Connection, row: dict[str, Any]) -> int:
     """Put the held rows on the stage, as the type's columns are by now; returns how many."""
     conn.execute("SET LOCAL DateStyle = 'ISO, YMD'")  # a column may have become text
     have = conn.execute(

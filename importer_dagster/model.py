@@ -108,19 +108,11 @@ class TextBatch:
 
 
 @dataclass(frozen=True)
-class TypedBatch:
-    """Rows that passed: one Arrow column per field, and their record numbers (int64)."""
-
-    columns: pa.RecordBatch
-    rows: pa.Array
-
-
-@dataclass(frozen=True)
 class DriftEvent:
     """One difference between a delivery and its spec.
 
     ``kind`` is added, removed, renamed, reordered, retyped (values of another
-    type), evolved (the table gained the column) version (another way of
+    type), evolved (the table gained the column), version (another way of
     writing, as declared), of the header; or warning, of anything else that was
     odd but did not stop the load.
     ``declared`` says that the spec foresees it: an alias, or a version that

@@ -54,8 +54,8 @@ class Change:
     """One thing that changed: since when, in how many deliveries, and what is proposed.
 
     ``until`` is set where newer deliveries do not have it any more; then it is
-    history, and ``edit`` is for those who ask. ``edit`` changes the spec's YAML; None where there is nothing to propose, with the
-    reason in ``advice``.
+    history, and ``edit`` is for those who ask. ``edit`` changes the spec's YAML;
+    None where there is nothing to propose, with the reason in ``advice``.
     """
 
     kind: str

@@ -61,7 +61,7 @@ def write_inbox(
     tenants: Sequence[str],
     rows: int,
     seed: int = 0,
-    path: str = "{date}/{tenant}/{type}.csv",
+    path: str = "{date}/{tenant}/{type}*.csv",
     refuse: bool = False,
     on_file: Callable[[Path], None] | None = None,
 ) -> list[PlannedFile]:
@@ -153,7 +153,7 @@ class _Plan:
                 for i, table in enumerate(tables):
                     if d:
                         change(table, d, self.texts, self._rng(table.spec, tenant, d, "changes"))
-                    if t and "{tenant}" not in (table.spec.path or self.path):
+                    if t and "{tenant}" not in self.pattern_of(table.spec):
                         continue  # one file for all
                     for file, content in self._of_day(table, i, t, d, day, tenant, roles):
                         if file.path not in written:  # a pattern without tenant or date has but one
@@ -212,7 +212,7 @@ class _Plan:
         """A file whose transfer ended in the middle of the header, before a required column."""
         for spec in self.order:
             needed = max((i for i, f in enumerate(spec.fields) if f.required), default=0)
-            if spec.dialect.header and needed and spec.path is None:
+            if spec.dialect.header and needed and "*" in self.pattern_of(spec):
                 break
         else:
             raise UsageError(
@@ -226,9 +226,13 @@ class _Plan:
         names = spec.tableschema.model_copy(update={"fields": spec.fields[:needed]})
         return planned, _encode(spec.model_copy(update={"tableschema": names}), []).rstrip(b"\r\n\0")
 
+    def pattern_of(self, spec: TableSpec) -> str:
+        """Where files of a type are: by its own pattern, or the one for all that name none."""
+        return spec.path or self.path
+
     def path_of(self, spec: TableSpec, day: date, tenant: str, part: int | None = None) -> str:
-        """Where a file goes, by the type's own pattern or the one for all; ``part`` tells several apart."""
-        pattern = spec.path or self.path
+        """Where a file goes; ``part`` tells several apart, where the pattern has a ``*`` for it."""
+        pattern = self.pattern_of(spec)
         suffix = f"_{part}" if part is not None else ""
         if "{date" not in pattern:
             suffix = f"_{day:%Y%m%d}{suffix}"
@@ -237,14 +241,8 @@ class _Plan:
         if "*" in path:
             head, _, tail = path.rpartition("*")
             path = head.replace("*", "") + suffix + tail
-        elif suffix and spec.path is None:
-            folder, slash, name = path.rpartition("/")
-            stem, dot, ending = name.partition(".")
-            path = f"{folder}{slash}{stem}{suffix}{dot}{ending}"
-        if spec.path and compile_pattern(spec.path, spec.name).match(path) is None:
-            raise UsageError(
-                f"No synthetic file name fits the path pattern {spec.path!r} of type {spec.name}."
-            )
+        if compile_pattern(pattern, spec.name).match(path) is None:
+            raise UsageError(f"No synthetic file name fits the path pattern {pattern!r} of type {spec.name}.")
         return path
 
 
@@ -253,9 +251,7 @@ class _Roles:
 
     def __init__(self, plan: _Plan) -> None:
         types = sorted(plan.specs.values(), key=lambda s: (s.write_disposition != "append", s.name))
-        can_split = [
-            s for s in types if s.write_disposition != "replace" and (s.path is None or "*" in s.path)
-        ]
+        can_split = [s for s in types if s.write_disposition != "replace" and "*" in plan.pattern_of(s)]
         self.split = can_split[0].name if can_split else None
         rest = [s for s in types if s.name != self.split]
         dirty = [s for s in rest if choose_dirt(s, plan.rows, 0)]

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -61,14 +62,23 @@ def _template(server: EmbeddedServer) -> str:
     return "template_ledger"
 
 
-@pytest.fixture
-def database_url(server: EmbeddedServer, _template: str) -> Iterator[str]:
+@contextmanager
+def database(server: EmbeddedServer, template: str = "template1") -> Iterator[str]:
+    """The URL of a new database, which is gone afterwards."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     with admin(server) as conn:
-        conn.execute(f"CREATE DATABASE {name} TEMPLATE {_template}")
-    yield server.url(name)
-    with admin(server) as conn:
-        conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        conn.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    try:
+        yield server.url(name)
+    finally:
+        with admin(server) as conn:
+            conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database_url(server: EmbeddedServer, _template: str) -> Iterator[str]:
+    with database(server, _template) as url:
+        yield url
 
 
 @pytest.fixture

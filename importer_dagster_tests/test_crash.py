@@ -60,7 +60,7 @@ def test_every_victim_step_and_disposition_has_its_turn() -> None:
 
 def test_a_difference_is_found(own: OwnServer, crash: Crash) -> None:
     crash.expected("merge", "new", "begin")
-    template = crash._template("merge", "new", "begin")
+    template = crash._template("merge", "begin")
     own.clone("tampered", template)
     with own.connect("tampered") as conn:
         before = state(conn)

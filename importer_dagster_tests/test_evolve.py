@@ -3,11 +3,10 @@
 import csv
 import io
 import threading
-import uuid
 
 import pyarrow as pa
 import pytest
-from conftest import DAY, Inbox, Query, admin, make_spec
+from conftest import DAY, Inbox, Query, database, make_spec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_pipeline import day
@@ -216,11 +215,8 @@ def test_any_order_ends_in_the_same_columns(server, _template, tmp_path, disposi
 
 
 def state(server, template: str, tmp_path, own: TableSpec, days: list) -> tuple:
-    name = f"evolve_{uuid.uuid4().hex[:10]}"
-    with admin(server) as conn:
-        conn.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-    try:
-        inbox = Inbox(tmp_path, Warehouse(server.url(name)))
+    with database(server, template) as url:
+        inbox = Inbox(tmp_path, Warehouse(url))
         for n, (has_column, values) in days:
             rows = "".join(f"{i},{v}\n" if has_column else f"{i}\n" for i, v in enumerate(values))
             content = ("id,n\n" if has_column else "id\n") + rows
@@ -231,6 +227,3 @@ def state(server, template: str, tmp_path, own: TableSpec, days: list) -> tuple:
             column = "n::text" if kind else "NULL::text"
             rows = conn.execute(f"SELECT _business_date, id, {column} FROM things ORDER BY 1, 2").fetchall()
             return kind, [((d - DAY).days, i, v) for d, i, v in rows]
-    finally:
-        with admin(server) as conn:
-            conn.execute(f"DROP DATABASE {name} WITH (FORCE)")

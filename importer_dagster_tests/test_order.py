@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import DAY, Inbox, Query, admin, make_spec
+from conftest import DAY, Inbox, Query, database, make_spec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -161,12 +161,8 @@ def send(inbox: Inbox, spec: TableSpec, tenant: str, place: Place, rows: Rows):
 @pytest.fixture(scope="module")
 def shared_warehouse(server, _template: str) -> Iterator[Warehouse]:
     """One database for many examples: each has a tenant of its own."""
-    name = f"order_{uuid.uuid4().hex[:10]}"
-    with admin(server) as conn:
-        conn.execute(f"CREATE DATABASE {name} TEMPLATE {_template}")
-    yield Warehouse(server.url(name))
-    with admin(server) as conn:
-        conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with database(server, _template) as url:
+        yield Warehouse(url)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 from alembic import command
-from conftest import DAY, Inbox, Query, make_spec, migrate
+from conftest import DAY, Inbox, Query, database, make_spec, migrate
 
 from importer_dagster import ledger_schema, pipeline
 from importer_dagster.errors import WarehouseError, WarehouseUnavailable
@@ -198,15 +198,12 @@ def test_rehearsal_leaves_no_trace(server, inbox: Inbox, query: Query) -> None:
 
 
 def test_rehearsal_on_a_database_without_ledger(server, tmp_path) -> None:
-    from conftest import admin
-
-    with admin(server) as conn:
-        conn.execute("CREATE DATABASE bare")
-    warehouse = Warehouse(server.url("bare"))
-    result = Inbox(tmp_path, warehouse).load(make_spec(), HEADER + "1,a,1\n", dry_run=True)
-    assert (result.status, result.rows_loaded) == ("loaded", 1)
-    with warehouse.connect() as conn:
-        assert conn.execute("SELECT to_regnamespace('importer')").fetchone() == (None,)
+    with database(server) as url:
+        warehouse = Warehouse(url)
+        result = Inbox(tmp_path, warehouse).load(make_spec(), HEADER + "1,a,1\n", dry_run=True)
+        assert (result.status, result.rows_loaded) == ("loaded", 1)
+        with warehouse.connect() as conn:
+            assert conn.execute("SELECT to_regnamespace('importer')").fetchone() == (None,)
 
 
 @pytest.mark.parametrize("key", [None, ["id"]])

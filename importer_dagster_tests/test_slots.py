@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from click.testing import CliRunner
-from conftest import DAY, Inbox, Query, admin, make_spec
+from conftest import DAY, Inbox, Query, database, make_spec
 
 from importer_dagster import held, pipeline, retention, undo
 from importer_dagster.cli import main
@@ -134,11 +134,8 @@ def test_pruning(inbox: Inbox, warehouse: Warehouse, query: Query) -> None:
 @pytest.fixture
 def bare_url(server: EmbeddedServer) -> Iterator[str]:
     """A database that the importer has never seen."""
-    with admin(server) as conn:
-        conn.execute("CREATE DATABASE bare_slots")
-    yield server.url("bare_slots")
-    with admin(server) as conn:
-        conn.execute("DROP DATABASE bare_slots WITH (FORCE)")
+    with database(server) as url:
+        yield url
 
 
 def test_a_first_load_and_a_rehearsal_before_it(bare_url: str, tmp_path: Path) -> None:

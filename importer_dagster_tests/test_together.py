@@ -4,7 +4,6 @@ import gzip
 import random
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import date, timedelta
@@ -14,7 +13,7 @@ from typing import Any
 import pandera.pandas as pandera
 import psycopg
 import pytest
-from conftest import DAY, Inbox, Query, admin, make_spec
+from conftest import DAY, Inbox, Query, database, make_spec
 from flood import set_cap
 
 from importer_dagster import ledger_schema, together, turns
@@ -43,12 +42,8 @@ CHOSEN = {"run_id": "the run"}
 @pytest.fixture
 def other(server: EmbeddedServer, _template: str) -> Iterator[Warehouse]:
     """A second database."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    with admin(server) as conn:
-        conn.execute(f"CREATE DATABASE {name} TEMPLATE {_template}")
-    yield Warehouse(server.url(name))
-    with admin(server) as conn:
-        conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with database(server, _template) as url:
+        yield Warehouse(url)
 
 
 # --- files -------------------------------------------------------------------------------------------

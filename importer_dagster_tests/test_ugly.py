@@ -17,7 +17,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import SHARED, Inbox, admin
+from conftest import SHARED, Inbox, database
 
 from importer_dagster.model import LoadResult
 from importer_dagster.spec import TableSpec
@@ -423,11 +423,8 @@ CASES = cases() if LINES else {}
 @pytest.fixture(scope="module")
 def one_warehouse(server, _template: str) -> Iterator[Warehouse]:
     """One database for all files; each has a type of its own."""
-    with admin(server) as conn:
-        conn.execute(f"CREATE DATABASE ugly TEMPLATE {_template}")
-    yield Warehouse(server.url("ugly"))
-    with admin(server) as conn:
-        conn.execute("DROP DATABASE ugly WITH (FORCE)")
+    with database(server, _template) as url:
+        yield Warehouse(url)
 
 
 def test_every_file_has_a_case_of_the_same_outcome() -> None:

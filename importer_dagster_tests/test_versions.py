@@ -4,7 +4,7 @@ import datetime
 import random
 
 import pytest
-from conftest import SHARED, Inbox, Query, admin, make_spec
+from conftest import SHARED, Inbox, Query, database, make_spec
 
 from importer_dagster import undo
 from importer_dagster.defs.report import drift_result, read_account
@@ -92,10 +92,9 @@ def test_seventy_days_in_any_order_are_one_table(server, _template, tmp_path) ->
     mixed = copies.copy()
     random.Random(7).shuffle(mixed)
     found = []
-    for n, files in enumerate((copies, mixed)):
-        with admin(server) as conn:
-            conn.execute(f"CREATE DATABASE csse_{n} TEMPLATE {_template}")
-        found.append(load_days(server.url(f"csse_{n}"), spec, files))
+    for files in (copies, mixed):
+        with database(server, _template) as url:
+            found.append(load_days(url, spec, files))
     assert found[0] == found[1]
     rows, drift, statuses = found[0]
     assert statuses == {("loaded", 0)}

@@ -65,7 +65,7 @@ def list_(type_name: str | None, as_json: bool) -> None:
     for name, changes in found.items():
         if changes:
             _print_changes(name, changes)
-            _print_diff(settings, specs, name, changes)
+            _print_diff(specs, name, changes)
 
 
 @drift.command()
@@ -227,7 +227,7 @@ def _print_changes(name: str, changes: Sequence[Any]) -> None:
     console.print(table)
 
 
-def _print_diff(settings: Settings, specs: Specs, name: str, changes: Sequence[Any]) -> None:
+def _print_diff(specs: Specs, name: str, changes: Sequence[Any]) -> None:
     changes = [c for c in changes if c.until is None]  # what is over is taken only if asked for
     if not any(c.edit for c in changes):
         return

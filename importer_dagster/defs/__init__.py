@@ -84,7 +84,7 @@ def _build(
     ]
     if not assets:  # a job without assets is an error to Dagster
         return dg.Definitions(assets=[build_inbox(settings)])
-    job = build_job(specs, settings=settings)
+    job = build_job(specs)
     return dg.Definitions(
         assets=[build_inbox(settings), *assets],
         jobs=[job],

@@ -38,7 +38,7 @@ PRELOAD = [
 ]
 
 
-def build_job(types: Collection[str], *, settings: Settings) -> "dg.UnresolvedAssetJobDefinition":
+def build_job(types: Collection[str]) -> "dg.UnresolvedAssetJobDefinition":
     """The job that imports all types of a day, each in a process of its own."""
     patience.install()
     return dg.define_asset_job(
