@@ -158,6 +158,7 @@ class Orchestrated:
             psutil.wait_procs(below, timeout=30)
             with suppress(ProcessLookupError):
                 os.killpg(daemon.pid, signal.SIGKILL)
+            daemon.wait()
 
     def _worker(self) -> int:
         [(event,)] = self.server.query(
