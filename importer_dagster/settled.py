@@ -11,7 +11,7 @@ them (``pipeline.py``), what is held and how it is let go (``held.py``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import psycopg
 
@@ -160,10 +160,16 @@ def with_remedy(reason: str, load_id: int) -> str:
 
 def result_of(content: Content, answer: Answer, seconds: float) -> LoadResult:
     """An answer as the result of an import that took so long."""
-    result = LoadResult(
-        content.delivery, answer.status, answer.load_id, reason=answer.reason, seconds=seconds
+    return LoadResult(
+        content.delivery,
+        answer.status,
+        answer.load_id,
+        **answer.figures,  # type: ignore[arg-type]
+        reason=answer.reason,
+        bytes=content.size,
+        sha256=content.sha256,
+        seconds=seconds,
     )
-    return replace(result, bytes=content.size, sha256=content.sha256, **answer.figures)  # type: ignore[arg-type]
 
 
 def unchanged(same: Standing) -> Answer:

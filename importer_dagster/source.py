@@ -26,7 +26,14 @@ from zoneinfo import ZoneInfo
 import fsspec
 from fsspec.core import url_to_fs
 
-from importer_dagster.completeness import marker_of, places_beside, stamp_of, waits_for, with_manifest
+from importer_dagster.completeness import (
+    local_info,
+    marker_of,
+    places_beside,
+    stamp_of,
+    waits_for,
+    with_manifest,
+)
 from importer_dagster.errors import SourceUnavailable, UsageError
 from importer_dagster.model import Delivery
 from importer_dagster.policy import leads_out
@@ -288,9 +295,8 @@ def _list_files(
         for folder in sorted(tops):
             top = f"{root}/{folder}" if folder else root
             for full, info in fs.find(top, detail=True).items():
-                if not _stays_inside(fs, full, root, info):
-                    continue
-                files[full[len(root) + 1 :]] = {**info, "full": full}
+                if _stays_inside(fs, full, root, info):
+                    files[full[len(root) + 1 :]] = {**_followed(full, info), "full": full}
     except SourceUnavailable:
         raise
     except Exception as error:  # each file system's library has errors of its own
@@ -309,6 +315,11 @@ def _stays_inside(fs: fsspec.AbstractFileSystem, full: str, root: str, info: Map
         log.warning("%s is left out: '::' in its name means several file systems", full)
         return False
     return True
+
+
+def _followed(full: str, info: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of a local link, the times of what it leads to: its own say nothing of the content."""
+    return {**info, **(local_info(full) or {})} if info.get("islink") else info
 
 
 def _is_file_inside(file: Path, root: Path) -> bool:

@@ -244,6 +244,19 @@ def test_a_link_inside_of_the_inbox_is_followed(tmp_path: Path) -> None:
         assert list(reader.header) == ["id", "v", "n"]
 
 
+def test_a_link_has_the_stamp_of_what_it_leads_to(inbox: Inbox, query: Query) -> None:
+    """Else no listing would ever find what is on record, and each would ask for an import."""
+    target = inbox.folder / FOLDER / "raw_1.csv"
+    put(inbox.folder, "raw_1.csv")
+    os.utime(target, (1_700_000_000,) * 2)
+    (inbox.folder / FOLDER / "things.csv").symlink_to("raw_1.csv")
+    delivery = listed(inbox.folder)
+    assert import_delivery(delivery, make_spec(), warehouse=inbox.warehouse).status == "loaded"
+    assert query("SELECT stamp FROM importer.loads") == [(listed(inbox.folder).stamp,)]
+    target.write_text(target.read_text().swapcase())  # another content of the same size
+    assert listed(inbox.folder).stamp != delivery.stamp
+
+
 # --- sources that stall, or end too soon ------------------------------------------------
 
 
