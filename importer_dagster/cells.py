@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -127,7 +128,8 @@ def present(array: pa.Array) -> Mask:
 
 def byte_lengths(text: pa.Array) -> npt.NDArray[np.int32]:
     """Bytes in each cell; of a null as a rule none, but its slot may hide some."""
-    lengths: npt.NDArray[np.int32] = np.diff(_offsets(text))
+    offsets = _offsets(text)
+    lengths: npt.NDArray[np.int32] = offsets[1:] - offsets[:-1]
     return lengths
 
 
@@ -157,11 +159,18 @@ _FEW = 16  # words, up to which it is faster to compare with each of them
 
 def among_words(text: pa.Array, *lists: Sequence[str]) -> list[Mask]:
     """For each list of words, where the value is one of them: in a third of Arrow's time if they are few and short."""
-    sets = [pa.array(words, pa.string()) for words in lists]
-    if sum(map(len, sets)) > _FEW or not all(all_within(words, 0, _WORD - 1) for words in sets):
-        return [as_mask(pc.is_in(text, value_set=words)) for words in sets]
+    wanted = [_numbers_of(tuple(words)) for words in lists]
+    if any(numbers is None for numbers in wanted) or sum(map(len, lists)) > _FEW:
+        return [as_mask(pc.is_in(text, value_set=pa.array(words, pa.string()))) for words in lists]
     numbers, there = _as_numbers(text), present(text)
-    return [_one_of(numbers, _as_numbers(words)) & there for words in sets]
+    return [_one_of(numbers, words) & there for words in wanted if words is not None]
+
+
+@lru_cache
+def _numbers_of(words: tuple[str, ...]) -> npt.NDArray[np.uint64] | None:
+    """The numbers of words that are all short; None of others."""
+    array = pa.array(words, pa.string())
+    return _as_numbers(array) if all_within(array, 0, _WORD - 1) else None
 
 
 def _one_of(numbers: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> Mask:

@@ -159,9 +159,15 @@ def _answer(check: pandera.Check, column: str | None, mask: pa.Array, like: pd.S
 
 
 def _collect(found: list[Verdict], check: pandera.Check, column: str | None, mask: pa.Array) -> None:
-    if pc.all(mask).as_py() is False:
+    if _has_false(mask):
         fine = pc.fill_null(mask, True).to_numpy(zero_copy_only=False)
         found.append(Verdict(check, column, np.flatnonzero(~fine)))
+
+
+def _has_false(mask: pa.Array) -> bool:
+    if isinstance(mask, pa.BooleanArray):
+        return bool(mask.false_count)  # a hundredth of the time of a function of Arrow's
+    return pc.all(mask).as_py() is False
 
 
 def column_check(judge: Judge, *, name: str | None = None, error: str) -> pandera.Check:

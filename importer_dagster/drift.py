@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from importer_dagster.errors import RefusedError
 from importer_dagster.fields import FieldSpec
@@ -40,7 +40,20 @@ def map_header(
     ``schema_contract`` says so or a required column is missing; its ``events``
     are what was found until then.
     """
-    return _Comparison(header, layout or Layout(spec, spec), line).mapping()
+    layout = layout or Layout(spec, spec)
+    key = (layout.spec.hash, layout.whole.hash, tuple(layout.former.items()), tuple(header), line)
+    found = _known.get(key)
+    if found is None:
+        found = _Comparison(header, layout, line).mapping()
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        _known[key] = found
+    return found
+
+
+# The files of a type nearly all have the same header; to compare it takes as long as a column of a small file.
+_known: dict[tuple[Hashable, ...], ColumnMapping] = {}
+_MOST_KNOWN = 1_000
 
 
 class _Comparison:

@@ -62,7 +62,7 @@ from importer_dagster.settled import Answer, Before, Content, Unread, result_of,
 from importer_dagster.sieve import Sieve
 from importer_dagster.spec import TableSpec
 from importer_dagster.stages import ahead, at_once
-from importer_dagster.tables import Target, create_tables, ensure_tables
+from importer_dagster.tables import create_tables, ensure_tables, target_of
 from importer_dagster.totals import Totals
 from importer_dagster.validate import Validator
 from importer_dagster.versions import declarations
@@ -168,7 +168,7 @@ class _Import:
 
     def _begin(self) -> None:
         """Nothing is read yet."""
-        self.target = Target(self.spec, self.delivery.has_tenant, self.warehouse.schema)
+        self.target = target_of(self.spec, self.delivery.has_tenant, self.warehouse.schema)
         self.rejects = Rejects()
         self.mapping = ColumnMapping({})
         self.events: tuple[DriftEvent, ...] = ()
@@ -195,8 +195,10 @@ class _Import:
 
     def _import(self) -> LoadResult:
         with self.warehouse.connect() as conn:
-            if not self.is_new and (same := self.before.ask(conn)):
-                return self._settled(same)
+            if not self.is_new:
+                if same := self.before.ask(conn):
+                    return self._settled(same)
+                self.is_new = not self.before.standing and not self.force
             with self._writing(conn) as writer:
                 if not self.is_new and (same := self.before.ask(writer, alone=True)):
                     return self._settled(same)  # someone else was quicker

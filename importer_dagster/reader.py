@@ -39,7 +39,7 @@ from importer_dagster.records import (
     scan,
     without_escaped,
 )
-from importer_dagster.spec import TableSpec
+from importer_dagster.spec import TableSpec, once_per_spec
 from importer_dagster.textsource import TextSource, Window, is_utf8
 
 BLOCK = 7 << 20  # of 17 mixed columns the whole import then takes 450 MB at most
@@ -74,6 +74,11 @@ def open_delivery(
         raise
 
 
+@once_per_spec
+def _grammar(spec: TableSpec) -> Grammar:
+    return Grammar(spec.dialect, (t for f in spec.fields for t in spec.missing_values(f)))
+
+
 class Reader:
     """One delivery being read. ``header`` and the ``header_line`` where it stands are known at once; ``batches`` runs once.
 
@@ -85,7 +90,7 @@ class Reader:
         self._unpacked, self._spec = unpacked, spec
         self._source = TextSource(unpacked, spec.encoding)
         self._window = Window(self._source, block_size)
-        self._grammar = Grammar(spec.dialect, (t for f in spec.fields for t in spec.missing_values(f)))
+        self._grammar = _grammar(spec)
         self._quote = self._grammar.quote[0] if self._grammar.quote else None
         self._head = read_header(self._window, spec, self._grammar)
         self.header, self.header_line = self._head.names, self._head.line

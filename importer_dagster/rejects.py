@@ -69,7 +69,7 @@ class Rejects:
 
     def take(self) -> tuple[pa.Table, dict[int, Reason]]:
         """The records that are not written yet and the reasons that come up in them first; the caller's from here on."""
-        table = pa.concat_tables(self.pending) if self.pending else RECORD_SCHEMA.empty_table()
+        table = pa.concat_tables(self.pending) if self.pending else NONE.records
         self.pending, self.pending_bytes = [], 0
         new = {n: r for r, n in self._numbers.items() if n >= self._written_reasons}
         self._written_reasons = len(self._numbers)

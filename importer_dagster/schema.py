@@ -31,7 +31,7 @@ from importer_dagster.columns import some
 from importer_dagster.errors import SpecError
 from importer_dagster.fields import FieldSpec
 from importer_dagster.patterns import bytewise
-from importer_dagster.spec import TableSpec
+from importer_dagster.spec import TableSpec, once_per_spec
 
 WIDE = 800  # columns
 
@@ -57,6 +57,7 @@ def arrow_type(field: FieldSpec) -> pa.DataType:
     }[field.type]
 
 
+@once_per_spec
 def arrow_schema(spec: TableSpec) -> pa.Schema:
     """The typed columns, in the spec's order, under their column names."""
     return pa.schema([pa.field(f.column, arrow_type(f)) for f in spec.fields])
@@ -179,14 +180,11 @@ def _comment(field: FieldSpec) -> str | None:
 
 # --- Pandera ----------------------------------------------------------------------
 
-# by TableSpec.hash; making a schema takes longer than judging a small file by it
-_pandera_schemas: dict[str, pandera.DataFrameSchema] = {}
-_batch_schemas: dict[str, pandera.DataFrameSchema] = {}
-
 _FORMAT_CHECKS = {"email": "email", "uri": "uri", "binary": "base64"}
 _ORDERED = ("integer", "number", "date", "datetime", "time")
 
 
+@once_per_spec  # making it takes longer than judging a small file by it
 def pandera_schema(spec: TableSpec) -> pandera.DataFrameSchema:
     """The Pandera schema that typed rows (Arrow-backed) must satisfy.
 
@@ -194,42 +192,6 @@ def pandera_schema(spec: TableSpec) -> pandera.DataFrameSchema:
     database by the writer. Raises SpecError for a constraint, format or check
     that makes no sense.
     """
-    found = _pandera_schemas.get(spec.hash)
-    if found is None:
-        found = _pandera_schemas[spec.hash] = _build_pandera_schema(spec)
-    return found
-
-
-def batch_schema(spec: TableSpec) -> pandera.DataFrameSchema:
-    """The checks of :func:`pandera_schema` for batches that have the right columns by construction.
-
-    Inside of :func:`checks.collecting` it finds the same with a quarter of the
-    time for a small file: what Pandera need not do column by column is one check.
-    """
-    found = _batch_schemas.get(spec.hash)
-    if found is None:
-        found = _batch_schemas[spec.hash] = _build_batch_schema(pandera_schema(spec))
-    return found
-
-
-def judges_row_by_row(spec: TableSpec) -> bool:
-    """Whether no check is somebody else's, which may judge a record by others of its batch."""
-    found = batch_schema(spec)
-    return not found.columns and len(found.checks) == 1
-
-
-def _build_batch_schema(whole: pandera.DataFrameSchema) -> pandera.DataFrameSchema:
-    own: list[tuple[str, pandera.Check, Judge]] = []
-    others: dict[str, pandera.Column] = {}
-    for name, column in whole.columns.items():
-        own += [(name, c, judge) for c in column.checks if (judge := judge_of(c))]
-        foreign = [c for c in column.checks if not judge_of(c)]
-        if foreign:
-            others[name] = pandera.Column(checks=foreign, nullable=True)
-    return pandera.DataFrameSchema(others, checks=[all_at_once(own), *whole.checks], name=whole.name)
-
-
-def _build_pandera_schema(spec: TableSpec) -> pandera.DataFrameSchema:
     built = pandera.DataFrameSchema(
         {
             # nullable: what is required is a check like any other, since Pandera's own
@@ -245,6 +207,30 @@ def _build_pandera_schema(spec: TableSpec) -> pandera.DataFrameSchema:
     if spec.checks or any(f.checks for f in spec.fields):
         _try_on_nothing(built, spec)
     return built
+
+
+@once_per_spec
+def batch_schema(spec: TableSpec) -> pandera.DataFrameSchema:
+    """The checks of :func:`pandera_schema` for batches that have the right columns by construction.
+
+    Inside of :func:`checks.collecting` it finds the same with a quarter of the
+    time for a small file: what Pandera need not do column by column is one check.
+    """
+    whole = pandera_schema(spec)
+    own: list[tuple[str, pandera.Check, Judge]] = []
+    others: dict[str, pandera.Column] = {}
+    for name, column in whole.columns.items():
+        own += [(name, c, judge) for c in column.checks if (judge := judge_of(c))]
+        foreign = [c for c in column.checks if not judge_of(c)]
+        if foreign:
+            others[name] = pandera.Column(checks=foreign, nullable=True)
+    return pandera.DataFrameSchema(others, checks=[all_at_once(own), *whole.checks], name=whole.name)
+
+
+def judges_row_by_row(spec: TableSpec) -> bool:
+    """Whether no check is somebody else's, which may judge a record by others of its batch."""
+    found = batch_schema(spec)
+    return not found.columns and len(found.checks) == 1
 
 
 def _try_on_nothing(built: pandera.DataFrameSchema, spec: TableSpec) -> None:

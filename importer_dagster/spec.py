@@ -16,12 +16,12 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date
-from functools import cached_property
+from functools import cached_property, wraps
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -307,6 +307,22 @@ class TableSpec(Model):
         """16 hex digits that change when the spec's meaning changes."""
         text = json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+T = TypeVar("T")
+
+
+def once_per_spec(make: Callable[[TableSpec], T]) -> Callable[[TableSpec], T]:
+    """Let ``make`` be called once for each spec; whoever asks again gets the same, and must not change it."""
+    made: dict[str, T] = {}
+
+    @wraps(make)
+    def found(spec: TableSpec) -> T:
+        if spec.hash not in made:
+            made[spec.hash] = make(spec)
+        return made[spec.hash]
+
+    return found
 
 
 # --- one file -----------------------------------------------------------------

@@ -164,6 +164,21 @@ class Target:
             else sql.SQL(""),
         }
 
+    def statement(self, file: str, name: str, names: Mapping[str, sql.Composable]) -> bytes:
+        """A statement of ``sql/<file>.sql``, with the names in braces filled in: ``names``, and those of the target.
+
+        Made once, since to compose it takes longer than to run it for a small file.
+        """
+        key = file, name, repr(names)
+        if key not in self._statements:
+            text = sql.SQL(statements(file)[name])
+            self._statements[key] = text.format(**{**self.names, **names}).as_bytes()
+        return self._statements[key]
+
+    @cached_property
+    def _statements(self) -> dict[tuple[str, str, str], bytes]:
+        return {}
+
     def _names_of_repeats(self) -> dict[str, sql.Composable]:
         """``said_again`` is the table of repeats with a row for each record, ``_place`` the block that it is in.
 
@@ -216,6 +231,17 @@ class Target:
             column_list(arrays),
             where,
         )
+
+
+_targets: dict[tuple[str, bool, str], Target] = {}
+
+
+def target_of(spec: TableSpec, has_tenant: bool, schema: str) -> Target:
+    """The target of a spec, the same one each time, with what was made of its names before."""
+    key = spec.hash, has_tenant, schema
+    if key not in _targets:
+        _targets[key] = Target(spec, has_tenant, schema)
+    return _targets[key]
 
 
 class Name(sql.Identifier):

@@ -191,6 +191,7 @@ class Warehouse:
             self.url,
             connect_timeout=_CONNECT_TIMEOUT_S,
             application_name="importer",
+            client_encoding="UTF8",  # of what COPY is sent, and of statements that are kept as bytes
             keepalives_idle=30,
             keepalives_interval=10,
             keepalives_count=3,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from importer_dagster import schema
 from importer_dagster.model import Delivery, Duplicate
 from importer_dagster.rowhash import row_hashes
 from importer_dagster.spec import TableSpec
-from importer_dagster.tables import Name, Target, column_list, run_statement, statements
+from importer_dagster.tables import Name, Target, column_list, statements
 
 # --- COPY -------------------------------------------------------------------------
 
@@ -58,12 +58,11 @@ class Trace:
         self, typed: pa.RecordBatch, rows: pa.Array, more: Sequence[pa.Array], whole: pa.Schema
     ) -> pa.RecordBatch:
         """``typed`` with ``more`` and the trace columns behind it."""
-        said = pa.RecordBatch.from_arrays(
-            [*typed.columns, *more], names=whole.names[: len(typed.columns) + len(more)]
-        )
+        said = [*typed.columns, *more]
         last = [pa.repeat(pa.scalar(v, f.type), len(rows)) for f, v in self.fields]
-        last += [row_hashes(said)] if self.hashed else []
-        return pa.RecordBatch.from_arrays([*said.columns, *last, rows], names=whole.names)
+        if self.hashed:
+            last.append(row_hashes(pa.RecordBatch.from_arrays(said, names=whole.names[: len(said)])))
+        return pa.RecordBatch.from_arrays([*said, *last, rows], names=whole.names)
 
 
 def traced_together(
@@ -161,9 +160,7 @@ class RowStream:
         self.rows += len(batch)
 
     def _open(self) -> None:
-        statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
-            self.table, sql.SQL(", ").join(map(sql.Identifier, self.arrow_schema.names))
-        )
+        statement = _copy_statement(self.table.as_string(), tuple(self.arrow_schema.names))
         self._encoder = schema.copy_encoder(self.arrow_schema, self.spec)
         self._stack = ExitStack()
         if not self.is_short:
@@ -188,6 +185,13 @@ class RowStream:
             # the COPY ends with an error by design; ``error`` is the one that counts
             with suppress(psycopg.Error):
                 stack.__exit__(type(error), error, error.__traceback__)
+
+
+@lru_cache(maxsize=1_000)
+def _copy_statement(table: str, columns: tuple[str, ...]) -> bytes:
+    """The same for each file of a type; ``table`` is quoted already."""
+    names = ", ".join(sql.Identifier(name).as_string() for name in columns)
+    return f"COPY {table} ({names}) FROM STDIN (FORMAT BINARY)".encode()
 
 
 def statement_timeout(conn: psycopg.Connection, value: str) -> str:
@@ -265,8 +269,10 @@ class Publisher:
     def _run(
         self, name: str, values: Mapping[str, Any] | None = None, **names: sql.Composable
     ) -> psycopg.Cursor:
-        known = {**self.target.names, "stage": _STAGE, "named": self._named, **names}
-        return run_statement(self.conn, "publish", name, {**self._values, **(values or {})}, known)
+        known = {"stage": _STAGE, "named": self._named, **names}
+        return self.conn.execute(
+            self.target.statement("publish", name, known), {**self._values, **(values or {})}
+        )
 
     def create_stage(self) -> sql.Identifier:
         """A temporary table like the type's own; gone with the transaction."""
