@@ -180,7 +180,7 @@ def _release(
     if target.is_keyed:
         publisher.find_keys([prior])
     watch = Watch(conn, target, delivery.tenant, [load_id, prior])
-    counts = publisher.publish(newest)
+    counts = publisher.publish(newest, rows)
     ledger.release_held(conn, load_id, rows, counts_of(counts), by=by, why=why)
     _drop(conn, delivery.type, load_id)
     if target.spec.versions:

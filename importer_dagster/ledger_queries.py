@@ -15,7 +15,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from importer_dagster.errors import UsageError
-from importer_dagster.model import Delivery
+from importer_dagster.model import Delivery, Rank
 
 Key = tuple[str, str, date, str]
 
@@ -98,11 +98,16 @@ def replaced_by(conn: psycopg.Connection, load_id: int) -> dict[str, Any] | None
     )
 
 
-def newest_rank(
+def newest_rank(conn: psycopg.Connection, type_name: str, tenant: str, *, besides: int | None) -> Rank | None:
+    """The rank of the newest delivery in force for a type and tenant, ``besides`` left out."""
+    return ask_newest_rank(conn, type_name, tenant, besides=besides)()
+
+
+def ask_newest_rank(
     conn: psycopg.Connection, type_name: str, tenant: str, *, besides: int | None
-) -> tuple[date, str] | None:
-    """(business date, path) of the newest delivery in force for a type and tenant, ``besides`` left out."""
-    row: tuple[date, str] | None = conn.execute(
+) -> Callable[[], Rank | None]:
+    """The same in two steps, so that other statements may go along in a pipeline: ask, and see the answer."""
+    asked: psycopg.Cursor[Rank] = conn.execute(
         """
         SELECT business_date, path FROM importer.loads
         WHERE type = %s AND tenant = %s AND status = 'loaded' AND superseded_by IS NULL
@@ -110,8 +115,8 @@ def newest_rank(
         ORDER BY business_date DESC, path COLLATE "C" DESC LIMIT 1
         """,
         (type_name, tenant, besides),
-    ).fetchone()
-    return row
+    )
+    return asked.fetchone
 
 
 def pruned_until(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
+Rank = tuple[date, str]  # business date and path, by which deliveries are ordered
 Status = Literal["loaded", "unchanged", "held", "refused", "failed"]
 
 

@@ -15,11 +15,9 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from datetime import date
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,6 +48,7 @@ from importer_dagster.model import (
     Failure,
     Finding,
     LoadResult,
+    Rank,
     Status,
     TextBatch,
 )
@@ -61,7 +60,7 @@ from importer_dagster.retype import TypeWatch
 from importer_dagster.settled import Answer, Before, Content, Unread, result_of, with_remedy
 from importer_dagster.sieve import Sieve
 from importer_dagster.spec import TableSpec
-from importer_dagster.stages import ahead, at_once
+from importer_dagster.stages import ahead
 from importer_dagster.tables import create_tables, ensure_tables, target_of
 from importer_dagster.totals import Totals
 from importer_dagster.validate import Validator
@@ -259,7 +258,7 @@ class _Import:
         if self.reserved:
             evolve.reserve(conn, self.target)
         prior = self.before.in_force
-        load_id = self._begin_load(conn)
+        load_id, newest = self._begin_load(conn, prior)
         if prior is not None:
             # before publishing: from here on the prior load's rows are not in force
             ledger.supersede(conn, prior.load_id, load_id)
@@ -270,13 +269,17 @@ class _Import:
                 self.warnings = reader.warnings
                 self._map(conn, reader.header, reader.header_line)
                 publisher = self._publisher(conn, load_id, prior)
-                newest = self._newest(conn, prior)
-                staged = self._needs_stage(newest, prior)
-                table = publisher.create_stage() if staged else self.target.live
-                if self.extras.grows:
-                    evolve.prepare_stage(conn, list(self.extras.grows.values()), self.target.gained)
-                sifting = publisher if staged and self._may_sift(publisher, newest) else None
-                stream = self._copy_rows(conn, load_id, table, reader, sifting)
+                with self._judging(reader) as batches:
+                    staged = self._needs_stage(publisher, newest, batches)
+                    if staged:
+                        table = publisher.create_stage()
+                    else:
+                        table = self.target.live
+                        publisher.make_way(newest)
+                    if self.extras.grows:
+                        evolve.prepare_stage(conn, list(self.extras.grows.values()), self.target.gained)
+                    sifting = publisher if staged and self._may_sift(publisher, newest) else None
+                    stream = self._copy_rows(conn, load_id, table, reader, batches, sifting)
             self._judge_types()
             self.findings = gate.repeats(conn, self.spec)
             if staged:
@@ -286,16 +289,16 @@ class _Import:
         if self._is_to_be_held(conn, prior):
             assert not publisher.noted, "of a file that may be held, no row may stay out of the stage"
             return self._hold(conn, load_id, prior)
-        if staged:
-            self._check_place(conn, newest, prior)
-            counts = publisher.publish(newest)
-        else:
-            publisher.retire_prior()
-            counts = Counts(loaded=stream.rows)
+        self._check_place(conn, newest, prior)
+        counts = publisher.publish(newest, stream.rows) if staged else Counts(loaded=stream.rows)
         return self._commit(conn, load_id, counts)
 
-    def _begin_load(self, conn: psycopg.Connection) -> int:
-        """The load's number, its row written, and what the tables have gained: in one round trip."""
+    def _begin_load(self, conn: psycopg.Connection, prior: Standing | None) -> tuple[int, Rank | None]:
+        """The load's number, its row written, and what it meets: in one round trip.
+
+        The latter is the newest delivery as :meth:`Publisher.publish` wants it (nobody else loads the
+        type and tenant meanwhile), and the columns that the tables have gained, which the target notes.
+        """
         number = ledger.number_of_rehearsal() if self.dry_run else None
         begun: Callable[[], int] | None = None
         with conn.pipeline():
@@ -305,10 +308,17 @@ class _Import:
                     conn, self.delivery, self.spec.hash, self.run_id, load_id=number
                 )
             gained = evolve.ask_with_gained(conn, self.target)
+            newest = self._ask_newest(conn, prior)
         if standing():
             raise _NotNew
         self.target = gained()
-        return begun() if begun else 0
+        return (begun() if begun else 0), newest()
+
+    def _ask_newest(self, conn: psycopg.Connection, prior: Standing | None) -> Callable[[], Rank | None]:
+        if not self.has_ledger or self.spec.write_disposition == "append":
+            return lambda: None
+        besides = prior.load_id if prior else None
+        return ledger_queries.ask_newest_rank(conn, self.delivery.type, self.delivery.tenant, besides=besides)
 
     def _map(self, conn: psycopg.Connection, header: Sequence[str], line: int) -> None:
         """Decide what becomes of each column of the header."""
@@ -370,16 +380,7 @@ class _Import:
             prior=prior.load_id if prior else None,
         )
 
-    def _newest(self, conn: psycopg.Connection, prior: Standing | None) -> tuple[date, str] | None:
-        """As :meth:`Publisher.publish` wants it; nobody else loads the type and tenant meanwhile."""
-        if not self.has_ledger or self.spec.write_disposition == "append":
-            return None
-        besides = prior.load_id if prior else None
-        return ledger_queries.newest_rank(conn, self.delivery.type, self.delivery.tenant, besides=besides)
-
-    def _check_place(
-        self, conn: psycopg.Connection, newest: tuple[date, str] | None, prior: Standing | None
-    ) -> None:
+    def _check_place(self, conn: psycopg.Connection, newest: Rank | None, prior: Standing | None) -> None:
         """Refuse a late or corrected file whose place cannot be told any more, unless that is accepted."""
         on_top = prior is None and (newest is None or self.delivery.business_date > newest[0])
         may_force = not self.spec.absence_closes  # there, nothing is left to put it among
@@ -396,20 +397,38 @@ class _Import:
                 rule="retention",
             )
 
-    def _needs_stage(self, newest: tuple[date, str] | None, prior: Standing | None) -> bool:
+    def _needs_stage(self, publisher: Publisher, newest: Rank | None, batches: Iterable[_Judged]) -> bool:
         """Whether rows must be looked at as a whole before they may stand in the table.
 
-        The first delivery of a keyed type (and tenant) meets no other rows. Its
-        keys are unique as a rule, which the table itself sees to; if they are not,
-        the load begins again with a stage.
+        A short file is known as a whole by now: ``batches`` is a list. The keys of a keyed type
+        are unique as a rule, which the table itself sees to; if they are not, the load begins
+        again with a stage.
         """
-        if self.dry_run or self.extras.grows or gate.needs_stage(self.spec):
+        if self.dry_run or self.extras.grows or gate.needs_stage(self.spec) or self.has_duplicates:
             return True
-        rules = [rule for rule, _ in self._unique_columns()]
+        unique = {rule for rule, _ in self._unique_columns()}
+        known = batches if isinstance(batches, list) else None
         if self.target.is_keyed:
-            known = self.has_duplicates or rules != ["primaryKey"] or prior is not None
-            return known or newest is not None
-        return self.spec.write_disposition != "append" or bool(rules)
+            return unique != {"primaryKey"} or not self._meets_nothing(publisher, newest, known)
+        if known is not None and self.rising.holds:
+            unique.discard("primaryKey")
+        return bool(unique) or not (
+            self.spec.write_disposition == "append" or self._replaces_plainly(publisher, newest, known)
+        )
+
+    def _meets_nothing(self, publisher: Publisher, newest: Rank | None, known: list[_Judged] | None) -> bool:
+        """merge, scd2: whether no delivery says anything of the file's keys, nor the file of what it does not name."""
+        if newest is None:
+            return publisher.prior is None
+        if known is None or self.spec.absence_closes or not publisher.is_newest(newest):
+            return False
+        return all(publisher.has_none_between(judged[1]) for judged in known)
+
+    def _replaces_plainly(
+        self, publisher: Publisher, newest: Rank | None, known: list[_Judged] | None
+    ) -> bool:
+        """replace: whether all rows belong in the table; and there are some, which the gate asks of it."""
+        return known is not None and any(len(judged[2]) for judged in known) and publisher.takes_all(newest)
 
     def _note_duplicates(self, error: psycopg.Error) -> None:
         """Begin again with a stage where the table would not take a key twice."""
@@ -423,11 +442,34 @@ class _Import:
         keys = [("primaryKey", self.spec.primary_key)] if self.spec.primary_key else []
         return keys + [("unique", (f.column,)) for f in self.spec.fields if f.constraints.unique]
 
-    def _may_sift(self, publisher: Publisher, newest: tuple[date, str] | None) -> bool:
+    def _may_sift(self, publisher: Publisher, newest: Rank | None) -> bool:
         """Whether rows that say nothing new may stay out of the stage: nobody but the publisher looks at it."""
         if not self.target.is_keyed or gate.needs_stage(self.spec) or len(self._unique_columns()) > 1:
             return False
         return newest is not None and publisher.is_newest(newest)
+
+    @contextmanager
+    def _judging(self, reader: Reader) -> Iterator[Iterable[_Judged]]:
+        """The batches of a file, judged: as they come, each stage in a thread of its own; of a short file, a list."""
+        reader.select(sorted({*self.mapping.sources.values(), *self.mapping.extras}))
+        sources = {name: str(position) for name, position in self.mapping.sources.items()}
+        fed = {f.name: sources.get(f.name) for f in self.spec.fields}
+        self.validator = Validator(self.layout.whole, fed, [r.field.name for r in self.extras.rescued])
+        self.totals = Totals(self.layout.spec, sources)
+        self.rising = Rising(self.spec)
+        if reader.is_short:  # a thread takes as long to start as to read it
+            yield [self._judge(batch) for batch in reader.batches()]
+            return
+        with (
+            ahead(reader.batches(), "reader") as texts,
+            ahead(map(self._judge, texts), "validator") as batches,
+        ):
+            yield batches
+
+    def _judge(self, batch: TextBatch) -> _Judged:
+        typed, good, failures = self.validator(batch.columns)
+        self.rising.add(typed)
+        return batch, typed, good, failures, located(failures, batch)
 
     def _copy_rows(
         self,
@@ -435,27 +477,16 @@ class _Import:
         load_id: int,
         table: Any,
         reader: Reader,
+        batches: Iterable[_Judged],
         sifting: Publisher | None,
     ) -> RowStream:
-        reader.select(sorted({*self.mapping.sources.values(), *self.mapping.extras}))
-        sources = {name: str(position) for name, position in self.mapping.sources.items()}
-        fed = {f.name: sources.get(f.name) for f in self.spec.fields}
-        validator = Validator(self.layout.whole, fed, [r.field.name for r in self.extras.rescued])
         trace = Trace(self.delivery, load_id, hashed=self.target.is_keyed)
-        self.totals = Totals(self.layout.spec, sources)
-        self.rising = Rising(self.spec)
         layout = trace.schema(self.spec, self.extras.names)
         rows = RowStream(conn, table, self.spec, layout, reader.is_short)
         stream = Sieve(sifting, rows) if sifting else rows
-        # a thread takes as long to start as to read a small file
-        beside = at_once if reader.is_short else ahead
         try:
-            with (
-                beside(reader.batches(), "reader") as texts,
-                beside(map(partial(_judge, validator), texts), "validator") as batches,
-            ):
-                for batch in batches:
-                    self._one_batch(conn, load_id, batch, trace, stream, validator)
+            for batch in batches:
+                self._one_batch(conn, load_id, batch, trace, stream)
             self._write_rejects(conn, load_id, stream)
         except psycopg.Error as error:
             stream.abort(error)
@@ -478,7 +509,6 @@ class _Import:
         judged: _Judged,
         trace: Trace,
         stream: RowStream | Sieve,
-        validator: Validator,
     ) -> None:
         batch, typed, good, failures, failing = judged
         self.totals.add(batch.columns)
@@ -489,10 +519,9 @@ class _Import:
         self.rejects.add(failing)
         self.read += len(batch.rows) + len(damaged.records) + batch.skipped
         self.skipped += batch.skipped
-        self.rising.add(typed)
         if len(good):
             rows = batch.rows if len(good) == len(batch.rows) else batch.rows.take(pa.array(good))
-            more = self.extras.arrays(batch.columns, typed, good, partial(self._unread, validator))
+            more = self.extras.arrays(batch.columns, typed, good, self._unread)
             stream.write(trace.add(typed, rows, more, stream.arrow_schema))
         self._check_count()
         if self.rejects.pending_bytes >= REJECTS_IN_MEMORY:
@@ -537,9 +566,9 @@ class _Import:
 
     # --- a column of another type? ---
 
-    def _unread(self, validator: Validator, rescued: Rescued, cells: pa.Array, typed: pa.Array) -> pa.Array:
+    def _unread(self, rescued: Rescued, cells: pa.Array, typed: pa.Array) -> pa.Array:
         """What could not be read of a rescued field, counted."""
-        lost = validator.unread(rescued.field.name, cells, typed)
+        lost = self.validator.unread(rescued.field.name, cells, typed)
         self.types.add_rescued(rescued.field.column, lost)
         return lost
 
@@ -749,8 +778,3 @@ class _NotNew(Exception):
 
 # What was read, its good rows as typed columns, their positions, the failing cells, the records of these.
 _Judged = tuple[TextBatch, pa.RecordBatch, np.ndarray, list[Failure], Rejected]
-
-
-def _judge(validator: Validator, batch: TextBatch) -> _Judged:
-    typed, good, failures = validator(batch.columns)
-    return batch, typed, good, failures, located(failures, batch)

@@ -1,4 +1,4 @@
-"""Stages of an import side by side: each in a thread, a short queue behind it; or one after the other.
+"""Stages of an import side by side: each in a thread, a short queue behind it.
 
 What does not belong here: what a stage does (``pipeline.py``).
 """
@@ -38,12 +38,6 @@ def ahead(source: Iterator[T], name: str) -> Iterator[Iterator[T]]:
     finally:
         stop.set()
         thread.join()
-
-
-@contextmanager
-def at_once(source: Iterator[T], name: str) -> Iterator[Iterator[T]]:
-    """The same without a thread: for a source of one item, where there is nothing to do meanwhile."""
-    yield source
 
 
 def _fill(items: queue.Queue[T | _End], source: Iterator[T], stop: threading.Event) -> None:

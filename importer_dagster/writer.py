@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from importer_dagster import schema
-from importer_dagster.model import Delivery, Duplicate
+from importer_dagster.model import Delivery, Duplicate, Rank
 from importer_dagster.rowhash import row_hashes
 from importer_dagster.spec import TableSpec
 from importer_dagster.tables import Name, Target, column_list, statements
@@ -218,7 +218,14 @@ def _only_row(asked: psycopg.Cursor) -> Any:
     return row
 
 
+def _is_ordered_alike(type_: pa.DataType) -> bool:
+    """Whether PostgreSQL orders values as Arrow does: not text, by its language, nor what may be no number."""
+    kinds = (pa.types.is_integer, pa.types.is_decimal, pa.types.is_date, pa.types.is_timestamp)
+    return any(is_kind(type_) for is_kind in kinds)
+
+
 _STAGE = sql.Identifier("importer_stage")
+FEW = 1_000  # staged rows
 _DENSE = 4  # rows between the least and the greatest key of a batch, for each of the batch
 _NEVER = {"range": ["nestloop", "sort"], "key": ["bitmapscan", "sort"]}
 
@@ -362,18 +369,21 @@ class Publisher:
         """Make room for the duplicates of other columns."""
         self._run("forget_duplicates")
 
-    def publish(self, newest: tuple[date, str] | None) -> Counts:
-        """Bring the staged rows into force.
+    def publish(self, newest: Rank | None, staged: int) -> Counts:
+        """Bring the staged rows into force; how many there are is to be known about.
 
         ``newest`` is the highest (business date, path) in force for the type
         and tenant, the prior load left out; None if there is none.
         """
-        if self.noted:  # most of the table has been read a moment ago, so that its pages are in memory
+        if self.target.is_keyed and staged <= FEW:
+            # the planner, which takes pages for cold, would read the whole table to find a few keys of it
+            self.conn.execute("SELECT set_config('random_page_cost', '0.1', true)")
+        elif self.noted:  # most of the table has been read a moment ago, so that its pages are in memory
             self.conn.execute("SELECT set_config('random_page_cost', current_setting('seq_page_cost'), true)")
         counts: Counts = getattr(self, f"_publish_{self.target.spec.write_disposition}")(newest)
         return replace(counts, unchanged=counts.unchanged + self.noted)
 
-    def is_newest(self, newest: tuple[date, str] | None) -> bool:
+    def is_newest(self, newest: Rank | None) -> bool:
         """merge, scd2: whether what the table says is all that the load meets; ``newest`` as for ``publish``."""
         assert self.business_date
         if self.prior is not None:
@@ -383,23 +393,47 @@ class Publisher:
         # paths are compared as PostgreSQL's "C" collation does: by their UTF-8 bytes
         return (self.business_date, self.path.encode()) > (newest[0], newest[1].encode())
 
-    def retire_prior(self) -> None:
-        """append, replace: put the prior load's rows aside."""
+    def has_none_between(self, batch: pa.RecordBatch) -> bool:
+        """merge, scd2: whether no row of the table lies between a batch's least and greatest key; False if not known."""
+        key = batch.column(self.target.spec.primary_key[0])
+        if not len(key):
+            return True
+        if not _is_ordered_alike(key.type):
+            return False
+        ends = pc.min_max(key)
+        values = {"least": ends["min"].as_py(), "greatest": ends["max"].as_py()}
+        first = Name(self.target.spec.primary_key[0])
+        return self._run("between", values, first=first).fetchone() is None
+
+    def takes_all(self, newest: Rank | None) -> bool:
+        """append, replace: whether all rows belong in the table that BI reads, once there is way; ``newest`` as for ``publish``."""
+        if self.target.spec.write_disposition == "append" or self._replaces_all(newest):
+            return True
+        is_same_day = newest is not None and newest[0] == self.business_date
+        return is_same_day and not self.target.spec.primary_key
+
+    def _replaces_all(self, newest: Rank | None) -> bool:
+        if self.target.spec.write_disposition != "replace":
+            return False
+        assert self.business_date
+        return newest is None or self.business_date > newest[0]
+
+    def make_way(self, newest: Rank | None) -> None:
+        """append, replace: put aside what the load's rows stand in place of."""
         if self.prior is not None:
             self._run("retire_load")
+        if self._replaces_all(newest):
+            self._run("retire_tenant")
 
-    def _publish_append(self, newest: tuple[date, str] | None) -> Counts:
-        self.retire_prior()
+    def _publish_append(self, newest: Rank | None) -> Counts:
+        self.make_way(newest)
         return Counts(loaded=self._run("insert_stage", into=self.target.live).rowcount)
 
-    def _publish_replace(self, newest: tuple[date, str] | None) -> Counts:
-        self.retire_prior()
+    def _publish_replace(self, newest: Rank | None) -> Counts:
+        if newest is None or self.takes_all(newest):
+            return self._publish_append(newest)
         assert self.business_date
-        if newest is None or self.business_date > newest[0]:
-            self._run("retire_tenant")
-            return Counts(loaded=self._run("insert_stage", into=self.target.live).rowcount)
-        if self.business_date == newest[0] and not self.target.spec.primary_key:
-            return Counts(loaded=self._run("insert_stage", into=self.target.live).rowcount)
+        self.make_way(newest)
         staged = self._run("insert_stage", into=self.target.superseded).rowcount
         if self.business_date < newest[0]:
             return Counts(skipped=staged)
@@ -423,13 +457,15 @@ class Publisher:
         assert row
         return int(row[0])
 
-    def _publish_merge(self, newest: tuple[date, str] | None) -> Counts:
+    def _publish_merge(self, newest: Rank | None) -> Counts:
         return self._merge_newest() if self.is_newest(newest) else self.derive()
 
     def _merge_newest(self) -> Counts:
         unchanged, rest = self._set_unchanged_aside()
-        self._run("merge_retire", stage=rest)
-        return Counts(loaded=self._run("merge_upsert", stage=rest).rowcount, unchanged=unchanged)
+        with self.conn.pipeline():
+            self._run("merge_retire", stage=rest)
+            written = self._run("merge_upsert", stage=rest)
+        return Counts(loaded=written.rowcount, unchanged=unchanged)
 
     def _set_unchanged_aside(self) -> tuple[int, sql.Identifier]:
         """Note the staged rows that say nothing new; how many, and the table of the others."""
@@ -441,7 +477,7 @@ class Publisher:
         self._run("create_rest")
         return unchanged, sql.Identifier("importer_rest")
 
-    def _publish_scd2(self, newest: tuple[date, str] | None) -> Counts:
+    def _publish_scd2(self, newest: Rank | None) -> Counts:
         return self._scd2_newest() if self.is_newest(newest) else self.derive()
 
     def _scd2_newest(self) -> Counts:

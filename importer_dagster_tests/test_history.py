@@ -176,8 +176,8 @@ def test_what_is_read_grows_with_the_rows_and_not_with_their_square(
     read: list[int] = []
     publish = Publisher.publish
 
-    def counted(self: Publisher, newest: tuple[datetime.date, str] | None) -> Counts:
-        counts = publish(self, newest)
+    def counted(self: Publisher, newest: tuple[datetime.date, str] | None, staged: int) -> Counts:
+        counts = publish(self, newest, staged)
         [(tuples,)] = self.conn.execute(
             "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0)) FROM pg_stat_xact_all_tables "
             "WHERE relname = 'things' OR relname LIKE 'importer%'"

@@ -282,6 +282,73 @@ def test_the_first_delivery_needs_no_stage_unless_it_has_a_key_twice(
     assert query("SELECT message FROM importer.rejects") == [("the same id stood already in record 1",)]
 
 
+# (path, day, keys, whether it needs a stage); the first of each came before all others
+MEETING = {
+    "merge": [
+        ("a", 0, (1, 2, 30), False),
+        ("b", 0, (40, 41), False),  # newer than the first, and above all its keys
+        ("c", 1, (7, 5, 20), False),  # between two of them, in no order
+        ("d", 1, (29, 31), True),  # with one in between
+        ("b", 0, (50,), True),  # sent again
+        ("e", 2, (), False),
+        ("f", 0, (60,), True),  # late
+        ("g", 2, (70, 71, 70), True),  # a key twice
+    ],
+    "replace": [
+        ("a", 0, (1, 2), False),
+        ("b", 0, (3,), False),  # the same day has several files
+        ("c", 1, (4, 5), False),
+        ("c", 1, (6,), False),  # sent again
+        ("d", 0, (7,), True),  # late
+        ("e", 2, (8,), False),
+    ],
+    "append": [("a", 0, (1, 2), False), ("a", 0, (3,), False), ("b", 0, (5, 4), True)],
+}
+MEETING["scd2"] = [*MEETING["merge"][:1], ("b", 1, (40, 41), False), *MEETING["merge"][3:]]
+
+
+@pytest.mark.parametrize("disposition", MEETING)
+def test_a_short_file_that_meets_no_other_row_needs_no_stage(
+    inbox: Inbox, query: Query, monkeypatch, disposition: str
+) -> None:
+    """And ends as it would with one."""
+    stages = []
+    create = Publisher.create_stage
+    monkeypatch.setattr(Publisher, "create_stage", lambda self: stages.append(self.path) or create(self))
+    key = {} if disposition == "replace" else {"key": ["id"]}
+    spec = make_spec(write_disposition=disposition, **key)
+
+    def load(tenant: str) -> list[tuple]:
+        results = []
+        for path, n, ids, _ in MEETING[disposition]:
+            text = HEADER + "".join(f"{i},v,1\n" for i in ids)
+            results.append(inbox.load(spec, text, path=path, day=day(n), tenant=tenant))
+        return [(r.status, r.rows_loaded, r.rows_unchanged, r.rows_rejected, r.rows_skipped) for r in results]
+
+    def found(tenant: str) -> list[list[tuple]]:
+        what = "SELECT id, v, n, t._business_date, path, _row FROM {} t JOIN importer.loads USING (load_id)"
+        what = (
+            what.replace("USING (load_id)", "ON load_id = _load_id") + " WHERE _tenant = %s ORDER BY 1, 5, 6"
+        )
+        return [query(what.format(table), tenant) for table in ("things", "importer_superseded.things")]
+
+    results = load("plain")
+    assert stages == [path for path, _, _, staged in MEETING[disposition] if staged]
+    monkeypatch.setattr(pipeline._Import, "_needs_stage", lambda *_: True)
+    assert load("staged") == results
+    assert len(stages) == len(MEETING[disposition]) + sum(staged for *_, staged in MEETING[disposition])
+    assert found("plain") == found("staged")
+
+
+def test_keys_that_the_database_orders_in_its_own_way_are_compared_there(inbox: Inbox, query: Query) -> None:
+    """By the rules of a language, "B" lies between "a" and "c"; by its bytes it does not."""
+    spec = make_spec(key=["v"], write_disposition="merge")
+    inbox.load(spec, HEADER + "1,B,1\n", path="1")
+    inbox.load(spec, HEADER + "2,a,1\n2,c,1\n", path="2", day=day(1))
+    inbox.load(spec, HEADER + "3,B,1\n", path="3", day=day(2))
+    assert query("SELECT v, id FROM things ORDER BY id") == [("a", 2), ("c", 2), ("B", 3)]
+
+
 def test_bad_files_are_refused_with_a_reason(inbox: Inbox, query: Query) -> None:
     spec = make_spec(key=["id"])
     cases = {

@@ -84,6 +84,11 @@ WHERE _row BETWEEN %(first)s AND %(last)s ORDER BY _row;
 -- name: forget_duplicates
 DROP TABLE importer_duplicates;
 
+-- name: between
+-- in order, so that the index of the keys is asked, which has the answer at once
+SELECT t.{first} FROM {live} t WHERE {mine} AND t.{first} BETWEEN %(least)s AND %(greatest)s
+ORDER BY t.{first} LIMIT 1;
+
 -- name: insert_stage
 INSERT INTO {into} ({columns}) SELECT {columns} FROM {stage};
 
