@@ -25,10 +25,25 @@ if TYPE_CHECKING:
     from importer_dagster.model import DriftEvent
 
 
+def storable(text: str) -> str:
+    """``text`` as databases, terminals and logs take it.
+
+    A byte of a file's name that is no UTF-8 comes to Python as half of a surrogate
+    pair, which none of them takes.
+
+    >>> print(storable("gebühr_\udcfc.csv"))
+    gebühr_\\udcfc.csv
+    """
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 class ImporterError(Exception):
     """Base of all; ``str()`` is one paragraph naming what, where and the remedy."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(storable(message))
 
 
 class PermanentError(ImporterError):

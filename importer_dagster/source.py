@@ -34,7 +34,7 @@ from importer_dagster.completeness import (
     waits_for,
     with_manifest,
 )
-from importer_dagster.errors import SourceUnavailable, UsageError
+from importer_dagster.errors import SourceUnavailable, UsageError, storable
 from importer_dagster.model import Delivery
 from importer_dagster.policy import leads_out
 from importer_dagster.redaction import redact, redact_text
@@ -295,8 +295,11 @@ def _list_files(
         for folder in sorted(tops):
             top = f"{root}/{folder}" if folder else root
             for full, info in fs.find(top, detail=True).items():
-                if _stays_inside(fs, full, root, info):
-                    files[full[len(root) + 1 :]] = {**_followed(full, info), "full": full}
+                path = storable(full[len(root) + 1 :])
+                if path in files:
+                    log.warning("%s is left out: another file is recorded under the same name", path)
+                elif _stays_inside(fs, full, root, info):
+                    files[path] = {**_followed(full, info), "full": full}
     except SourceUnavailable:
         raise
     except Exception as error:  # each file system's library has errors of its own
@@ -312,7 +315,7 @@ def _stays_inside(fs: fsspec.AbstractFileSystem, full: str, root: str, info: Map
         plain = info.get("type") == "file" and not info.get("islink")
         return plain or _is_file_inside(Path(full), Path(root))
     if "::" in full[len(root) :]:  # to fsspec, an address behind it
-        log.warning("%s is left out: '::' in its name means several file systems", full)
+        log.warning("%s is left out: '::' in its name means several file systems", storable(full))
         return False
     return True
 
@@ -325,10 +328,10 @@ def _followed(full: str, info: Mapping[str, Any]) -> Mapping[str, Any]:
 def _is_file_inside(file: Path, root: Path) -> bool:
     """False, with a warning, for a link that leads out of the inbox, a pipe, a device, a folder."""
     if not file.is_file():
-        log.warning("%s is left out: it is no regular file", file)
+        log.warning("%s is left out: it is no regular file", storable(str(file)))
         return False
     if not file.resolve().is_relative_to(root.resolve()):
-        log.warning("%s is left out: the link leads out of the inbox", file)
+        log.warning("%s is left out: the link leads out of the inbox", storable(str(file)))
         return False
     return True
 
@@ -397,7 +400,7 @@ def delivery_of_file(
         )
     # abspath: "inbox/x/../a.csv" is the delivery inbox/a.csv, and "inbox/../a.csv" none of the inbox
     url = file if "://" in file else Path(os.path.abspath(Path(file).expanduser())).as_posix()  # noqa: PTH100
-    path = _below_inbox(url, settings.inbox_url) or redact(url)
+    path = storable(_below_inbox(url, settings.inbox_url) or redact(url))
     named_day, named_tenant = _named_by(path, pattern)
     return Delivery(
         type=spec.name,

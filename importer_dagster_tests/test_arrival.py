@@ -14,6 +14,7 @@ import fsspec
 import pytest
 from conftest import DAY, Inbox, Query, make_spec
 
+from importer_dagster import arrivals
 from importer_dagster.errors import RefusedError, SourceUnavailable, SpecError, UsageError
 from importer_dagster.model import Delivery
 from importer_dagster.pipeline import import_delivery
@@ -255,6 +256,42 @@ def test_a_link_has_the_stamp_of_what_it_leads_to(inbox: Inbox, query: Query) ->
     assert query("SELECT stamp FROM importer.loads") == [(listed(inbox.folder).stamp,)]
     target.write_text(target.read_text().swapcase())  # another content of the same size
     assert listed(inbox.folder).stamp != delivery.stamp
+
+
+# --- names that are no UTF-8 ------------------------------------------------------------
+
+
+def test_a_name_that_is_no_utf_8_is_one_that_can_be_recorded(inbox: Inbox, query: Query) -> None:
+    """As of a supplier with an old system: the file is loaded, and one of a damaged content refused."""
+    folder = os.fsencode(inbox.folder / FOLDER).replace(b"acme", b"caf\xe9")
+    spec = make_spec(complete={"marker": "{path}.done"})
+    Path(os.fsdecode(folder)).mkdir(parents=True)
+    for name, content in ((b"things_\xfc.csv", b"id,v,n\n1,a,2\n"), (b"things_\xfd.csv", b"id,id\n")):
+        Path(os.fsdecode(folder + b"/" + name)).write_bytes(content)
+        Path(os.fsdecode(folder + b"/" + name + b".done")).touch()
+    found = find_deliveries(str(inbox.folder), {"things": spec}, default_path=Settings.default_path)
+    assert [d.waiting for d in found] == [None, None]
+    with inbox.warehouse.connect() as conn:
+        assert arrivals.compare(conn, found, {"things": spec}).wanted == found
+    results = [import_delivery(d, spec, warehouse=inbox.warehouse) for d in found]
+    assert [r.status for r in results] == ["loaded", "refused"]
+    assert query("SELECT tenant, path, status FROM importer.loads ORDER BY load_id") == [
+        ("caf\\udce9", f"{DAY}/caf\\udce9/things_\\udcf{last}.csv", status)
+        for last, status in (("c", "loaded"), ("d", "refused"))
+    ]
+    assert query("SELECT _tenant, id FROM things") == [("caf\\udce9", 1)]
+    again = find_deliveries(str(inbox.folder), {"things": spec}, default_path=Settings.default_path)
+    with inbox.warehouse.connect() as conn:
+        assert arrivals.compare(conn, again, {"things": spec}).wanted == []
+
+
+def test_of_two_names_that_are_recorded_alike_one_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(tmp_path, "things_\udcfc.csv")
+    put(tmp_path, "things_\\udcfc.csv")
+    assert listed(tmp_path).path == f"{FOLDER}/things_\\udcfc.csv"
+    assert "another file is recorded under the same name" in caplog.text
 
 
 # --- sources that stall, or end too soon ------------------------------------------------
