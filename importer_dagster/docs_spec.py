@@ -200,5 +200,7 @@ def json_schema_text() -> str:
 
 
 if __name__ == "__main__":
-    print("# Specs: every option\n\nMade from the definitions in `spec.py`, `fields.py`, `policy.py` and `versions.py`; do not edit.\n")
+    print(
+        "# Specs: every option\n\nMade from the definitions in `spec.py`, `fields.py`, `policy.py` and `versions.py`; do not edit.\n"
+    )
     print(spec_reference(), end="")

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 
 def storable(text: str) -> str:
-    """``text`` as databases, terminals and logs take it.
+    r"""``text`` as databases, terminals and logs take it.
 
     A byte of a file's name that is no UTF-8 comes to Python as half of a surrogate
     pair, which none of them takes.
 
     >>> print(storable("gebühr_\udcfc.csv"))
-    gebühr_\\udcfc.csv
+    gebühr_\udcfc.csv
     """
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 

@@ -131,7 +131,9 @@ def _check_all(settings: Settings, types: Sequence[str]) -> None:
     specs, faults = _read_all_specs(settings, types)
     for fault in faults:
         errors.print(f"[red]✗[/red] {plain(fault)}", soft_wrap=True)
-    console.print(f"[green]✓[/green] {len(specs)} spec{'s' * (len(specs) != 1)} in {settings.specs}", soft_wrap=True)
+    console.print(
+        f"[green]✓[/green] {len(specs)} spec{'s' * (len(specs) != 1)} in {settings.specs}", soft_wrap=True
+    )
     with warehouse_of(settings) as warehouse, warehouse.connect() as conn:
         version = conn.execute("SHOW server_version").fetchone()[0]
         console.print(f"[green]✓[/green] warehouse: PostgreSQL {version}")
