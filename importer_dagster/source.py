@@ -388,7 +388,8 @@ def delivery_of_file(
     """The delivery that one named file is.
 
     Tenant and date come from the arguments, else from the file's path where it
-    (or its end) matches the type's pattern, else the tenant is "" and the date
+    (or its end) matches the type's pattern: the date, where the pattern names none, is that
+    of the file's last change, as in a listing. Else the tenant is "" and the date
     is today in the project's time zone. Raises UsageError for a tenant where
     the type's paths name none. The file need not exist.
     """
@@ -401,7 +402,10 @@ def delivery_of_file(
     # abspath: "inbox/x/../a.csv" is the delivery inbox/a.csv, and "inbox/../a.csv" none of the inbox
     url = file if "://" in file else Path(os.path.abspath(Path(file).expanduser())).as_posix()  # noqa: PTH100
     path = storable(_below_inbox(url, settings.inbox_url) or redact(url))
-    named_day, named_tenant = _named_by(path, pattern)
+    named = _named_by(path, pattern)
+    named_day, named_tenant = named or (None, "")
+    if named and named_day is None:
+        named_day = _changed_on(url)
     return Delivery(
         type=spec.name,
         tenant=tenant if tenant is not None else named_tenant,
@@ -419,6 +423,14 @@ def _below_inbox(url: str, inbox_url: str) -> str | None:
     return url[len(root) :] if url.startswith(root) else None
 
 
-def _named_by(path: str, pattern: PathPattern) -> tuple[date | None, str]:
+def _named_by(path: str, pattern: PathPattern) -> tuple[date | None, str] | None:
     tail = "/".join(path.split("/")[-pattern.segments :])
-    return pattern.match(path) or pattern.match(tail) or (None, "")
+    return pattern.match(path) or pattern.match(tail)
+
+
+def _changed_on(url: str) -> date | None:
+    try:
+        fs, path = url_to_fs(url)
+        return _modified(fs, {**fs.info(path), "full": path})
+    except (OSError, ValueError, ImportError, NotImplementedError):  # whoever reads it finds out why
+        return None

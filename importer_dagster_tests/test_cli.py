@@ -104,7 +104,10 @@ def test_check_rehearses_and_writes_nothing(importer: Command, query) -> None:
     assert "lacks 'id'" in refused.stdout
     everything = importer("check")
     assert everything.returncode == 0
-    assert "1 specs" in everything.stdout
+    assert "1 spec in" in everything.stdout
+    assert "names no" not in everything.stderr
+    importer.spec("export", "path: export.csv\nschema: {fields: [{name: id}]}\n")
+    assert "export appends, and its path names no {date}" in importer("check").stderr
 
 
 def test_a_rehearsal_shows_each_reject_whole(importer: Command) -> None:

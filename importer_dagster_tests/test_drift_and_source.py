@@ -1,6 +1,7 @@
 """Headers against specs, and files found below an inbox."""
 
 import datetime
+import os
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,22 @@ def test_a_named_file_takes_date_and_tenant_from_its_path(tmp_path: Path) -> Non
     assert delivery_of_file("x.csv", product, settings, tenant="t").tenant == "t"
     with pytest.raises(UsageError, match="has no tenants"):
         delivery_of_file("x.csv", make_spec("p", path="{date}/p.csv"), settings, tenant="t")
+
+
+def test_a_named_file_without_a_date_in_its_path_is_the_delivery_that_is_listed(tmp_path: Path) -> None:
+    """Else a file that a person has loaded would be loaded once more, as one of another day."""
+    settings = Settings.from_env({"IMPORTER_HOME": str(tmp_path)})
+    spec = make_spec(path="exports/things.csv")
+    file = tmp_path / "inbox" / "exports" / "things.csv"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    os.utime(file, (1_700_000_000,) * 2)
+    [listed] = find_deliveries(settings.inbox_url, {"things": spec}, default_path=DEFAULT)
+    named = delivery_of_file(str(file), spec, settings)
+    assert (named.business_date, named.path) == (listed.business_date, listed.path) == (
+        datetime.date(2023, 11, 14), "exports/things.csv")  # fmt: skip
+    file.unlink()
+    assert delivery_of_file(str(file), spec, settings).business_date == datetime.datetime.now(datetime.UTC).date()
 
 
 @pytest.mark.parametrize(

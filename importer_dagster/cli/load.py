@@ -28,7 +28,10 @@ _LISTED = 50  # rejects that a rehearsal shows
 @click.argument("file")
 @click.option("--tenant", metavar="T", help="Whose file it is; else as its path says.")
 @click.option(
-    "--date", "business_date", type=DAY, help="The business date; else as its path says, else today."
+    "--date",
+    "business_date",
+    type=DAY,
+    help="The business date; else as its path says, else today; of a path without {date}, the day of its change.",
 )
 @click.option("--force", is_flag=True, help="Load it again even if the same content is loaded already.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -134,6 +137,12 @@ def _check_all(settings: Settings, types: Sequence[str]) -> None:
     console.print(
         f"[green]✓[/green] {len(specs)} spec{'s' * (len(specs) != 1)} in {settings.specs}", soft_wrap=True
     )
+    for name in _undated(specs, settings):
+        errors.print(
+            f"[yellow]![/yellow] {name} appends, and its path names no {{date}}: written again on another day, "
+            "a file is loaded again. See docs/arrival.md, or use replace or merge.",
+            soft_wrap=True,
+        )
     with warehouse_of(settings) as warehouse, warehouse.connect() as conn:
         version = conn.execute("SHOW server_version").fetchone()[0]
         console.print(f"[green]✓[/green] warehouse: PostgreSQL {version}")
@@ -144,6 +153,14 @@ def _check_all(settings: Settings, types: Sequence[str]) -> None:
     )
     if faults:
         sys.exit(2)
+
+
+def _undated(specs: Sequence[TableSpec], settings: Settings) -> list[str]:
+    """Types of which a file that is sent again on another day would stand twice."""
+    from importer_dagster.source import pattern_of
+
+    appending = [s for s in specs if s.write_disposition == "append"]
+    return [s.name for s in appending if pattern_of(s, settings.default_path).date_format is None]
 
 
 def _read_all_specs(settings: Settings, types: Sequence[str]) -> tuple[list[TableSpec], list[SpecError]]:
