@@ -167,7 +167,10 @@ def test_a_named_file_without_a_date_in_its_path_is_the_delivery_that_is_listed(
     assert (named.business_date, named.path) == (listed.business_date, listed.path) == (
         datetime.date(2023, 11, 14), "exports/things.csv")  # fmt: skip
     file.unlink()
-    assert delivery_of_file(str(file), spec, settings).business_date == datetime.datetime.now(datetime.UTC).date()
+    assert (
+        delivery_of_file(str(file), spec, settings).business_date
+        == datetime.datetime.now(datetime.UTC).date()
+    )
 
 
 @pytest.mark.parametrize(
