@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from functools import lru_cache
@@ -294,7 +294,8 @@ def _list_files(
             )
         for folder in sorted(tops):
             top = f"{root}/{folder}" if folder else root
-            for full, info in fs.find(top, detail=True).items():
+            found = _local_files(fs, top) if _is_local(fs) else fs.find(top, detail=True).items()
+            for full, info in found:
                 path = storable(full[len(root) + 1 :])
                 if path in files:
                     log.warning("%s is left out: another file is recorded under the same name", path)
@@ -307,6 +308,22 @@ def _list_files(
             f"The inbox {shown!r} cannot be listed: {redact_text(str(error).replace(root, shown), shown)}"
         ) from error
     return files
+
+
+def _local_files(fs: fsspec.AbstractFileSystem, folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """As ``fs.find``, which leaves out what it may not list, and says nothing. What fails otherwise is raised."""
+    try:
+        listed = fs.ls(folder, detail=True)
+    except FileNotFoundError:
+        return
+    except PermissionError:  # it holds up no other folder
+        log.warning("%s may not be listed, so its files are left out: grant read access", storable(folder))
+        return
+    for info in listed:
+        if info["type"] == "directory":
+            yield from _local_files(fs, info["name"])
+        else:
+            yield info["name"], info
 
 
 def _stays_inside(fs: fsspec.AbstractFileSystem, full: str, root: str, info: Mapping[str, Any]) -> bool:

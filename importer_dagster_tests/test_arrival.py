@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -256,6 +258,36 @@ def test_a_link_has_the_stamp_of_what_it_leads_to(inbox: Inbox, query: Query) ->
     assert query("SELECT stamp FROM importer.loads") == [(listed(inbox.folder).stamp,)]
     target.write_text(target.read_text().swapcase())  # another content of the same size
     assert listed(inbox.folder).stamp != delivery.stamp
+
+
+@contextmanager
+def without_rights(folder: Path) -> Iterator[None]:
+    """As somebody who may not read ``folder``; root becomes nobody for that."""
+    folder.chmod(0)
+    for parent in folder.parents:
+        if (mode := parent.stat().st_mode) & 0o055 != 0o055:
+            parent.chmod(mode | 0o055)
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+        folder.chmod(0o755)
+
+
+def test_a_folder_that_may_not_be_read_is_said_and_holds_up_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(tmp_path, "things.csv")
+    locked = tmp_path / "2024-01-01" / "bolt"
+    locked.mkdir()
+    (locked / "things.csv").touch()
+    with without_rights(locked):
+        assert listed(tmp_path).tenant == "acme"
+    assert f"{locked} may not be listed" in caplog.text
 
 
 # --- names that are no UTF-8 ------------------------------------------------------------
