@@ -1,24 +1,19 @@
 """Finding deliveries: from a URL and a path pattern per type to :class:`Delivery`.
 
-A pattern such as ``{date}/{tenant}/{type}*.csv`` is matched against paths
-relative to the inbox. ``*`` and ``?`` stop at a slash; ``{date}`` is an ISO
-date unless a strptime format follows (``{date:%Y%m%d}``); a compression
-suffix (``.gz``, ``.zip``, ``.bz2``, ``.xz``, ``.zst``) is always allowed.
 Where several types match one file, the one with the most literal text wins,
 so that ``productcategory.csv`` is no delivery of ``product*``.
 
-What does not belong here: opening and reading files (``reader.py``).
+What does not belong here: what a pattern means (``path_patterns.py``), opening
+and reading files (``reader.py``).
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -36,178 +31,12 @@ from importer_dagster.completeness import (
 )
 from importer_dagster.errors import SourceUnavailable, UsageError, storable
 from importer_dagster.model import Delivery
-from importer_dagster.policy import leads_out
+from importer_dagster.path_patterns import PathPattern, Patterns, pattern_of
 from importer_dagster.redaction import redact, redact_text
 from importer_dagster.settings import Settings
 from importer_dagster.spec import TableSpec
 
 log = logging.getLogger(__name__)
-
-_COMPRESSION = r"(?:\.(?:gz|zip|bz2|xz|zst))?"
-_TOKEN = re.compile(r"\{(date|tenant|type)(?::([^}]+))?\}|(\*)|(\?)")
-_STRPTIME = {"%Y": r"\d{4}", "%m": r"\d{2}", "%d": r"\d{2}", "%y": r"\d{2}", "%j": r"\d{3}",
-             "%b": r"[A-Za-z]{3}", "%H": r"\d{2}", "%M": r"\d{2}", "%S": r"\d{2}"}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class PathPattern:
-    """A path pattern made ready for one type.
-
-    ``weight`` is the number of literal characters, ``segments`` the number of
-    path parts, ``folder`` the folders before the first wildcard (NUL stands
-    for the date), ``stem`` what every file's name begins with.
-    """
-
-    regex: re.Pattern[str]
-    date_format: str | None
-    weight: int
-    segments: int
-    folder: str
-    stem: str
-
-    @property
-    def has_tenant(self) -> bool:
-        """Whether the pattern names tenants."""
-        return "tenant" in self.regex.groupindex
-
-    def match(self, path: str) -> tuple[date | None, str] | None:
-        """The (business date or None, tenant) that ``path`` names, or None if it does not match."""
-        found = self.regex.fullmatch(path)
-        if found is None:
-            return None
-        groups = found.groupdict()
-        day = None
-        if self.date_format:
-            day = _day(groups["date"], self.date_format)
-            if day is None:
-                return None
-        return day, groups.get("tenant") or ""
-
-    def folder_for(self, day: date | None) -> str:
-        """The deepest folder that holds every match (of that day, where one is given)."""
-        parts = []
-        for part in self.folder.split("/"):
-            if "\0" in part:
-                if day is None or self.date_format is None:
-                    break
-                parts.append(part.replace("\0", day.strftime(self.date_format)))
-            else:
-                parts.append(part)
-        return "/".join(p for p in parts if p)
-
-
-@lru_cache(maxsize=4096)  # an inbox has a thousand files of each day
-def _day(text: str, date_format: str) -> date | None:
-    try:
-        return datetime.strptime(text, date_format).date()
-    except ValueError:
-        return None
-
-
-@lru_cache(maxsize=4096)
-def compile_pattern(pattern: str, type_name: str) -> PathPattern:
-    """Read a path pattern; raises UsageError if it makes no sense."""
-    if leads_out(pattern):
-        raise UsageError(
-            f"The path pattern {pattern!r} must stay below the inbox: no leading slash, no drive, no '..'."
-        )
-    regex, literal, folder, weight, position = "", "", "", 0, 0
-    date_format: str | None = None
-    seen: set[str] = set()
-    wild = False
-    for token in _TOKEN.finditer(pattern):
-        literal = pattern[position : token.start()]
-        name, fmt, star, _ = token.groups()
-        position = token.end()
-        regex += re.escape(literal)
-        weight += len(literal)
-        folder += "" if wild else literal
-        if name == "type":
-            regex += re.escape(type_name)
-            weight += len(type_name)
-            folder += "" if wild else type_name
-        elif name == "date":
-            date_format = fmt or "%Y-%m-%d"
-            regex += _again_or_group("date", _date_regex(date_format), seen)
-            folder += "" if wild else "\0"
-        elif name == "tenant":
-            regex += _again_or_group("tenant", "[^/]+", seen)
-            wild = True
-        else:
-            regex += "[^/]*" if star else "[^/]"
-            wild = True
-    rest = pattern[position:]
-    if "{" in rest or "}" in rest:
-        raise UsageError(
-            f"The path pattern {pattern!r} may hold only {{date}}, {{tenant}}, {{type}}, * and ?."
-        )
-    regex += re.escape(rest)
-    folder += "" if wild else rest
-    return PathPattern(
-        re.compile(regex + _COMPRESSION),
-        date_format,
-        weight + len(rest),
-        pattern.count("/") + 1,
-        folder.rpartition("/")[0],
-        _stem(pattern.replace("{type}", type_name)),
-    )
-
-
-def _stem(pattern: str) -> str:
-    """The literal characters at the beginning of the last part of a path; a date's format may hold slashes, too."""
-    wild = re.sub(r"\{[^}]*\}", lambda token: "/*" if "/" in token[0] else "*", pattern)
-    return re.split(r"[*?]", wild.rpartition("/")[2])[0]
-
-
-def _again_or_group(name: str, regex: str, seen: set[str]) -> str:
-    if name in seen:
-        return f"(?P={name})"
-    seen.add(name)
-    return f"(?P<{name}>{regex})"
-
-
-def _date_regex(fmt: str) -> str:
-    out, i = "", 0
-    while i < len(fmt):
-        if fmt[i] == "%":
-            code = fmt[i : i + 2]
-            if code not in _STRPTIME:
-                raise UsageError(
-                    f"The date format {fmt!r} in a path pattern may use {' '.join(_STRPTIME)} only."
-                )
-            out += _STRPTIME[code]
-            i += 2
-        else:
-            out += re.escape(fmt[i])
-            i += 1
-    return out
-
-
-def pattern_of(spec: TableSpec, default_path: str) -> PathPattern:
-    """The pattern that finds deliveries of ``spec``."""
-    return compile_pattern(spec.path or default_path, spec.name)
-
-
-class Patterns:
-    """The patterns of all types, found by how a file's name begins: with 500 types, few are tried on a file."""
-
-    def __init__(self, by_type: Mapping[str, PathPattern]) -> None:
-        self.by_type = by_type
-        self._by_stem: dict[str, list[tuple[str, PathPattern]]] = {}
-        for name, pattern in by_type.items():
-            self._by_stem.setdefault(pattern.stem, []).append((name, pattern))
-        self._lengths = sorted({len(stem) for stem in self._by_stem})
-
-    def matches(self, path: str) -> list[tuple[int, str, tuple[date | None, str]]]:
-        """(weight, type, (business date or None, tenant)) of all patterns that match ``path``."""
-        name = path.rpartition("/")[2]
-        tried = (self._by_stem.get(name[:n], ()) for n in self._lengths if n <= len(name))
-        return [(p.weight, t, m) for some in tried for t, p in some if (m := p.match(path)) is not None]
-
-
-def names_tenants(spec: TableSpec, default_path: str) -> bool:
-    """Whether the type's paths name tenants, so whether its table has ``_tenant``."""
-    return pattern_of(spec, default_path).has_tenant
 
 
 def find_deliveries(
@@ -282,7 +111,7 @@ def _list_files(
     """Relative path → fsspec's info, for all files in the folders that matter."""
     days: Collection[date | None] = dates if dates is not None else [None]
     # most types share one pattern, and its folders
-    different = {(p.folder, p.date_format): p for p in patterns}.values()
+    different = {(p.folder, p.date_formats): p for p in patterns}.values()
     folders = {p.folder_for(day) for p in different for day in days}
     # a folder inside another one is listed with it
     tops = {f for f in folders if not any(f != g and (not g or f.startswith(g + "/")) for g in folders)}

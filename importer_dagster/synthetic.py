@@ -24,7 +24,7 @@ from random import Random
 
 from importer_dagster.drift import fold
 from importer_dagster.errors import UsageError
-from importer_dagster.source import compile_pattern
+from importer_dagster.path_patterns import compile_pattern
 from importer_dagster.spec import TableSpec
 from importer_dagster.synthetic_dirt import DIRT_WORDS, Dirt, choose_dirt, soil
 from importer_dagster.synthetic_rows import Row, Table, TableMaker, Texts, change

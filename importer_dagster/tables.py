@@ -297,38 +297,48 @@ def _ensure_table(conn: psycopg.Connection, target: Target, schema_name: str, ro
         _ensure_schema(conn, schema_name)
         _create(conn, table, role)
         return
+    _check_origin(target, schema_name, role, have)
     want = {c.name: _type_text(c.type) for c in table.columns}
-    if "_load_id" not in have:
-        raise WarehouseError(
-            f"Table {schema_name}.{table.name} exists but was not made by the importer (it has no _load_id). "
-            "Move it away or rename the type."
-        )
-    if role == "live" and target.has_history != ("_valid_to" in have):
-        raise WarehouseError(
-            f"Table {schema_name}.{table.name} was made {'with' if '_valid_to' in have else 'without'} history, "
-            f"but the spec says write_disposition {target.spec.write_disposition}. Rename the type, or move the "
-            "table away and import its deliveries again."
-        )
     if role != "repeats":
         have |= _adopt(conn, target, schema_name, have, want)
     for name, type_text in want.items():
         if name not in have:
-            if name == "_tenant":
-                raise WarehouseError(
-                    f"Table {schema_name}.{table.name} was made without tenants, but the type's path now names "
-                    "them. Rename the type, or unload it and drop the table."
-                )
-            conn.execute(
-                sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(
-                    sql.Identifier(schema_name, table.name), sql.Identifier(name), sql.SQL(type_text)
-                )
-            )
+            _add_column(conn, schema_name, table.name, name, type_text)
         elif have[name] != type_text:
             raise WarehouseError(
                 f"Column {name!r} of table {schema_name}.{table.name} is {have[name]}, but the spec of "
                 f"{target.spec.name} says {type_text}. Change the column with ALTER TABLE (in "
                 f"{SUPERSEDED} too), or put the spec back."
             )
+
+
+def _check_origin(target: Target, schema_name: str, role: str, have: Mapping[str, str]) -> None:
+    """Raise WarehouseError for a table that is none of the importer's, or of another disposition."""
+    table = f"{schema_name}.{target.spec.name}"
+    if "_load_id" not in have:
+        raise WarehouseError(
+            f"Table {table} exists but was not made by the importer (it has no _load_id). "
+            "Move it away or rename the type."
+        )
+    if role == "live" and target.has_history != ("_valid_to" in have):
+        raise WarehouseError(
+            f"Table {table} was made {'with' if '_valid_to' in have else 'without'} history, "
+            f"but the spec says write_disposition {target.spec.write_disposition}. Rename the type, or move the "
+            "table away and import its deliveries again."
+        )
+
+
+def _add_column(conn: psycopg.Connection, schema_name: str, table: str, name: str, type_text: str) -> None:
+    if name == "_tenant":
+        raise WarehouseError(
+            f"Table {schema_name}.{table} was made without tenants, but the type's path now names "
+            "them. Rename the type, or unload it and drop the table."
+        )
+    conn.execute(
+        sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(
+            sql.Identifier(schema_name, table), sql.Identifier(name), sql.SQL(type_text)
+        )
+    )
 
 
 def _adopt(

@@ -9,9 +9,10 @@ from conftest import Inbox, Query, make_spec
 
 from importer_dagster.drift import map_header
 from importer_dagster.errors import RefusedError, SourceUnavailable, UsageError
+from importer_dagster.path_patterns import Patterns, compile_pattern
 from importer_dagster.pipeline import import_delivery
 from importer_dagster.settings import Settings
-from importer_dagster.source import Patterns, compile_pattern, delivery_of_file, find_deliveries
+from importer_dagster.source import delivery_of_file, find_deliveries
 
 DEFAULT = Settings.default_path
 
@@ -89,6 +90,30 @@ def test_deliveries_are_found_by_pattern(tmp_path: Path) -> None:
     day = datetime.date(2024, 1, 1)
     some = find_deliveries(str(tmp_path), specs, default_path=DEFAULT, dates=[day], types=["product"])
     assert [d.path for d in some] == ["2024-01-01/acme/product.csv", "2024-01-01/acme/product_2.csv.gz"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "day"),
+    [
+        ("{date:%Y}/{date:%m}/{date:%d}/{type}.csv", "2024/01/31/t.csv", "2024-01-31"),
+        ("{date:%Y-%m}/{type}_{date}.csv", "2024-01/t_2024-01-31.csv", "2024-01-31"),
+        ("{date}/{type}_{date:%Y%m%d}.csv", "2024-01-31/t_20240131.csv", "2024-01-31"),
+        ("{date}/{type}_{date:%Y%m%d}.csv", "2024-01-31/t_20240201.csv", None),
+        ("{date:%Y/%Y-%m-%d}/{type}.csv", "2024/2024-01-31/t.csv", "2024-01-31"),
+        ("{date:%y%j}/{type}_{date:%d%b%Y}.csv", "24031/t_31Jan2024.csv", "2024-01-31"),
+        ("{date:%y%j}/{type}_{date:%d%b%Y}.csv", "24032/t_31Jan2024.csv", None),
+        ("{date:%Y%m%d}/{type}_{date:%Y%m%d%H%M}.csv", "20240131/t_202401312359.csv", "2024-01-31"),
+    ],
+)
+def test_a_path_may_say_its_date_in_several_ways(
+    tmp_path: Path, pattern: str, path: str, day: str | None
+) -> None:
+    """As in a folder for each month of files that name their day; all must say the same."""
+    touch(tmp_path, path, "elsewhere/t.csv")
+    specs = {"t": make_spec("t", path=pattern)}
+    for dates in (None, [datetime.date(2024, 1, 31)]):
+        found = find_deliveries(str(tmp_path), specs, default_path=DEFAULT, dates=dates)
+        assert [str(d.business_date) for d in found] == ([day] if day else [])
 
 
 PATTERNS = [

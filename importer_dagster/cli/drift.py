@@ -199,7 +199,7 @@ def _move_what_is_left(settings: Settings, spec: TableSpec, columns: Sequence[st
 
 def _move(settings: Settings, spec: TableSpec, columns: Sequence[str]) -> int:
     """Bring values that were rescued into the fields that they have by now; in how many rows."""
-    from importer_dagster.source import names_tenants
+    from importer_dagster.path_patterns import names_tenants
     from importer_dagster.tables import Target, move_rescued
 
     names = [f.name for f in spec.fields if {f.name, f.column} & set(columns)]

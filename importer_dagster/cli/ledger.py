@@ -177,7 +177,7 @@ def unload(load_id: int, dry_run: bool, yes: bool, reason: str | None) -> None:
     Exit codes: 0 done, 2 no such load or not in the tables, 4 the database is out of reach.
     """
     from importer_dagster import undo
-    from importer_dagster.source import names_tenants
+    from importer_dagster.path_patterns import names_tenants
 
     settings = Settings.from_env()
     specs = specs_of(settings)

@@ -53,8 +53,8 @@ def prune(dry_run: bool, yes: bool, as_json: bool) -> None:
 def _prune(settings: Settings, *, dry_run: bool) -> list[Any]:
     from importer_dagster.dagster_retention import prune_dagster, prune_files
     from importer_dagster.instance import dagster_records
+    from importer_dagster.path_patterns import names_tenants
     from importer_dagster.retention import prune as prune_warehouse
-    from importer_dagster.source import names_tenants
 
     specs = specs_of(settings)
     with warehouse_of(settings) as warehouse:

@@ -232,7 +232,7 @@ def schema(type_name: str | None, form: Any) -> None:
     if form is None:
         raise UsageError(f"Say in which form: importer schema {type_name} --format {'|'.join(FORMATS)}.")
     from importer_dagster.exchange import Format, export
-    from importer_dagster.source import names_tenants
+    from importer_dagster.path_patterns import names_tenants
 
     assert form in get_args(Format)
     settings = Settings.from_env()

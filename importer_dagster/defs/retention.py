@@ -51,8 +51,8 @@ def build_retention(settings: Settings, specs: Mapping[str, TableSpec]) -> dg.Sc
 
 def _prune(context: dg.OpExecutionContext, settings: Settings, specs: Mapping[str, TableSpec]) -> None:
     from importer_dagster.dagster_retention import prune_dagster, prune_files
+    from importer_dagster.path_patterns import names_tenants
     from importer_dagster.retention import prune
-    from importer_dagster.source import names_tenants
     from importer_dagster.warehouse import Warehouse
 
     if settings.warehouse_url is None:

@@ -221,24 +221,27 @@ def _import_each(
             # nothing else would fare better; the retry comes back to it
             outcomes.append(Outcome(delivery, error=outcomes[-1].error))
             continue
-        result = done.get(delivery)
-        outcome = (
-            Outcome(delivery, result)
-            if result
-            else _import_one(delivery, spec, warehouse, context.run_id, is_new=delivery in known.new)
-        )
-        outcomes.append(outcome)
-        if outcome.result is not None and outcome.good:
-            r = outcome.result
-            said.add(
-                f"{delivery.path}: {r.status}, {r.rows_read} read, {r.rows_loaded} loaded, "
-                f"{r.rows_rejected} rejected, {r.rows_unchanged} unchanged, {r.rows_skipped} skipped"
-            )
+        if result := done.get(delivery):
+            outcome = Outcome(delivery, result)
         else:
-            said.flush()
-            context.log.error(f"{delivery.path}: {outcome.reason}", exc_info=_bug(outcome.error))
+            outcome = _import_one(delivery, spec, warehouse, context.run_id, is_new=delivery in known.new)
+        outcomes.append(outcome)
+        _say(context, said, outcome)
     said.flush()
     return outcomes
+
+
+def _say(context: dg.AssetExecutionContext, said: "_Said", outcome: Outcome) -> None:
+    """What became of a delivery, for the run's log; an error is said at once."""
+    r, path = outcome.result, outcome.delivery.path
+    if r is not None and outcome.good:
+        said.add(
+            f"{path}: {r.status}, {r.rows_read} read, {r.rows_loaded} loaded, "
+            f"{r.rows_rejected} rejected, {r.rows_unchanged} unchanged, {r.rows_skipped} skipped"
+        )
+        return
+    said.flush()
+    context.log.error(f"{path}: {outcome.reason}", exc_info=_bug(outcome.error))
 
 
 class _Said:

@@ -27,8 +27,8 @@ from importer_dagster.dagster_storage import prepare
 from importer_dagster.definitions import defs
 from importer_dagster.defs.orphans import die_with_parent
 from importer_dagster.fields import Constraints, FieldSpec
+from importer_dagster.path_patterns import pattern_of
 from importer_dagster.settings import Settings
-from importer_dagster.source import pattern_of
 from importer_dagster.spec import TableSchema, TableSpec, load_specs
 from importer_dagster.validate import Validator
 
