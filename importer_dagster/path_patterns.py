@@ -56,13 +56,18 @@ class PathPattern:
         """Whether the pattern names tenants."""
         return "tenant" in self.regex.groupindex
 
+    @property
+    def has_date(self) -> bool:
+        """Whether the pattern names the business date."""
+        return bool(self.directives)
+
     def match(self, path: str) -> tuple[date | None, str] | None:
         """The (business date or None, tenant) that ``path`` names, or None if it does not match."""
         found = self.regex.fullmatch(path)
         if found is None:
             return None
         tenant = found["tenant"] if self.has_tenant else ""
-        if not self.directives:
+        if not self.has_date:
             return None, tenant
         day = _day(found.group(0, *self._groups)[1:], self.directives)
         return None if day is None else (day, tenant)

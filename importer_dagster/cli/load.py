@@ -157,10 +157,10 @@ def _check_all(settings: Settings, types: Sequence[str]) -> None:
 
 def _undated(specs: Sequence[TableSpec], settings: Settings) -> list[str]:
     """Types of which a file that is sent again on another day would stand twice."""
-    from importer_dagster.source import pattern_of
+    from importer_dagster.path_patterns import pattern_of
 
     appending = [s for s in specs if s.write_disposition == "append"]
-    return [s.name for s in appending if pattern_of(s, settings.default_path).date_format is None]
+    return [s.name for s in appending if not pattern_of(s, settings.default_path).has_date]
 
 
 def _read_all_specs(settings: Settings, types: Sequence[str]) -> tuple[list[TableSpec], list[SpecError]]:
