@@ -19,7 +19,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from importer_dagster.errors import RefusedError
 from importer_dagster.fields import FieldSpec
 from importer_dagster.model import ColumnMapping, DriftEvent
-from importer_dagster.spec import TableSpec
+from importer_dagster.spec import TableSpec, keep
 from importer_dagster.versions import Layout
 
 
@@ -45,15 +45,12 @@ def map_header(
     found = _known.get(key)
     if found is None:
         found = _Comparison(header, layout, line).mapping()
-        if len(_known) >= _MOST_KNOWN:
-            _known.clear()
-        _known[key] = found
+        keep(_known, key, found)
     return found
 
 
 # The files of a type nearly all have the same header; to compare it takes as long as a column of a small file.
 _known: dict[tuple[Hashable, ...], ColumnMapping] = {}
-_MOST_KNOWN = 1_000
 
 
 class _Comparison:

@@ -84,25 +84,22 @@ def join(a: str | None, b: str | None) -> str | None:
 
 def gained(conn: psycopg.Connection, target: Target) -> dict[str, str]:
     """Columns of the type's tables that the spec does not know, and their types, in the table's order."""
-    return dict(_ask_gained(conn, target).fetchall())
+    return _ask_gained(conn, target)()
 
 
-def _ask_gained(conn: psycopg.Connection, target: Target) -> psycopg.Cursor[tuple[str, str]]:
-    return conn.execute(
+def _ask_gained(conn: psycopg.Connection, target: Target) -> Callable[[], dict[str, str]]:
+    asked: psycopg.Cursor[tuple[str, str]] = conn.execute(
         """
         SELECT a.attname, format_type(a.atttypid, a.atttypmod)
         FROM pg_attribute a
         JOIN pg_attribute s ON s.attname = a.attname AND s.attnum > 0 AND s.attrelid = to_regclass(%s)
         WHERE a.attrelid = to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
-          AND a.attname <> ALL(%s)
         ORDER BY a.attnum
         """,
-        (
-            target.superseded.as_string(conn),
-            target.live.as_string(conn),
-            [*(f.column for f in target.spec.fields), *TRACE_COLUMNS],
-        ),
+        (target.superseded.as_string(conn), target.live.as_string(conn)),
     )
+    known = {*(f.column for f in target.spec.fields), *TRACE_COLUMNS}
+    return lambda: {name: type_ for name, type_ in asked.fetchall() if name not in known}
 
 
 def with_gained(conn: psycopg.Connection, target: Target) -> Target:
@@ -115,7 +112,7 @@ def ask_with_gained(conn: psycopg.Connection, target: Target) -> Callable[[], Ta
     asked = _ask_gained(conn, target)
 
     def answer() -> Target:
-        found = tuple(row[0] for row in asked.fetchall())
+        found = tuple(asked())
         return replace(target, gained=found) if found else target
 
     return answer

@@ -12,7 +12,7 @@ from importer_dagster.errors import RefusedError
 from importer_dagster.fields import MAX_COLUMNS
 from importer_dagster.grammar import Grammar
 from importer_dagster.records import MAX_RECORD
-from importer_dagster.spec import TableSpec
+from importer_dagster.spec import TableSpec, keep
 from importer_dagster.textsource import Window, first_bad_byte, shown
 
 MAX_HEADER = 4 << 20  # bytes
@@ -45,6 +45,12 @@ def read_header(window: Window, spec: TableSpec, grammar: Grammar) -> Header:
     return _with_trailing_delimiter(names, reading.line, window, grammar)
 
 
+_known: dict[
+    tuple[str, bytes, bool], tuple[str, ...]
+] = {}  # headers that were fine, by spec, bytes, and whether more follows
+_LONG = 64 << 10  # bytes of a header that is not worth keeping
+
+
 class _Reading:
     def __init__(self, window: Window, spec: TableSpec, grammar: Grammar) -> None:
         self.window, self.spec, self.grammar = window, spec, grammar
@@ -64,7 +70,17 @@ class _Reading:
             if body is None:
                 raise RefusedError("The file is empty: it holds no line but blank ones.", rule="empty")
             if not self._says_nothing(body):
-                return self._check(self.grammar.fields(body))
+                return self._names_of(body)
+
+    def _names_of(self, body: bytes) -> tuple[str, ...]:
+        """The names in a header's bytes; those of another file of the type, if they are the same."""
+        key = self.spec.hash, body, self.line < self.window.line
+        found = _known.get(key)
+        if found is None:
+            found = self._check(self.grammar.fields(body))
+            if len(body) <= _LONG:
+                keep(_known, key, found)
+        return found
 
     def _says_nothing(self, body: bytes) -> bool:
         """Whether it is a blank line or a comment."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from typing import LiteralString
 
 import psycopg
 
@@ -22,7 +23,9 @@ _COUNTS = ("rows_read", "rows_loaded", "rows_rejected", "rows_skipped", "rows_un
 
 def begin_load(conn: psycopg.Connection, delivery: Delivery, spec_hash: str, run_id: str | None) -> int:
     """Write the load's row and return its number; others see it, complete, when the transaction commits."""
-    return ask_begin_load(conn, delivery, spec_hash, run_id)()
+    load_id = ask_begin_load(conn, delivery, spec_hash, run_id)()
+    assert load_id is not None
+    return load_id
 
 
 def ask_begin_load(
@@ -32,24 +35,37 @@ def ask_begin_load(
     run_id: str | None,
     *,
     load_id: int | None = None,
-) -> Callable[[], int]:
+    unless: LiteralString = "FALSE",
+) -> Callable[[], int | None]:
     """The same in two steps, so that other statements may go along in a pipeline: ask, and see the answer.
 
     ``load_id`` is given where the row will be rolled back: a number taken would stay taken.
+    Where another load of the delivery meets the condition ``unless``, no row is written, and the answer is None.
     """
+    key = "(%(type)s, %(tenant)s, %(day)s, %(path)s)"
     asked = conn.execute(
-        """
+        f"""
         INSERT INTO importer.loads (load_id, type, tenant, business_date, path, spec_hash, status, run_id)
-        VALUES (coalesce(%s, nextval(pg_get_serial_sequence('importer.loads', 'load_id'))), %s, %s, %s, %s, %s,
-                'loading', %s) RETURNING load_id
-        """,
-        (load_id, delivery.type, delivery.tenant, delivery.business_date, delivery.path, spec_hash, run_id),
+        SELECT coalesce(%(load_id)s::bigint, nextval(pg_get_serial_sequence('importer.loads', 'load_id'))),
+               %(type)s, %(tenant)s, %(day)s, %(path)s, %(spec_hash)s, 'loading', %(run_id)s
+        WHERE NOT EXISTS (
+            SELECT FROM importer.loads WHERE (type, tenant, business_date, path) = {key} AND {unless})
+        RETURNING load_id
+        """,  # noqa: S608 - our own words
+        {
+            "load_id": load_id,
+            "type": delivery.type,
+            "tenant": delivery.tenant,
+            "day": delivery.business_date,
+            "path": delivery.path,
+            "spec_hash": spec_hash,
+            "run_id": run_id,
+        },
     )
 
-    def answer() -> int:
+    def answer() -> int | None:
         row = asked.fetchone()
-        assert row
-        return int(row[0])
+        return int(row[0]) if row else None
 
     return answer
 

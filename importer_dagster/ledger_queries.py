@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from datetime import date, datetime
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg.rows import dict_row
@@ -41,7 +41,8 @@ def key_of(delivery: Delivery) -> Key:
 
 
 _STANDING = ", ".join(field.name for field in fields(Standing))
-_STANDS = """
+# of a load that answers for its delivery
+STANDS: LiteralString = """
     ((status = 'loaded' AND superseded_by IS NULL) OR status = 'held' OR (status = 'refused' AND decided_by IS NOT NULL))
 """
 
@@ -55,7 +56,7 @@ def ask_standing(conn: psycopg.Connection, delivery: Delivery) -> Callable[[], l
     """The same in two steps, so that other statements may go along in a pipeline: ask, and see the answer."""
     asked = conn.execute(
         f"SELECT {_STANDING} FROM importer.loads "  # noqa: S608 - our own words
-        f"WHERE (type, tenant, business_date, path) = (%s, %s, %s, %s) AND {_STANDS} ORDER BY load_id",
+        f"WHERE (type, tenant, business_date, path) = (%s, %s, %s, %s) AND {STANDS} ORDER BY load_id",
         key_of(delivery),
     )
     return lambda: [Standing(*row) for row in asked.fetchall()]
@@ -67,7 +68,7 @@ def standing_of(conn: psycopg.Connection, deliveries: Sequence[Delivery]) -> dic
     rows = conn.execute(
         f"SELECT type, tenant, business_date, path, {_STANDING} "  # noqa: S608 - our own words
         "FROM unnest(%s::text[], %s::text[], %s::date[], %s::text[]) AS d (type, tenant, business_date, path) "
-        f"JOIN importer.loads USING (type, tenant, business_date, path) WHERE {_STANDS} ORDER BY load_id",
+        f"JOIN importer.loads USING (type, tenant, business_date, path) WHERE {STANDS} ORDER BY load_id",
         (list(types), list(tenants), list(days), list(paths)),
     )
     found: dict[Key, list[Standing]] = {}

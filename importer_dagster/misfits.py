@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from importer_dagster.arrow_csv import Wrong
 from importer_dagster.blocks import Block, column_name
-from importer_dagster.cells import as_mask
+from importer_dagster.cells import among_words, as_mask
 from importer_dagster.errors import RefusedError
 from importer_dagster.grammar import Grammar
 from importer_dagster.header import Header
@@ -129,7 +129,7 @@ class Misfits:
         if at is None:
             return columns, positions, positions[:0]
         column, name = columns.column(at), self.header[self.selected[at]]
-        same = as_mask(pc.or_(pc.equal(column, name), pc.equal(column, "\ufeff" + name)))
+        same = among_words(column, (name, "\ufeff" + name))[0]
         if not same.any():
             return columns, positions, positions[:0]
         exact = self._are_headers(columns) & same

@@ -299,20 +299,30 @@ class _Import:
         The latter is the newest delivery as :meth:`Publisher.publish` wants it (nobody else loads the
         type and tenant meanwhile), and the columns that the tables have gained, which the target notes.
         """
-        number = ledger.number_of_rehearsal() if self.dry_run else None
-        begun: Callable[[], int] | None = None
         with conn.pipeline():
-            standing = ledger_queries.ask_standing(conn, self.delivery) if self.is_new else list
-            if self.has_ledger:
-                begun = ledger.ask_begin_load(
-                    conn, self.delivery, self.spec.hash, self.run_id, load_id=number
-                )
-            gained = evolve.ask_with_gained(conn, self.target)
+            begun = self._ask_begin_load(conn)
             newest = self._ask_newest(conn, prior)
-        if standing():
+            if self._meets_rows(prior):
+                gained = evolve.ask_with_gained(conn, self.target)
+        load_id = begun()
+        if load_id is None:
             raise _NotNew
-        self.target = gained()
-        return (begun() if begun else 0), newest()
+        if self._meets_rows(prior):
+            self.target = gained()
+        return load_id, newest()
+
+    def _ask_begin_load(self, conn: psycopg.Connection) -> Callable[[], int | None]:
+        if not self.has_ledger:
+            return lambda: 0
+        number = ledger.number_of_rehearsal() if self.dry_run else None
+        unless = ledger_queries.STANDS if self.is_new else "FALSE"
+        return ledger.ask_begin_load(
+            conn, self.delivery, self.spec.hash, self.run_id, load_id=number, unless=unless
+        )
+
+    def _meets_rows(self, prior: Standing | None) -> bool:
+        """Whether rows of other deliveries may be moved, which takes along what the tables have gained, or that may grow."""
+        return self.spec.write_disposition != "append" or prior is not None or self._evolves()
 
     def _ask_newest(self, conn: psycopg.Connection, prior: Standing | None) -> Callable[[], Rank | None]:
         if not self.has_ledger or self.spec.write_disposition == "append":

@@ -310,6 +310,15 @@ class TableSpec(Model):
 
 
 T = TypeVar("T")
+K = TypeVar("K")
+_MOST_KEPT = 500  # of what types, and the headers of their files, are known by
+
+
+def keep(made: dict[K, T], key: K, value: T) -> None:
+    """Keep what was made for a type, so that its next file need not make it again; all is let go where it is too much."""
+    if len(made) >= _MOST_KEPT:
+        made.clear()
+    made[key] = value
 
 
 def once_per_spec(make: Callable[[TableSpec], T]) -> Callable[[TableSpec], T]:
@@ -318,9 +327,11 @@ def once_per_spec(make: Callable[[TableSpec], T]) -> Callable[[TableSpec], T]:
 
     @wraps(make)
     def found(spec: TableSpec) -> T:
-        if spec.hash not in made:
-            made[spec.hash] = make(spec)
-        return made[spec.hash]
+        value = made.get(spec.hash)
+        if value is None:
+            value = make(spec)
+            keep(made, spec.hash, value)
+        return value
 
     return found
 

@@ -31,7 +31,7 @@ from sqlalchemy.schema import CreateTable, SetColumnComment, SetTableComment
 from importer_dagster import schema
 from importer_dagster.adopt import MARK, convert, fill
 from importer_dagster.errors import WarehouseError
-from importer_dagster.spec import TableSpec
+from importer_dagster.spec import TableSpec, keep
 from importer_dagster.warehouse import SETUP_LOCK, Warehouse
 
 SUPERSEDED = "importer_superseded"
@@ -240,7 +240,7 @@ def target_of(spec: TableSpec, has_tenant: bool, schema: str) -> Target:
     """The target of a spec, the same one each time, with what was made of its names before."""
     key = spec.hash, has_tenant, schema
     if key not in _targets:
-        _targets[key] = Target(spec, has_tenant, schema)
+        keep(_targets, key, Target(spec, has_tenant, schema))
     return _targets[key]
 
 

@@ -10,11 +10,13 @@ import pytest
 from conftest import DAY, Inbox
 
 from benchmarks.data import make_spec, write_file
-from importer_dagster import together
+from importer_dagster import schema, together
 from importer_dagster.model import Delivery
 from importer_dagster.pipeline import import_delivery
+from importer_dagster.spec import TableSpec
 from importer_dagster.together import import_together
 from importer_dagster.validate import Validator
+from importer_dagster.warehouse import Warehouse
 
 ROWS = 50_000
 ROUNDS = 5
@@ -26,6 +28,8 @@ MARGIN = 1.6
 # The same for small files that are imported together, over parsing each of them ten times: 0.50 to 0.61;
 # in groups of two files, 1.5 to 2.3.
 FILES, SMALL_BASE = 200, 0.6
+# And for those that are imported one by one: 1.6 to 2.1; where schemas are made anew for each, 4.5 to 5.0.
+ALONE_BASE = 1.9
 
 
 def cpu_of(work: Callable[[], object]) -> float:
@@ -72,7 +76,18 @@ def test_the_guard_sees_a_slow_down(inbox: Inbox, monkeypatch: pytest.MonkeyPatc
     assert ratio(inbox, 3) > BASE * MARGIN
 
 
-def small_ratio(inbox: Inbox, rounds: int = ROUNDS) -> float:
+Load = Callable[[list[Delivery], TableSpec, Warehouse], int]
+
+
+def load_together(new: list[Delivery], spec: TableSpec, warehouse: Warehouse) -> int:
+    return len(import_together(new, spec, warehouse=warehouse))
+
+
+def load_alone(new: list[Delivery], spec: TableSpec, warehouse: Warehouse) -> int:
+    return [import_delivery(d, spec, warehouse=warehouse).status for d in new].count("loaded")
+
+
+def small_ratio(inbox: Inbox, rounds: int = ROUNDS, how: Load = load_together) -> float:
     """As :func:`ratio`, for files of a hundred rows."""
     spec = make_spec()
     files = [inbox.folder / f"small{n}.csv" for n in range(FILES)]
@@ -90,7 +105,7 @@ def small_ratio(inbox: Inbox, rounds: int = ROUNDS) -> float:
         paths = [(f"{number}/{file.name}", file) for file in files]
         new = [Delivery(spec.name, "acme", DAY, path, str(f), f.stat().st_size) for path, f in paths]
         with inbox.warehouse.series():
-            assert len(import_together(new, spec, warehouse=inbox.warehouse)) == FILES
+            assert how(new, spec, inbox.warehouse) == FILES
 
     load(-1)
     parse()
@@ -109,3 +124,19 @@ def test_the_guard_sees_files_that_are_imported_in_small_groups(
 ) -> None:
     monkeypatch.setattr(together, "MOST_FILES", 2)
     assert small_ratio(inbox, 3) > SMALL_BASE * MARGIN
+
+
+def test_a_small_file_alone_takes_no_more_cpu_than_it_did(inbox: Inbox) -> None:
+    found = small_ratio(inbox, how=load_alone)
+    assert found <= ALONE_BASE * MARGIN, (
+        f"{found:.2f} × parsing, against {ALONE_BASE} × when this was written"
+    )
+
+
+def test_the_guard_sees_what_is_made_anew_for_each_file(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("pandera_schema", "batch_schema"):
+        monkeypatch.setattr(schema, name, getattr(schema, name).__wrapped__)
+    monkeypatch.setitem(globals(), "FILES", 20)
+    assert small_ratio(inbox, 3, load_alone) > ALONE_BASE * MARGIN
