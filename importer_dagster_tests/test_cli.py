@@ -110,6 +110,32 @@ def test_check_rehearses_and_writes_nothing(importer: Command, query) -> None:
     assert "export appends, and its path names no {date}" in importer("check").stderr
 
 
+def test_what_a_supplier_writes_is_shown_and_neither_obeyed_nor_dressed_up(importer: Command) -> None:
+    """By the terminal, or as markup of the tables."""
+    hostile = "\x1b]0;x\x07 [/] [red]:x: \\[b]"
+    shown = r"\x1b]0;x\x07 [/] [red]:x: \[b]"
+    file = importer.file(f"id,amount,{hostile}\n{hostile},1,1\n2,1,1\n", f"o{hostile.replace('/', '')}.csv")
+    spec = "gate: {rejects: {count: 0, action: hold}}\nschema: {fields: [{name: id, type: integer}]}\n"
+    importer.spec("gated", spec)
+    loaded = importer("load", "orders", file, "--tenant", hostile)
+    held = importer("load", "gated", file, "--tenant", hostile, "--json")
+    number = str(json.loads(held.stdout)["load_id"])
+    told = [
+        loaded,
+        importer("rejects", "orders"),
+        importer("status"),
+        importer("held"),
+        importer("release", number),
+        importer("drift"),
+        importer("check", "orders", "--file", file, "--tenant", f"{hostile}2"),
+        importer("unload", "1", "--dry-run"),
+    ]
+    assert [t.returncode for t in told] == [0] * len(told), [t.stderr for t in told]
+    for text in (t.stdout + t.stderr for t in told):
+        assert not set("\x1b\x07") & set(text)
+        assert shown in " ".join(text.replace("│", " ").split()), text
+
+
 def test_a_rehearsal_shows_each_reject_whole(importer: Command) -> None:
     rows = "".join(f'{n},"1" x\n' for n in range(60))
     long = "9" * 300

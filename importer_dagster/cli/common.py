@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,15 +17,17 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
 from importer_dagster.errors import ImporterError, RefusedError, UsageError
 from importer_dagster.settings import Settings
 from importer_dagster.spec import Specs, TableSpec, load_specs
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but for tab and line feed
 # into a file or a pipe, tables are not squeezed to 80 columns
 _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
-console = Console(highlight=False, width=_WIDTH)
-errors = Console(stderr=True, highlight=False, width=_WIDTH)
+console = Console(highlight=False, emoji=False, width=_WIDTH)
+errors = Console(stderr=True, highlight=False, emoji=False, width=_WIDTH)
 
 
 class Day(click.ParamType[date]):
@@ -67,9 +70,9 @@ def person() -> str:
         return f"uid {os.getuid()}"
 
 
-def plain(error: object) -> str:
-    """Its text, safe from being read as markup."""
-    return str(error).replace("[", r"\[")
+def plain(words: object) -> str:
+    """Their text, safe from being read as markup, or by the terminal as a command: much of it is a supplier's."""
+    return escape(_CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", str(words)))
 
 
 def must_be_there(files: Sequence[str]) -> None:

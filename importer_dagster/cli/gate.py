@@ -105,5 +105,6 @@ def refuse(load_id: int, dry_run: bool, reason: str | None) -> None:
 def _print_settled(done: Any, verb: str) -> None:
     whose = ", ".join(map(str, filter(None, (done.type, done.tenant, done.business_date))))
     console.print(
-        f"{verb} load {done.load_id}: {done.path} ({whose}); {done.rows} rows were held", soft_wrap=True
+        f"{verb} load {done.load_id}: {plain(done.path)} ({plain(whose)}); {done.rows} rows were held",
+        soft_wrap=True,
     )

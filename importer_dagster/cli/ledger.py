@@ -68,7 +68,7 @@ def _status_table(rows: Sequence[dict[str, Any]]) -> Table:
     table = Table(*shown)
     for row in rows:
         cells = (row[column] for column in shown.values())
-        table.add_row(*("" if c is None else plain(c)[:80] for c in cells))
+        table.add_row(*("" if c is None else plain(str(c)[:80]) for c in cells))
     return table
 
 
@@ -204,14 +204,14 @@ def unload(load_id: int, dry_run: bool, yes: bool, reason: str | None) -> None:
 
 def _print_unloaded(done: Any, verb: str) -> None:
     console.print(
-        f"{verb} load {done.load_id}: {done.path} ({done.type}, {done.tenant}, {done.business_date}); "
+        f"{verb} load {done.load_id}: {plain(done.path)} ({done.type}, {plain(done.tenant)}, {done.business_date}); "
         f"rows {done.before} → {done.after}",
         soft_wrap=True,
     )
     if done.restored is not None:
         console.print(f"  in force again: the earlier content of the same path, load {done.restored}")
     if done.note:
-        console.print(f"  {done.note}", soft_wrap=True)
+        console.print(f"  {plain(done.note)}", soft_wrap=True)
     print_changes(done.changes)
 
 

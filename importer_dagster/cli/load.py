@@ -135,7 +135,8 @@ def _check_all(settings: Settings, types: Sequence[str]) -> None:
     for fault in faults:
         errors.print(f"[red]✗[/red] {plain(fault)}", soft_wrap=True)
     console.print(
-        f"[green]✓[/green] {len(specs)} spec{'s' * (len(specs) != 1)} in {settings.specs}", soft_wrap=True
+        f"[green]✓[/green] {len(specs)} spec{'s' * (len(specs) != 1)} in {plain(settings.specs)}",
+        soft_wrap=True,
     )
     for name in _undated(specs, settings):
         errors.print(
@@ -149,7 +150,8 @@ def _check_all(settings: Settings, types: Sequence[str]) -> None:
     by_name = {s.name: s for s in specs}
     found = find_deliveries(settings.inbox_url, by_name, default_path=settings.default_path)
     console.print(
-        f"[green]✓[/green] inbox: {len(found)} deliveries in {redact(settings.inbox_url)}", soft_wrap=True
+        f"[green]✓[/green] inbox: {len(found)} deliveries in {plain(redact(settings.inbox_url))}",
+        soft_wrap=True,
     )
     if faults:
         sys.exit(2)
@@ -212,7 +214,7 @@ def _print_result(result: Any, spec: TableSpec, *, rehearsed: bool = False) -> N
     d = result.delivery
     verb = {"loaded": "would be loaded" if rehearsed else "loaded"}.get(result.status, result.status)
     color = {"loaded": "green", "unchanged": "cyan", "held": "yellow"}.get(result.status, "red")
-    whose = f", tenant {d.tenant}" if d.tenant else ""
+    whose = f", tenant {plain(d.tenant)}" if d.tenant else ""
     load = f" as load {result.load_id}" if result.load_id and result.status in ("loaded", "held") else ""
     console.print(
         f"[{color}]{verb}[/{color}]{load}: {plain(d.path)} → {spec.name}{whose}, {d.business_date}",

@@ -195,7 +195,9 @@ def _write(out: Path, type_name: str, text: str) -> None:
     target = _target(out, type_name)
     target.write_text(f"# yaml-language-server: $schema=./{EDITOR_SCHEMA}\n{text}", encoding="utf-8")
     fields = text.count("\n    - {")
-    console.print(f"[green]✓[/green] {target}: {fields} field{'' if fields == 1 else 's'}", soft_wrap=True)
+    console.print(
+        f"[green]✓[/green] {plain(target)}: {fields} field{'' if fields == 1 else 's'}", soft_wrap=True
+    )
 
 
 def _write_editor_schema(out: Path) -> None:
