@@ -245,8 +245,7 @@ def delivery_of_file(
             f"Type {spec.name} has no tenants: its path pattern {spec.path or settings.default_path!r} "
             "names none. Leave --tenant away, or add {tenant} to the pattern."
         )
-    # abspath: "inbox/x/../a.csv" is the delivery inbox/a.csv, and "inbox/../a.csv" none of the inbox
-    url = file if "://" in file else Path(os.path.abspath(Path(file).expanduser())).as_posix()  # noqa: PTH100
+    url = _absolute(file)
     path = storable(_below_inbox(url, settings.inbox_url) or redact(url))
     named = _named_by(path, pattern)
     named_day, named_tenant = named or (None, "")
@@ -263,10 +262,27 @@ def delivery_of_file(
 
 
 def _below_inbox(url: str, inbox_url: str) -> str | None:
-    local = "://" not in inbox_url
-    root = Path(os.path.abspath(Path(inbox_url).expanduser())).as_posix() if local else inbox_url  # noqa: PTH100
-    root = root.rstrip("/") + "/"
-    return url[len(root) :] if url.startswith(root) else None
+    """The path in the inbox, also where one of the two is named by way of a link."""
+    inbox = _absolute(inbox_url)
+    spellings = [(url, inbox)]
+    if "://" not in f"{url}{inbox}":
+        spellings.append((Path(url).resolve().as_posix(), Path(inbox).resolve().as_posix()))
+    for file, folder in spellings:
+        root = folder.rstrip("/") + "/"
+        if file.startswith(root):
+            return file[len(root) :]
+    return None
+
+
+def _absolute(address: str) -> str:
+    """The one spelling of a local path, ``file://`` or not; another URL as it is.
+
+    "inbox/x/../a.csv" is the delivery inbox/a.csv, and "inbox/../a.csv" none of the inbox.
+    """
+    scheme, _, rest = address.rpartition("://")
+    if scheme not in ("", "file", "local"):
+        return address
+    return Path(os.path.abspath(Path(rest).expanduser())).as_posix()  # noqa: PTH100
 
 
 def _named_by(path: str, pattern: PathPattern) -> tuple[date | None, str] | None:

@@ -169,6 +169,19 @@ def test_a_path_with_dots_names_the_delivery_that_it_leads_to(tmp_path: Path) ->
     assert outside.path == f"{tmp_path}/secret.csv"  # a person may load any file, and it is called what it is
 
 
+def test_a_file_of_the_inbox_is_known_however_the_two_are_named(tmp_path: Path) -> None:
+    """Else it would be a delivery of its own, and its rows would stand twice."""
+    file = put(tmp_path / "inbox", "things.csv")
+    (tmp_path / "link").symlink_to(tmp_path / "inbox")
+    for inbox in (f"{tmp_path}/inbox", f"{tmp_path}/inbox/", f"file://{tmp_path}/inbox", f"{tmp_path}/link"):
+        [found] = find_deliveries(inbox, {"things": make_spec()}, default_path=Settings.default_path)
+        settings = Settings(None, tmp_path, inbox, tmp_path)
+        for name in (str(file), f"file://{file}", f"{tmp_path}/link/{FOLDER}/things.csv"):
+            named = delivery_of_file(name, make_spec(), settings)
+            assert named.path == found.path == f"{FOLDER}/things.csv"
+            assert named.url in (str(file), f"{tmp_path}/link/{FOLDER}/things.csv")
+
+
 @pytest.mark.timeout(20)
 def test_a_spec_cannot_take_all_memory() -> None:
     """Aliases of aliases: ten lines that would be billions of words."""

@@ -150,7 +150,7 @@ def _check_all(settings: Settings, types: Sequence[str]) -> None:
     by_name = {s.name: s for s in specs}
     found = find_deliveries(settings.inbox_url, by_name, default_path=settings.default_path)
     console.print(
-        f"[green]✓[/green] inbox: {len(found)} deliveries in {plain(redact(settings.inbox_url))}",
+        f"[green]✓[/green] inbox: {len(found)} {'delivery' if len(found) == 1 else 'deliveries'} in {plain(redact(settings.inbox_url))}",
         soft_wrap=True,
     )
     if faults:
