@@ -4,21 +4,22 @@ Each dialect worth a try reads a sample of the file with the importer's own
 grammar; the one under which the records agree on their number of fields wins.
 This happens once, at ``importer infer``; an import never guesses.
 
-What does not belong here: the encoding (``charset.py``), what the columns hold
-(``evidence.py``).
+What does not belong here: the encoding (``charset.py``), what tells names from
+values (``header_signs.py``), what the columns hold (``evidence.py``).
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from importer_dagster.container import Unpacked
 from importer_dagster.errors import RefusedError
 from importer_dagster.fields import TRACE_COLUMNS, Dialect
+from importer_dagster.header_signs import has_header, header_rows, looks_like_names
 from importer_dagster.records import Grammar, count_lines, scan
 from importer_dagster.textsource import TextSource
 
@@ -27,7 +28,6 @@ _DELIMITERS = (",", ";", "\t", "|", "~", "^", "\x01", "\x1f", " ")
 _COMMENT_MARKS = ("#", "//", "--", "%", ";", "'")
 _FOOTER = re.compile(r"(?i)\W*(?:trl|trailer|total|totals|sum|summe|end|eof|footer|rows?|records?|count)\b")
 _RECORDS_TRIED = 2_000
-_NAME_LENGTH = 120  # characters; a longer text is no name of a column
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,25 @@ class _Trial:
     def rank(self) -> tuple[float, float]:
         """Better dialects rank higher: agreement first, then width."""
         return (round(self.agree, 2) if self.width > 1 else 0.0, min(self.width, 3))
+
+
+@dataclass
+class _Findings:
+    """What is found of a file, step by step."""
+
+    dialect: dict[str, Any] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    questions: list[str] = field(default_factory=list)
+
+    def say(self, key: str, value: Any, reason: str) -> None:
+        """The dialect's ``key`` has this value, for that reason."""
+        self.dialect[key], self.reasons[key] = value, reason
+
+    def sniffed(self, names: Iterable[str], aliases: dict[str, str] | None = None) -> Sniffed:
+        """All that was found, with the columns' names."""
+        notes, questions = tuple(self.notes), tuple(self.questions)
+        return Sniffed(self.dialect, tuple(names), self.reasons, aliases or {}, notes, questions)
 
 
 def sniff(url: str, encoding: str, delimiter: str | None = None) -> Sniffed:
@@ -199,64 +218,55 @@ def _effective(record: Sequence[str]) -> int:
 
 
 def _describe(trial: _Trial, sample: bytes, whole: bool, *, given: bool) -> Sniffed:
-    reasons: dict[str, str] = {}
-    notes: list[str] = []
-    questions: list[str] = []
-    dialect = _dialect_words(trial, reasons, given)
+    found = _Findings()
+    _say_dialect(trial, found, given)
     if given and trial.dialect.delimiter.encode() not in sample:
-        questions.append(f"The delimiter as given, {trial.dialect.delimiter!r}, stands nowhere: is it right?")
-    comment = _comment_mark(trial)
-    if comment:
-        dialect["commentChar"] = comment
-        reasons["commentChar"] = (
-            f"lines that start with {comment} do not have the fields that the others have"
+        found.questions.append(
+            f"The delimiter as given, {trial.dialect.delimiter!r}, stands nowhere: is it right?"
         )
-        trial = _try(trial.dialect.model_copy(update={"commentChar": comment}), sample, whole)
-        kept = [i for i, r in enumerate(trial.records) if not r[0].startswith(comment)]
-        trial.records, trial.lines = [trial.records[i] for i in kept], [trial.lines[i] for i in kept]
-        trial.width = Counter(map(_effective, trial.records)).most_common(1)[0][0] if trial.records else 1
+    if comment := _comment_mark(trial):
+        why = f"lines that start with {comment} do not have the fields that the others have"
+        found.say("commentChar", comment, why)
+        trial = _without_comments(trial, comment, sample, whole)
     start = _header_at(trial)
     if whole and len(trial.records) > start + 2 and _is_footer(trial.records[-1], trial.width):
-        notes.append(
+        found.notes.append(
             f"The last record, {', '.join(trial.records[-1])[:60]!r}, looks like a footer and will be rejected; "
             "`footerRows: 1` in the dialect would skip it in every file."
         )
         trial.records.pop()
         trial.lines.pop()
-    return _with_header(trial, start, dialect, reasons, notes, questions)
+    return _with_header(trial, start, found)
 
 
-def _dialect_words(trial: _Trial, reasons: dict[str, str], given: bool) -> dict[str, Any]:
-    dialect: dict[str, Any] = {}
+def _say_dialect(trial: _Trial, found: _Findings, given: bool) -> None:
     d = trial.dialect
     n = len(trial.records) + trial.damaged
-    if trial.width > 1 or given:
-        dialect["delimiter"] = d.delimiter
+    if given:
+        found.say("delimiter", d.delimiter, "as given")
+    elif trial.width > 1:
         agree = round(trial.agree * n)
-        reasons["delimiter"] = (
-            "as given"
-            if given
-            else f"splits {agree:,} of the first {n:,} records into {trial.width} fields each"
-        )
+        why = f"splits {agree:,} of the first {n:,} records into {trial.width} fields each"
+        found.say("delimiter", d.delimiter, why)
     if d.quoteChar is None:
-        dialect["quoteChar"] = None
-        reasons["quoteChar"] = (
-            "quotes stand in the middle of values, and records agree only if they mean nothing"
-        )
+        why = "quotes stand in the middle of values, and records agree only if they mean nothing"
+        found.say("quoteChar", None, why)
     elif d.quoteChar == "'":
-        dialect["quoteChar"] = "'"
-        reasons["quoteChar"] = "whole values stand in apostrophes, none in quotes"
+        found.say("quoteChar", "'", "whole values stand in apostrophes, none in quotes")
     if d.escapeChar:
-        dialect["escapeChar"] = d.escapeChar
-        reasons["escapeChar"] = 'quotes inside of values are written \\"'
-    if d.skipInitialSpace:
-        dialect["skipInitialSpace"] = True
-        reasons["skipInitialSpace"] = (
-            "runs of blanks are one delimiter"
-            if d.delimiter == " "
-            else "blanks stand between delimiter and quote"
-        )
-    return dialect
+        found.say("escapeChar", d.escapeChar, 'quotes inside of values are written \\"')
+    if d.skipInitialSpace and d.delimiter == " ":
+        found.say("skipInitialSpace", True, "runs of blanks are one delimiter")
+    elif d.skipInitialSpace:
+        found.say("skipInitialSpace", True, "blanks stand between delimiter and quote")
+
+
+def _without_comments(trial: _Trial, mark: str, sample: bytes, whole: bool) -> _Trial:
+    again = _try(trial.dialect.model_copy(update={"commentChar": mark}), sample, whole)
+    kept = [i for i, r in enumerate(again.records) if not r[0].startswith(mark)]
+    again.records, again.lines = [again.records[i] for i in kept], [again.lines[i] for i in kept]
+    again.width = Counter(map(_effective, again.records)).most_common(1)[0][0] if again.records else 1
+    return again
 
 
 def _comment_mark(trial: _Trial) -> str | None:
@@ -289,155 +299,32 @@ def _header_at(trial: _Trial) -> int:
         return 0
     first = next((i for i, n in enumerate(filled[:50]) if n > 0.7 * width and len(records[i]) >= width), 0)
     alike = sum(_effective(r) == width for r in records[first:])
-    return first if alike > 1 and _looks_like_names(records[first]) else 0
+    return first if alike > 1 and looks_like_names(records[first]) else 0
 
 
 def _is_footer(record: Sequence[str], width: int) -> bool:
     return _effective(record) != width and bool(_FOOTER.match(record[0]))
 
 
-_NUMBER = re.compile(r"[-+(]?[$€£]?\s?[\d.,'\s]*\d[\d.,'\s]*%?\)?(?:[eE][-+]?\d+)?")
-_DATE_LIKE = re.compile(
-    r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}(?:[T ].*)?|\d{1,2}:\d{2}.*|[A-Za-z]{3,9}\.? \d{1,2},? \d{4}"
-    r"|[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-.*"
-)
-_NO_NAMES = {
-    "nan",
-    "inf",
-    "-inf",
-    "infinity",
-    "-infinity",
-    "n/a",
-    "#n/a",
-    "null",
-    "[null]",
-    "\\n",
-    "-",
-    "true",
-    "false",
-}
-_YEAR = re.compile(r"(?:19|20)\d\d")
-
-
-def _is_value(text: str) -> bool:
-    """Whether a text is surely data: a number, a date, a UUID, a word for no value."""
-    text = text.strip()
-    return bool(_NUMBER.fullmatch(text) or _DATE_LIKE.fullmatch(text)) or text.casefold() in _NO_NAMES
-
-
-def _looks_like_names(record: Sequence[str]) -> bool:
-    """Whether all cells could be names of columns."""
-    cells = [c.strip() for c in record]
-    while cells and not cells[-1]:
-        cells.pop()
-    if (
-        not cells
-        or any(len(c) > _NAME_LENGTH for c in cells)
-        or sum(not c for c in cells) > max(1, len(cells) // 4)
-    ):
-        return False
-    values = [c for c in cells if _is_value(c)]
-    if not values:
-        return True
-    # a table with years or days across: 'Country,2019,2020,2021'
-    series = values == cells[len(cells) - len(values) :] and len(values) >= 2 and len(values) < len(cells)
-    dated = all(_YEAR.fullmatch(v) or _DATE_LIKE.fullmatch(v) for v in values)
-    return series and dated and len(set(values)) == len(values)
-
-
-def _has_header(records: Sequence[Sequence[str]]) -> tuple[bool, str]:
-    """Whether the first record is a header, and why."""
-    return next(_signs_of_header(records[0], records[1:]))
-
-
-def _signs_of_header(first: Sequence[str], below: Sequence[Sequence[str]]) -> Iterator[tuple[bool, str]]:
-    """Signs for or against a header, the surest first."""
-    if not _looks_like_names(first):
-        yield False, "the first record holds values, not names"
-    if not below:
-        yield True, "the first record holds names, and nothing stands below"
-    for i in range(len(first)):
-        column = [r[i].strip() for r in below if i < len(r) and r[i].strip()]
-        if column and sum(map(_is_value, column)) > 0.5 * len(column) and not _is_value(first[i]):
-            yield True, f"below {first[i].strip()[:30]!r} stand values"
-    if any(len(c.split()) > 6 for c in first):
-        yield False, "the first record holds whole sentences"
-    if any(not c.strip() for c in first[1:-1]):
-        yield False, "the first record lacks a text, as no header should"
-    again = [c for i, c in enumerate(first) if c and any(i < len(r) and r[i] == c for r in below)]
-    if again and len(first) > 1 and any(list(r) == list(first) for r in below):
-        yield True, "the first record stands again further down"
-    if again:
-        yield False, f"{again[0][:30]!r} of the first record stands again further down"
-    if len(first) == 1 and not re.fullmatch(r"[\w .-]*[^\W\d][\w .()#/-]*", first[0].strip()):
-        yield False, "the first record is no name"
-    if _one_shape(first, below):
-        yield False, "the first record looks like the others"
-    yield True, "the first record holds distinct names that stand nowhere below"
-
-
-def _one_shape(first: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
-    """Whether some column of codes has one shape, and the first record has it too."""
-    for i, cell in enumerate(first):
-        shapes = {
-            re.sub(r"[a-z]", "a", re.sub(r"[A-Z]", "A", re.sub(r"\d", "9", r[i])))
-            for r in below
-            if i < len(r)
-        }
-        own = re.sub(r"[a-z]", "a", re.sub(r"[A-Z]", "A", re.sub(r"\d", "9", cell)))
-        if len(below) > 2 and len(shapes) == 1 and own in shapes and re.search(r"\d", cell):
-            return True
-    return False
-
-
-def _with_header(
-    trial: _Trial,
-    start: int,
-    dialect: dict[str, Any],
-    reasons: dict[str, str],
-    notes: list[str],
-    questions: list[str],
-) -> Sniffed:
+def _with_header(trial: _Trial, start: int, found: _Findings) -> Sniffed:
     records, lines = trial.records[start:], trial.lines[start:]
     if not records:
-        return Sniffed(dialect, ("column_1",), reasons, notes=tuple(notes), questions=tuple(questions))
-    has_header, why = _has_header(records)
-    if not has_header and start == 0:
-        dialect["header"] = False
-        reasons["header"] = f"{why}; the names are made up"
-        made_up = tuple(
-            f"column_{i + 1}" for i in range(_effective(records[0]) if len(records) > 1 else len(records[0]))
-        )
-        return Sniffed(dialect, made_up, reasons, notes=tuple(notes), questions=tuple(questions))
-    rows = _header_rows(records, trial.width)
-    if start or rows > 1:
-        dialect["headerRows"] = [lines[i] for i in range(rows)]
-        if rows > 1 and [c.strip() for c in records[0]] == [c.strip() for c in records[1]]:
-            dialect["headerRows"] = [lines[1]]
-            reasons["headerRows"] = "the header stands twice; the second counts"
-        else:
-            above = f"{lines[0] - 1} lines stand above the header" if start else ""
-            more = f"{rows} lines of names stand above the values" if rows > 1 else ""
-            reasons["headerRows"] = "; ".join(filter(None, [above, more]))
-    names = (
-        _join(records[:rows])
-        if rows > 1 and len(dialect["headerRows"]) > 1
-        else [c.strip() for c in records[0]]
-    )
-    return _usable(names, dialect, reasons, notes, questions, lines[rows - 1])
-
-
-def _header_rows(records: Sequence[Sequence[str]], width: int) -> int:
-    """How many records at the start are header: more than one only where all those below are plainly values."""
-    if width > 1 and len(records) > 1 and [c.strip() for c in records[0]] == [c.strip() for c in records[1]]:
-        return 2
-    names = [
-        len(r) == len(records[0]) and all(c.strip() and not _is_value(c) for c in r) for r in records[:5]
-    ]
-    rows = next((i for i, is_names in enumerate(names) if not is_names), 0)
-    below = records[rows:]
-    plain = all(_is_value(v) for r in below for v in r[:width] if v.strip())
-    return rows if 1 < rows < len(names) and width > 1 and len(below) > 1 and plain else 1
+        return found.sniffed(["column_1"])
+    is_header, why = has_header(records)
+    if not is_header and start == 0:
+        found.say("header", False, f"{why}; the names are made up")
+        width = _effective(records[0]) if len(records) > 1 else len(records[0])
+        return found.sniffed(f"column_{i + 1}" for i in range(width))
+    rows = header_rows(records, trial.width)
+    names = [c.strip() for c in records[0]]
+    if rows > 1 and names == [c.strip() for c in records[1]]:
+        found.say("headerRows", [lines[1]], "the header stands twice; the second counts")
+    elif start or rows > 1:
+        above = f"{lines[0] - 1} lines stand above the header" if start else ""
+        more = f"{rows} lines of names stand above the values" if rows > 1 else ""
+        found.say("headerRows", lines[:rows], "; ".join(filter(None, [above, more])))
+        names = _join(records[:rows]) if rows > 1 else names
+    return _usable(names, found, lines[rows - 1])
 
 
 def _join(records: Sequence[Sequence[str]]) -> list[str]:
@@ -446,40 +333,37 @@ def _join(records: Sequence[Sequence[str]]) -> list[str]:
     return [" ".join(r[i].strip() for r in records if i < len(r) and r[i].strip()) for i in range(width)]
 
 
-def _usable(
-    names: list[str],
-    dialect: dict[str, Any],
-    reasons: dict[str, str],
-    notes: list[str],
-    questions: list[str],
-    last_line: int,
-) -> Sniffed:
+def _usable(names: list[str], found: _Findings, last_line: int) -> Sniffed:
     """Names that fields can have; where the header itself cannot serve, it is skipped and made good by position."""
     if names and names[-1] == "":
         names = names[:-1]  # a trailing delimiter
-        notes.append("The header ends with an empty name; it is taken as absent.")
-    empty = [i for i, n in enumerate(names) if not n]
+        found.notes.append("The header ends with an empty name; it is taken as absent.")
+    fresh, aliases = _distinct(names)
     counts = Counter(names)
     twice = sorted(n for n in counts if n and counts[n] > 1)
-    aliases: dict[str, str] = {}
+    if not twice and counts[""] < 2:
+        return found.sniffed(fresh, aliases)
+    what = f"the names {', '.join(map(repr, twice))} stand twice" if twice else "several names are empty"
+    found.say("header", False, f"in the header {what}, so it is skipped and columns are taken by position")
+    found.dialect["headerRows"] = [last_line]
+    found.questions.append(
+        f"In the header {what}. Columns are named by position; a change of their order will not be noticed. "
+        "Ask the supplier for distinct names."
+    )
+    return found.sniffed(fresh)
+
+
+def _distinct(names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """A name of its own for each column, and of those that had to be renamed the name in the header."""
     fresh: dict[str, None] = {}
+    aliases: dict[str, str] = {}
     for i, name in enumerate(names):
-        wanted = name or f"column_{i + 1}"
+        own = wanted = name or f"column_{i + 1}"
         number = 2
-        while wanted in fresh or wanted in TRACE_COLUMNS or (wanted != name and wanted in counts):
-            wanted = f"{name or f'column_{i + 1}'}_{number}"
+        while wanted in fresh or wanted in TRACE_COLUMNS or (wanted != name and wanted in names):
+            wanted = f"{own}_{number}"
             number += 1
         if wanted != name:
             aliases[wanted] = name
         fresh[wanted] = None
-    if twice or len(empty) > 1:
-        what = f"the names {', '.join(map(repr, twice))} stand twice" if twice else "several names are empty"
-        dialect["header"] = False
-        dialect["headerRows"] = [last_line]
-        reasons["header"] = f"in the header {what}, so it is skipped and columns are taken by position"
-        questions.append(
-            f"In the header {what}. Columns are named by position; a change of their order will not be noticed. "
-            "Ask the supplier for distinct names."
-        )
-        aliases = {}
-    return Sniffed(dialect, tuple(fresh), reasons, aliases, tuple(notes), tuple(questions))
+    return list(fresh), aliases
