@@ -57,6 +57,8 @@ from importer_dagster.reader import Reader, open_delivery
 from importer_dagster.reject_tables import REJECT_SCHEMA
 from importer_dagster.rejects import Rejected, Rejects, first_reasons, from_table, located, repeated
 from importer_dagster.retype import TypeWatch
+from importer_dagster.rising import Rising
+from importer_dagster.rowstream import RowStream, Trace
 from importer_dagster.settled import Answer, Before, Content, Unread, result_of, with_remedy
 from importer_dagster.sieve import Sieve
 from importer_dagster.spec import TableSpec
@@ -66,7 +68,7 @@ from importer_dagster.totals import Totals
 from importer_dagster.validate import Validator
 from importer_dagster.versions import declarations
 from importer_dagster.warehouse import Warehouse, refusal_of
-from importer_dagster.writer import Counts, Publisher, Rising, RowStream, Trace
+from importer_dagster.writer import Counts, Publisher
 
 log = logging.getLogger(__name__)
 

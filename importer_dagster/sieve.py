@@ -19,7 +19,8 @@ import psycopg
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from importer_dagster.writer import Publisher, RowStream
+from importer_dagster.rowstream import RowStream
+from importer_dagster.writer import Publisher
 
 LEAST = 1_000  # rows of a batch; to compare fewer of them in full takes no longer than to ask
 

@@ -32,12 +32,13 @@ from importer_dagster.model import ColumnMapping, Delivery, LoadResult
 from importer_dagster.opening import read_files
 from importer_dagster.profiles import needs_profile
 from importer_dagster.reader import Reader, open_delivery
+from importer_dagster.rising import Rising
+from importer_dagster.rowstream import RowStream, Trace, traced_together
 from importer_dagster.settled import Content
 from importer_dagster.spec import TableSpec
 from importer_dagster.tables import Target, ensure_tables
 from importer_dagster.validate import Validator
 from importer_dagster.warehouse import Warehouse
-from importer_dagster.writer import Rising, RowStream, Trace, traced_together
 
 log = logging.getLogger(__name__)
 

@@ -1,20 +1,20 @@
-"""Typed rows into PostgreSQL: COPY, and what each write_disposition makes of them.
+"""Bringing a load into force: what each write_disposition makes of its rows.
 
 A type's tables together hold every accepted row of every delivery in force
 exactly once (as a row or as a repeat), which is why the order of loading does
 not matter and why a load can be taken out again.
 
-What does not belong here: making tables (``tables.py``), the ledger
-(``ledger.py``), validation, connections.
+What does not belong here: COPY (``rowstream.py``), making tables (``tables.py``),
+the ledger (``ledger.py``), validation, connections.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import date
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,213 +24,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from psycopg import sql
 
-from importer_dagster import schema
-from importer_dagster.model import Delivery, Duplicate, Rank
-from importer_dagster.rowhash import row_hashes
-from importer_dagster.spec import TableSpec
+from importer_dagster.model import Duplicate, Rank
 from importer_dagster.tables import Name, Target, column_list, statements
-
-# --- COPY -------------------------------------------------------------------------
-
-
-class Trace:
-    """Adds the columns that trace a row to its delivery."""
-
-    def __init__(self, delivery: Delivery, load_id: int, *, hashed: bool = False) -> None:
-        self.hashed = hashed
-        self.fields: list[tuple[pa.Field, Any]] = []
-        if delivery.has_tenant:
-            self.fields.append((pa.field("_tenant", pa.string()), delivery.tenant))
-        self.fields.append((pa.field("_business_date", pa.date32()), delivery.business_date))
-        self.fields.append((pa.field("_load_id", pa.int64()), load_id))
-
-    def schema(self, spec: TableSpec, more: Sequence[str]) -> pa.Schema:
-        """The Arrow schema of what ``add`` returns; ``more`` names columns of text."""
-        fields = [*schema.arrow_schema(spec), *(pa.field(name, pa.string()) for name in more)]
-        last = [pa.field(name, pa.int64()) for name in (*self._hash_column, "_row")]
-        return pa.schema([*fields, *(f for f, _ in self.fields), *last])
-
-    @property
-    def _hash_column(self) -> list[str]:
-        return ["_hash"] if self.hashed else []
-
-    def add(
-        self, typed: pa.RecordBatch, rows: pa.Array, more: Sequence[pa.Array], whole: pa.Schema
-    ) -> pa.RecordBatch:
-        """``typed`` with ``more`` and the trace columns behind it."""
-        said = [*typed.columns, *more]
-        last = [pa.repeat(pa.scalar(v, f.type), len(rows)) for f, v in self.fields]
-        if self.hashed:
-            last.append(row_hashes(pa.RecordBatch.from_arrays(said, names=whole.names[: len(said)])))
-        return pa.RecordBatch.from_arrays([*said, *last, rows], names=whole.names)
-
-
-def traced_together(
-    typed: pa.RecordBatch,
-    first: Delivery,
-    parts: Sequence[tuple[date, int, pa.Array]],
-    whole: pa.Schema,
-) -> pa.RecordBatch:
-    """``typed`` rows of several deliveries like ``first``, with the trace columns behind them.
-
-    ``parts`` are, for each delivery in order, its business date, its load and the
-    numbers of its records; ``whole`` is :meth:`Trace.schema`.
-    """
-    days, loads, rows = zip(*parts, strict=True)
-    of_part = pa.array(np.repeat(np.arange(len(parts)), [len(r) for r in rows]))
-    columns = [*typed.columns]
-    if first.has_tenant:
-        columns.append(pa.repeat(pa.scalar(first.tenant, pa.string()), len(typed)))
-    columns += [pa.array(days, pa.date32()).take(of_part), pa.array(loads, pa.int64()).take(of_part)]
-    return pa.RecordBatch.from_arrays([*columns, pa.concat_arrays(rows)], schema=whole)
-
-
-class Rising:
-    """Whether the keys of a file only ever rise: then none of them comes twice, and nobody need look.
-
-    False where that cannot be told; nulls and JSON are not compared.
-    """
-
-    def __init__(self, spec: TableSpec) -> None:
-        self._key = spec.primary_key
-        self._last: pa.RecordBatch | None = None
-        self.holds = all(f.type != "object" for f in spec.fields if f.column in self._key)
-
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Take in the next rows."""
-        if not self.holds or not len(batch):
-            return
-        keys = batch.select(list(self._key))
-        try:
-            self.holds = _rise(keys) and (self._last is None or _rise(_joined(self._last, keys.slice(0, 1))))
-        except pa.ArrowNotImplementedError:
-            self.holds = False
-        self._last = keys.slice(len(keys) - 1)
-
-
-def _joined(*batches: pa.RecordBatch) -> pa.RecordBatch:
-    return pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
-
-
-def _rise(keys: pa.RecordBatch) -> bool:
-    """Whether each row is greater than the one before, by the first column in which they differ."""
-    rises: pa.Array | None = None
-    for column in reversed(keys.columns):
-        before, after = column.slice(0, len(column) - 1), column.slice(1)
-        less = pc.less(before, after)
-        rises = less if rises is None else pc.or_(less, pc.and_(pc.equal(before, after), rises))
-    return pc.all(rises, skip_nulls=False, min_count=0).as_py() is True
-
-
-# Encoded and sent at a time: while one piece is encoded, the server still works on what the socket
-# holds of the last. With a whole batch at once it stood idle for a fifth of the import.
-_PIECE_BYTES = 256 << 10
-_PIECE_BYTES_PER_COLUMN = 5 << 10  # a piece costs 1.4 µs a column, as much as the encoding of 1 KB
-
-
-@dataclass
-class RowStream:
-    """COPY … BINARY of typed batches into one table; can be paused for other statements.
-
-    ``rows`` counts what was written. Close it (or pause) before any other
-    statement on the same connection. ``is_short``: all of it is there when the COPY
-    begins, so that it may be as long as any statement.
-    """
-
-    conn: psycopg.Connection
-    table: sql.Composable
-    spec: TableSpec
-    arrow_schema: pa.Schema
-    is_short: bool = False
-    rows: int = 0
-    _stack: ExitStack | None = field(default=None, init=False)
-    _copy: psycopg.Copy | None = field(default=None, init=False)
-    _encoder: Any = field(default=None, init=False)
-    _timeout: str = field(default="0", init=False)  # of other statements; a COPY takes what the file takes
-
-    def write(self, batch: pa.RecordBatch) -> None:
-        """Send one batch; its schema is ``arrow_schema``."""
-        if self._copy is None:
-            self._open()
-        assert self._copy is not None
-        size = max(_PIECE_BYTES, _PIECE_BYTES_PER_COLUMN * batch.num_columns)
-        step = max(size * len(batch) // max(batch.nbytes, 1), 1)
-        for start in range(0, len(batch), step):
-            self._copy.write(self._encoder.write_batch(batch.slice(start, step)))
-        self.rows += len(batch)
-
-    def _open(self) -> None:
-        statement = _copy_statement(self.table.as_string(), tuple(self.arrow_schema.names))
-        self._encoder = schema.copy_encoder(self.arrow_schema, self.spec)
-        self._stack = ExitStack()
-        if not self.is_short:
-            self._timeout = statement_timeout(self.conn, "0")
-        self._copy = self._stack.enter_context(self.conn.cursor().copy(statement))
-        self._copy.write(self._encoder.write_header())
-
-    def pause(self) -> None:
-        """End the COPY, so that the connection is free; the next write begins another."""
-        if self._copy is None or self._stack is None:
-            return
-        self._copy.write(self._encoder.finish())
-        stack, self._stack, self._copy = self._stack, None, None
-        stack.close()
-        if not self.is_short:
-            statement_timeout(self.conn, self._timeout)
-
-    def abort(self, error: BaseException) -> None:
-        """Break the COPY off; the transaction is then good only for a rollback."""
-        if self._stack is not None:
-            stack, self._stack, self._copy = self._stack, None, None
-            # the COPY ends with an error by design; ``error`` is the one that counts
-            with suppress(psycopg.Error):
-                stack.__exit__(type(error), error, error.__traceback__)
-
-
-@lru_cache(maxsize=1_000)
-def _copy_statement(table: str, columns: tuple[str, ...]) -> bytes:
-    """The same for each file of a type; ``table`` is quoted already."""
-    names = ", ".join(sql.Identifier(name).as_string() for name in columns)
-    return f"COPY {table} ({names}) FROM STDIN (FORMAT BINARY)".encode()
-
-
-def statement_timeout(conn: psycopg.Connection, value: str) -> str:
-    """Set it for the rest of the transaction; returns what it was."""
-    row = conn.execute(
-        "SELECT current_setting('statement_timeout'), set_config('statement_timeout', %s, true)", (value,)
-    ).fetchone()
-    assert row
-    return str(row[0])
-
-
-@contextmanager
-def _planning(conn: psycopg.Connection, never: Sequence[str]) -> Iterator[None]:
-    """Keep the planner from what it would take for cheap: it has no statistics of rows that are not committed."""
-    names = [f"enable_{what}" for what in never]
-    conn.execute("SELECT set_config(name, 'off', true) FROM unnest(%s::text[]) AS name", (names,))
-    yield
-    conn.execute("SELECT set_config(name, 'on', true) FROM unnest(%s::text[]) AS name", (names,))
-
-
-def _only_row(asked: psycopg.Cursor) -> Any:
-    row = asked.fetchone()
-    assert row
-    return row
-
-
-def _is_ordered_alike(type_: pa.DataType) -> bool:
-    """Whether PostgreSQL orders values as Arrow does: not text, by its language, nor what may be no number."""
-    kinds = (pa.types.is_integer, pa.types.is_decimal, pa.types.is_date, pa.types.is_timestamp)
-    return any(is_kind(type_) for is_kind in kinds)
-
 
 _STAGE = sql.Identifier("importer_stage")
 FEW = 1_000  # staged rows
 _DENSE = 4  # rows between the least and the greatest key of a batch, for each of the batch
 _NEVER = {"range": ["nestloop", "sort"], "key": ["bitmapscan", "sort"]}
-
-
-# --- publishing -------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -548,3 +348,24 @@ class Publisher:
     def revive_load(self, load_id: int) -> int:
         """append: bring a load's superseded rows back; returns how many."""
         return self._run("revive_load", {"load": load_id}).rowcount
+
+
+@contextmanager
+def _planning(conn: psycopg.Connection, never: Sequence[str]) -> Iterator[None]:
+    """Keep the planner from what it would take for cheap: it has no statistics of rows that are not committed."""
+    names = [f"enable_{what}" for what in never]
+    conn.execute("SELECT set_config(name, 'off', true) FROM unnest(%s::text[]) AS name", (names,))
+    yield
+    conn.execute("SELECT set_config(name, 'on', true) FROM unnest(%s::text[]) AS name", (names,))
+
+
+def _only_row(asked: psycopg.Cursor) -> Any:
+    row = asked.fetchone()
+    assert row
+    return row
+
+
+def _is_ordered_alike(type_: pa.DataType) -> bool:
+    """Whether PostgreSQL orders values as Arrow does: not text, by its language, nor what may be no number."""
+    kinds = (pa.types.is_integer, pa.types.is_decimal, pa.types.is_date, pa.types.is_timestamp)
+    return any(is_kind(type_) for is_kind in kinds)

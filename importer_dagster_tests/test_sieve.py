@@ -18,10 +18,11 @@ from importer_dagster import pipeline, sieve, undo
 from importer_dagster.errors import WarehouseError
 from importer_dagster.held import release
 from importer_dagster.model import LoadResult
+from importer_dagster.rising import Rising
 from importer_dagster.schema import arrow_schema
 from importer_dagster.spec import TableSpec
 from importer_dagster.tables import Target, move_rescued
-from importer_dagster.writer import Publisher, Rising
+from importer_dagster.writer import Publisher
 
 FIELDS = [
     {"name": "id", "type": "integer"},
