@@ -34,6 +34,8 @@ from importer_dagster.patterns import bytewise
 from importer_dagster.spec import TableSpec, once_per_spec
 
 WIDE = 800  # columns
+KEY_BYTES = 2_400  # of a key's texts together: PostgreSQL's index takes 2,704, tenant and all else included
+_JSONB_BYTES = 6  # at most, for one of the JSON text
 
 Judge2: TypeAlias = Callable[[pa.Array, Any], pa.Array]
 
@@ -196,7 +198,9 @@ def pandera_schema(spec: TableSpec) -> pandera.DataFrameSchema:
         {
             # nullable: what is required is a check like any other, since Pandera's own
             # lists every missing value, which takes far longer than all the rest
-            f.column: pandera.Column(pd.ArrowDtype(arrow_type(f)), checks=_checks(f), nullable=True)
+            f.column: pandera.Column(
+                pd.ArrowDtype(arrow_type(f)), checks=_checks(f) + _key_checks(f, spec), nullable=True
+            )
             for f in spec.fields
         },
         checks=[get_check(name) for name in spec.checks],
@@ -267,6 +271,22 @@ def _checks(field: FieldSpec) -> list[pandera.Check]:
     if of_format and of_format not in field.checks:
         checks.append(get_check(of_format))
     return checks + [get_check(name) for name in field.checks]
+
+
+def _key_checks(field: FieldSpec, spec: TableSpec) -> list[pandera.Check]:
+    """That a text fits the table's index, which would refuse the whole file; so does what an unclosed quote makes of it."""
+    texts = [f for f in spec.fields if f.column in spec.primary_key and (_is_text(f) or f.type == "object")]
+    if spec.write_disposition not in ("merge", "scd2") or field not in texts:
+        return []
+    most = KEY_BYTES // len(texts) // (_JSONB_BYTES if field.type == "object" else 1)
+    words = f"has more than {most} bytes, too many for the primaryKey"
+    return [column_check(partial(_is_within, most=most), name="primaryKey.length", error=words)]
+
+
+def _is_within(array: pa.Array, most: int) -> pa.Array:
+    if all_within(array, 0, most):
+        return pa.repeat(True, len(array))
+    return pc.less_equal(pc.binary_length(array), most)
 
 
 def _bounds(field: FieldSpec) -> Iterator[pandera.Check]:

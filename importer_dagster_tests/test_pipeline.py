@@ -2,6 +2,8 @@
 
 import datetime
 import gzip
+import random
+import string
 import threading
 from decimal import Decimal
 
@@ -12,6 +14,7 @@ from conftest import DAY, Inbox, Query, database, make_spec, migrate
 from importer_dagster import ledger_schema, pipeline
 from importer_dagster.errors import WarehouseError, WarehouseUnavailable
 from importer_dagster.reader import open_delivery
+from importer_dagster.schema import KEY_BYTES
 from importer_dagster.turns import SLOT_LOCKS
 from importer_dagster.warehouse import Warehouse
 from importer_dagster.writer import Publisher
@@ -338,6 +341,35 @@ def test_a_short_file_that_meets_no_other_row_needs_no_stage(
     assert load("staged") == results
     assert len(stages) == len(MEETING[disposition]) + sum(staged for *_, staged in MEETING[disposition])
     assert found("plain") == found("staged")
+
+
+@pytest.mark.parametrize("disposition", ["merge", "scd2"])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_key_too_long_for_an_index_is_a_reject_of_its_record(
+    inbox: Inbox, query: Query, disposition: str, parts: int
+) -> None:
+    """As an unclosed quote makes one. The index takes whatever passes."""
+    most = KEY_BYTES // parts
+    longest = random_text(most)
+    names = ["a", "b"][:parts]
+    fields = [{"name": n} for n in (*names, "v")]
+    spec = make_spec(fields=fields, key=names, write_disposition=disposition)
+    records = [["x"] * parts, [longest] * parts, ["x"] * (parts - 1) + [longest + "é"]]
+    text = "\n".join(",".join([*record, "1"]) for record in records)
+    result = inbox.load(spec, f"{','.join(names)},v\n{text}\n", tenant=random_text(200))
+    assert (result.status, result.rows_loaded, result.rows_rejected) == ("loaded", 2, 1)
+    assert query("SELECT row, column_name, rule FROM importer.rejects") == [
+        (3, names[-1], "primaryKey.length")
+    ]
+    changed = inbox.load(
+        spec, f"{','.join(names)},v\n{text.replace(',1', ',2')}\n", tenant=random_text(200), day=day(1)
+    )
+    assert changed.rows_loaded == 2
+
+
+def random_text(length: int) -> str:
+    """ASCII that cannot be compressed."""
+    return "".join(random.Random(length).choices(string.ascii_letters + string.digits, k=length))
 
 
 def test_keys_that_the_database_orders_in_its_own_way_are_compared_there(inbox: Inbox, query: Query) -> None:
