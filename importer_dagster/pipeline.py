@@ -434,13 +434,23 @@ class _Import:
             return publisher.prior is None
         if known is None or self.spec.absence_closes or not publisher.is_newest(newest):
             return False
+        return self._has_none_of(publisher, known)
+
+    def _has_none_of(self, publisher: Publisher, known: list[_Judged]) -> bool:
+        """Whether it is plain that the table has none of the file's keys."""
         return all(publisher.has_none_between(judged[1]) for judged in known)
 
     def _replaces_plainly(
         self, publisher: Publisher, newest: Rank | None, known: list[_Judged] | None
     ) -> bool:
         """replace: whether all rows belong in the table; and there are some, which the gate asks of it."""
-        return known is not None and any(len(judged[2]) for judged in known) and publisher.takes_all(newest)
+        if known is None or not any(len(judged[2]) for judged in known):
+            return False
+        if publisher.takes_all(newest):
+            return True
+        is_same_day = newest is not None and newest[0] == self.delivery.business_date
+        # of the day's files, no other has one of its keys
+        return is_same_day and publisher.prior is None and self._has_none_of(publisher, known)
 
     def _note_duplicates(self, error: psycopg.Error) -> None:
         """Begin again with a stage where the table would not take a key twice."""

@@ -64,6 +64,7 @@ class Publisher:
         self._keys_found = False
         self._is_dense = True  # whether the keys of a batch lie close together in the table
         self.noted = 0  # rows found unchanged before they came to the stage
+        self._staged = 0  # most rows that may be on the stage when they are published
         self._values: dict[str, Any] = {
             "load": load_id,
             "type": target.spec.name,
@@ -170,11 +171,12 @@ class Publisher:
         self._run("forget_duplicates")
 
     def publish(self, newest: Rank | None, staged: int) -> Counts:
-        """Bring the staged rows into force; how many there are is to be known about.
+        """Bring the staged rows into force; there are no more than ``staged``.
 
         ``newest`` is the highest (business date, path) in force for the type
         and tenant, the prior load left out; None if there is none.
         """
+        self._staged = staged
         if self.target.is_keyed and staged <= FEW:
             # the planner, which takes pages for cold, would read the whole table to find a few keys of it
             self.conn.execute("SELECT set_config('random_page_cost', '0.1', true)")
@@ -194,7 +196,7 @@ class Publisher:
         return (self.business_date, self.path.encode()) > (newest[0], newest[1].encode())
 
     def has_none_between(self, batch: pa.RecordBatch) -> bool:
-        """merge, scd2: whether no row of the table lies between a batch's least and greatest key; False if not known."""
+        """Whether no row of the table lies between a batch's least and greatest key; False if not known."""
         key = batch.column(self.target.spec.primary_key[0])
         if not len(key):
             return True
@@ -262,20 +264,25 @@ class Publisher:
 
     def _merge_newest(self) -> Counts:
         unchanged, rest = self._set_unchanged_aside()
+        if rest is None:
+            return Counts(unchanged=unchanged)
         with self.conn.pipeline():
             self._run("merge_retire", stage=rest)
             written = self._run("merge_upsert", stage=rest)
         return Counts(loaded=written.rowcount, unchanged=unchanged)
 
-    def _set_unchanged_aside(self) -> tuple[int, sql.Identifier]:
-        """Note the staged rows that say nothing new; how many, and the table of the others."""
+    def _set_unchanged_aside(self) -> tuple[int, sql.Identifier | None]:
+        """Note the staged rows that say nothing new; how many, and the table of the others, None if there are none."""
         unchanged = self._run("find_unchanged").rowcount
         if not unchanged:
             return 0, _STAGE
-        self._run("note_unchanged")
-        self._run("note_hashes")
-        self._run("create_rest")
-        return unchanged, sql.Identifier("importer_rest")
+        rest = sql.Identifier("importer_rest") if unchanged < self._staged else None
+        with self.conn.pipeline():
+            self._run("note_unchanged")
+            self._run("note_hashes")
+            if rest is not None:
+                self._run("create_rest")
+        return unchanged, rest
 
     def _publish_scd2(self, newest: Rank | None) -> Counts:
         return self._scd2_newest() if self.is_newest(newest) else self.derive()
@@ -285,6 +292,8 @@ class Publisher:
             with _planning(self.conn, ["nestloop"]):  # it would look at all named for each key
                 self._run("scd2_close_absent")
         unchanged, rest = self._set_unchanged_aside()
+        if rest is None:
+            return Counts(unchanged=unchanged)
         self._run("scd2_close_changed", stage=rest)
         return Counts(self._run("insert_stage", into=self.target.live, stage=rest).rowcount, unchanged)
 

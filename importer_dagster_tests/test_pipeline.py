@@ -305,25 +305,35 @@ MEETING = {
         ("d", 0, (7,), True),  # late
         ("e", 2, (8,), False),
     ],
+    "replace by key": [
+        ("a", 0, (1, 2), False),
+        ("b", 0, (10, 11), False),  # other keys of the same day
+        ("c", 0, (11, 12), True),
+        ("d", 0, (0, 20), True),  # with some in between
+        ("a0", 0, (30,), False),
+        ("b", 0, (40,), True),  # sent again
+        ("e", 0, (), True),
+        ("f", 1, (1,), False),
+    ],
     "append": [("a", 0, (1, 2), False), ("a", 0, (3,), False), ("b", 0, (5, 4), True)],
 }
 MEETING["scd2"] = [*MEETING["merge"][:1], ("b", 1, (40, 41), False), *MEETING["merge"][3:]]
 
 
-@pytest.mark.parametrize("disposition", MEETING)
+@pytest.mark.parametrize("kind", MEETING)
 def test_a_short_file_that_meets_no_other_row_needs_no_stage(
-    inbox: Inbox, query: Query, monkeypatch, disposition: str
+    inbox: Inbox, query: Query, monkeypatch, kind: str
 ) -> None:
     """And ends as it would with one."""
     stages = []
     create = Publisher.create_stage
     monkeypatch.setattr(Publisher, "create_stage", lambda self: stages.append(self.path) or create(self))
-    key = {} if disposition == "replace" else {"key": ["id"]}
-    spec = make_spec(write_disposition=disposition, **key)
+    key = {} if kind == "replace" else {"key": ["id"]}
+    spec = make_spec(write_disposition=kind.split(maxsplit=1)[0], **key)
 
     def load(tenant: str) -> list[tuple]:
         results = []
-        for path, n, ids, _ in MEETING[disposition]:
+        for path, n, ids, _ in MEETING[kind]:
             text = HEADER + "".join(f"{i},v,1\n" for i in ids)
             results.append(inbox.load(spec, text, path=path, day=day(n), tenant=tenant))
         return [(r.status, r.rows_loaded, r.rows_unchanged, r.rows_rejected, r.rows_skipped) for r in results]
@@ -336,10 +346,10 @@ def test_a_short_file_that_meets_no_other_row_needs_no_stage(
         return [query(what.format(table), tenant) for table in ("things", "importer_superseded.things")]
 
     results = load("plain")
-    assert stages == [path for path, _, _, staged in MEETING[disposition] if staged]
+    assert stages == [path for path, _, _, staged in MEETING[kind] if staged]
     monkeypatch.setattr(pipeline._Import, "_needs_stage", lambda *_: True)
     assert load("staged") == results
-    assert len(stages) == len(MEETING[disposition]) + sum(staged for *_, staged in MEETING[disposition])
+    assert len(stages) == len(MEETING[kind]) + sum(staged for *_, staged in MEETING[kind])
     assert found("plain") == found("staged")
 
 
