@@ -102,7 +102,7 @@ class Column:
             return
         self._measure(texts, counts)
         self._count_distinct(texts, counts, most_bytes)
-        self._count_shapes(texts, counts)
+        self._count_shapes(*self._without_sentinels(texts, counts))
         self._watch_unique(texts, int(counts.sum()))
 
     def end_of_file(self) -> None:
@@ -136,8 +136,10 @@ class Column:
         if len(self.distinct) > MAX_DISTINCT or self._bytes > most_bytes:
             self.distinct = None
 
-    def _count_shapes(self, texts: pa.Array, counts: npt.NDArray[np.int64]) -> None:
-        # blanks alone are a sentinel, too
+    def _without_sentinels(
+        self, texts: pa.Array, counts: npt.NDArray[np.int64]
+    ) -> tuple[pa.Array, npt.NDArray[np.int64]]:
+        """Count the sentinels, and take them and empty texts out. Blanks alone are one, too."""
         blank = pc.match_substring_regex(texts, r"\A[\s\pZ]+\z")
         known = pc.or_(pc.is_in(texts, value_set=_SENTINEL_ARRAY), blank)
         if pc.any(known).as_py():
@@ -146,7 +148,9 @@ class Column:
             self.sentinels.update(dict(list(found.items())[:MAX_SENTINELS]))
             texts, counts = texts.filter(pc.invert(known)), counts[~mask]
         filled = pc.greater(pc.binary_length(texts), 0)
-        texts, counts = texts.filter(filled), counts[filled.to_numpy(zero_copy_only=False)]
+        return texts.filter(filled), counts[filled.to_numpy(zero_copy_only=False)]
+
+    def _count_shapes(self, texts: pa.Array, counts: npt.NDArray[np.int64]) -> None:
         uuid = pc.match_substring_regex(
             texts, r"\A\{?[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\}?\z"
         )

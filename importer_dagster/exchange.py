@@ -77,8 +77,7 @@ def _one(resource: Mapping[str, Any], name: str | None) -> tuple[str, str]:
     given = name or resource.get("name")
     if not given:
         raise UsageError("The descriptor has no name; say which with --name.")
-    type_name = re.sub(r"\W+", "_", str(given), flags=re.ASCII).strip("_").lower()
-    type_name = f"t_{type_name}" if not type_name or type_name[0].isdigit() else type_name[:55]
+    type_name = _type_name(str(given))
     schema = resource["schema"]
     if not isinstance(schema, Mapping):
         raise UsageError(
@@ -105,6 +104,12 @@ def _one(resource: Mapping[str, Any], name: str | None) -> tuple[str, str]:
     text = to_yaml(Document(data, tuple(head), field_comments=tuple(comments)))
     parse_spec(text, f"{type_name}.yaml")
     return type_name, text
+
+
+def _type_name(given: str) -> str:
+    """A name as a spec can have it, from a resource's."""
+    name = re.sub(r"\W+", "_", given, flags=re.ASCII).strip("_").lower()
+    return (f"t_{name}" if not name or name[0].isdigit() else name)[:55]
 
 
 def _take_path(path: Any, data: dict[str, Any], notes: list[str]) -> None:

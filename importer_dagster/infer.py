@@ -14,7 +14,7 @@ them (``survey.py``), types (``choosing.py``), keys and constraints
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -127,15 +127,17 @@ def _write(work: Work, name: str) -> tuple[TableSpec, str]:
     reasons["missingValues"] = "empty without quotes; quoted empty text stays text"
     data["schema"] = schema
     data["write_disposition"], reasons["write_disposition"] = _disposition(work)
-    listed = ", ".join(Path(f.path).name for f in work.files[:3]) + (" …" if len(work.files) > 3 else "")
-    head = [
-        f"Proposed by `importer infer` from {work.records:,} records of {listed}.",
-        "The reason for each choice stands with it; change what you know better.",
-    ]
-    head += [f"QUESTION: {q}" for q in dict.fromkeys(work.questions)]
-    head += [f"NOTE: {n}" for n in dict.fromkeys(work.notes)]
-    text = to_yaml(Document(data, tuple(head), reasons, tuple(comments)))
+    text = to_yaml(Document(data, tuple(_head(work)), reasons, tuple(comments)))
     return parse_spec(text, f"{name}.yaml"), text
+
+
+def _head(work: Work) -> Iterator[str]:
+    """What stands above the spec: where it comes from, what is asked, what should be known."""
+    listed = ", ".join(Path(f.path).name for f in work.files[:3]) + (" …" if len(work.files) > 3 else "")
+    yield f"Proposed by `importer infer` from {work.records:,} records of {listed}."
+    yield "The reason for each choice stands with it; change what you know better."
+    yield from (f"QUESTION: {q}" for q in dict.fromkeys(work.questions))
+    yield from (f"NOTE: {n}" for n in dict.fromkeys(work.notes))
 
 
 def _field(name: str, work: Work) -> tuple[dict[str, Any], str]:

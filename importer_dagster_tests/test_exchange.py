@@ -85,6 +85,13 @@ def test_a_bare_table_schema_needs_a_name() -> None:
     assert (spec.name, spec.primary_key, spec.write_disposition) == ("my_things", ("id",), "merge")
 
 
+@pytest.mark.parametrize(
+    ("name", "made"), [("2024 " + "x" * 60, "t_2024_" + "x" * 48), ("x" * 60, "x" * 55), ("ä", "t_")]
+)
+def test_every_name_of_a_resource_makes_one_of_a_type(name: str, made: str) -> None:
+    assert parsed(from_frictionless({"name": name, "schema": {"fields": [{"name": "id"}]}})).name == made
+
+
 def test_a_data_package_gives_a_spec_for_each_resource() -> None:
     package = {
         "name": "p",
