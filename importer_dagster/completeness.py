@@ -123,6 +123,11 @@ def local_info(path: str) -> dict[str, Any] | None:
         found = os.stat(path)  # noqa: PTH116 - a Path takes as long to make
     except (OSError, ValueError):
         return None
+    return info_of(found)
+
+
+def info_of(found: os.stat_result) -> dict[str, Any]:
+    """What a stamp is made of, under fsspec's names."""
     created = getattr(found, "st_birthtime", found.st_ctime)
     return {"size": found.st_size, "mtime": found.st_mtime, "created": created}
 

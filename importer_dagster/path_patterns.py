@@ -13,7 +13,7 @@ patterns match (``source.py``).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import cached_property, lru_cache
@@ -210,11 +210,17 @@ class Patterns:
         self._by_stem: dict[str, list[tuple[str, PathPattern]]] = {}
         for name, pattern in by_type.items():
             self._by_stem.setdefault(pattern.stem, []).append((name, pattern))
-        self._lengths = sorted({len(stem) for stem in self._by_stem})
+        self._lengths: dict[str, list[int]] = {}  # of the stems that begin with a character
+        for stem in sorted(self._by_stem, key=len):
+            lengths = self._lengths.setdefault(stem[:1], [])
+            if len(stem) not in lengths:
+                lengths.append(len(stem))
 
     def matches(self, path: str) -> list[tuple[int, str, tuple[date | None, str]]]:
         """(weight, type, (business date or None, tenant)) of all patterns that match ``path``."""
         name = path.rpartition("/")[2]
-        tried: Iterator[Sequence[tuple[str, PathPattern]]]
-        tried = (self._by_stem.get(name[:n], ()) for n in self._lengths if n <= len(name))
+        lengths = (*self._lengths.get("", ()), *self._lengths.get(name[:1], ()))
+        tried = [
+            self._by_stem[stem] for n in lengths if (stem := name[:n]) in self._by_stem and n <= len(name)
+        ]
         return [(p.weight, t, m) for some in tried for t, p in some if (m := p.match(path)) is not None]

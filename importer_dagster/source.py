@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from importer_dagster.completeness import (
+    info_of,
     local_info,
     marker_of,
     places_beside,
@@ -32,6 +34,7 @@ from importer_dagster.completeness import (
 from importer_dagster.errors import SourceUnavailable, UsageError, storable
 from importer_dagster.model import Delivery
 from importer_dagster.path_patterns import PathPattern, Patterns, pattern_of
+from importer_dagster.policy import Complete
 from importer_dagster.redaction import redact, redact_text
 from importer_dagster.settings import Settings
 from importer_dagster.spec import TableSpec
@@ -63,28 +66,66 @@ def find_deliveries(
     # the root itself may hold more than the address shows, as some file systems leave user and query in it
     files = _list_files(fs, root, patterns.by_type.values(), dates, redact(inbox_url))
     wanted = set(dates) if dates is not None else None
+    listing = _Listing(fs, root, files, patterns, specs, min_age)
     found = [
-        replace(
-            delivery,
-            waiting=waits_for(path, info, files, specs[delivery.type].complete, min_age),
-            stamp=_stamp(path, info, files, specs[delivery.type]),
-        )
-        for path, info in files.items()
-        for delivery in _claims(path, info, patterns, fs, root)
-        if (types is None or delivery.type in types) and (wanted is None or delivery.business_date in wanted)
+        listing.delivery(path, name, tenant, day)
+        for path in files
+        for name, tenant, day in listing.claims(path)
+        if (types is None or name in types) and (wanted is None or day in wanted)
     ]
     beside = {place for d in found for place in places_beside(d.path, specs[d.type].complete)}
     found = [d for d in found if d.path not in beside]  # a manifest may be called like a delivery
     return sorted(found, key=lambda d: (d.business_date, d.type, d.tenant, d.path))
 
 
-def _stamp(
-    path: str, info: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]], spec: TableSpec
-) -> str | None:
-    manifest = spec.complete.manifest
-    if manifest is None:
-        return stamp_of(info)
-    return with_manifest(stamp_of(info), stamp_of(files.get(marker_of(path, manifest.path), {})))
+@dataclass(frozen=True)
+class _Listing:
+    """The files of an inbox, by relative path, and what makes deliveries of them."""
+
+    fs: fsspec.AbstractFileSystem
+    root: str
+    files: Mapping[str, Mapping[str, Any]]
+    patterns: Patterns
+    specs: Mapping[str, TableSpec]
+    min_age: int
+
+    def claims(self, path: str) -> list[tuple[str, str, date]]:
+        """Type, tenant and business date of the deliveries that a file is: normally one, none if no type knows it."""
+        if path.startswith(".") or "/." in path:
+            return []  # hidden: editors' and transfer programs' temporary files
+        matches = self.patterns.matches(path)
+        if not matches:
+            return []
+        best = max(weight for weight, _, _ in matches)
+        return [
+            (name, tenant, day or _modified(self.fs, self.files[path]))
+            for weight, name, (day, tenant) in matches
+            if weight == best
+        ]
+
+    def delivery(self, path: str, name: str, tenant: str, day: date) -> Delivery:
+        """One of them."""
+        info, rule = self.files[path], self.specs[name].complete
+        is_local = _is_local(self.fs)
+        return Delivery(
+            type=name,
+            tenant=tenant,
+            business_date=day,
+            path=path,
+            url=info["full"] if is_local else self.fs.unstrip_protocol(info["full"]),
+            size=info.get("size"),
+            has_tenant=self.patterns.by_type[name].has_tenant,
+            inbox=self.root if is_local else None,
+            waiting=waits_for(path, info, self.files, rule, self.min_age),
+            stamp=self._stamp(path, info, rule),
+        )
+
+    def _stamp(self, path: str, info: Mapping[str, Any], rule: Complete) -> str | None:
+        if rule.manifest is None:
+            return stamp_of(info)
+        return with_manifest(
+            stamp_of(info), stamp_of(self.files.get(marker_of(path, rule.manifest.path), {}))
+        )
 
 
 def _open_inbox(inbox_url: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -116,6 +157,7 @@ def _list_files(
     # a folder inside another one is listed with it
     tops = {f for f in folders if not any(f != g and (not g or f.startswith(g + "/")) for g in folders)}
     files: dict[str, dict[str, Any]] = {}
+    is_local = _is_local(fs)
     try:
         if not fs.isdir(root):
             raise SourceUnavailable(
@@ -123,12 +165,12 @@ def _list_files(
             )
         for folder in sorted(tops):
             top = f"{root}/{folder}" if folder else root
-            found = _local_files(fs, top) if _is_local(fs) else fs.find(top, detail=True).items()
+            found = _local_files(top) if is_local else fs.find(top, detail=True).items()
             for full, info in found:
                 path = storable(full[len(root) + 1 :])
                 if path in files:
                     log.warning("%s is left out: another file is recorded under the same name", path)
-                elif _stays_inside(fs, full, root, info):
+                elif _stays_inside(full, root, info) if is_local else _is_one_address(full, root):
                     files[path] = {**_followed(full, info), "full": full}
     except SourceUnavailable:
         raise
@@ -139,28 +181,39 @@ def _list_files(
     return files
 
 
-def _local_files(fs: fsspec.AbstractFileSystem, folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """As ``fs.find``, which leaves out what it may not list, and says nothing. What fails otherwise is raised."""
+def _local_files(folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """As fsspec's ``find``, in a third of its time. That leaves out what it may not list, and says nothing."""
     try:
-        listed = fs.ls(folder, detail=True)
-    except FileNotFoundError:
+        with os.scandir(folder) as entries:
+            listed = list(entries)
+    except (FileNotFoundError, NotADirectoryError):
         return
     except PermissionError:  # it holds up no other folder
         log.warning("%s may not be listed, so its files are left out: grant read access", storable(folder))
         return
-    for info in listed:
-        if info["type"] == "directory":
-            yield from _local_files(fs, info["name"])
+    for entry in listed:
+        full = f"{folder}/{entry.name}"
+        if entry.is_dir(follow_symlinks=False):
+            yield from _local_files(full)
         else:
-            yield info["name"], info
+            with suppress(FileNotFoundError):  # it is gone by now
+                yield full, _info_of_entry(entry)
 
 
-def _stays_inside(fs: fsspec.AbstractFileSystem, full: str, root: str, info: Mapping[str, Any]) -> bool:
+def _info_of_entry(entry: os.DirEntry[str]) -> dict[str, Any]:
+    kind = "file" if entry.is_file(follow_symlinks=False) else "other"
+    return {"type": kind, "islink": entry.is_symlink(), **info_of(entry.stat(follow_symlinks=False))}
+
+
+def _stays_inside(full: str, root: str, info: Mapping[str, Any]) -> bool:
     """False, with a warning, for what would not be read as the very file that was listed."""
-    if _is_local(fs):
-        plain = info.get("type") == "file" and not info.get("islink")
-        return plain or _is_file_inside(Path(full), Path(root))
-    if "::" in full[len(root) :]:  # to fsspec, an address behind it
+    plain = info["type"] == "file" and not info["islink"]
+    return plain or _is_file_inside(Path(full), Path(root))
+
+
+def _is_one_address(full: str, root: str) -> bool:
+    """The same where fsspec takes '::' in a name for another address behind it."""
+    if "::" in full[len(root) :]:
         log.warning("%s is left out: '::' in its name means several file systems", storable(full))
         return False
     return True
@@ -180,36 +233,6 @@ def _is_file_inside(file: Path, root: Path) -> bool:
         log.warning("%s is left out: the link leads out of the inbox", storable(str(file)))
         return False
     return True
-
-
-def _claims(
-    path: str,
-    info: Mapping[str, Any],
-    patterns: Patterns,
-    fs: fsspec.AbstractFileSystem,
-    root: str,
-) -> list[Delivery]:
-    """The deliveries that a file is: normally one, none if no type knows it."""
-    if any(part.startswith(".") for part in path.split("/")):
-        return []  # hidden: editors' and transfer programs' temporary files
-    matches = patterns.matches(path)
-    if not matches:
-        return []
-    best = max(weight for weight, _, _ in matches)
-    return [
-        Delivery(
-            type=name,
-            tenant=tenant,
-            business_date=day or _modified(fs, info),
-            path=path,
-            url=info["full"] if _is_local(fs) else fs.unstrip_protocol(info["full"]),
-            size=info.get("size"),
-            has_tenant=patterns.by_type[name].has_tenant,
-            inbox=root if _is_local(fs) else None,
-        )
-        for weight, name, (day, tenant) in matches
-        if weight == best
-    ]
 
 
 def _is_local(fs: fsspec.AbstractFileSystem) -> bool:
