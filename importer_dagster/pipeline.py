@@ -33,7 +33,7 @@ from importer_dagster import (
     ledger_queries,
     ledger_rejects,
     ledger_schema,
-    undo,
+    placing,
 )
 from importer_dagster.completeness import unchanged
 from importer_dagster.drift import map_header
@@ -280,7 +280,7 @@ class _Import:
                         publisher.make_way(newest)
                     if self.extras.grows:
                         evolve.prepare_stage(conn, list(self.extras.grows.values()), self.target.gained)
-                    sifting = publisher if staged and self._may_sift(publisher, newest) else None
+                    sifting = publisher if staged and placing.may_sift(publisher, newest) else None
                     stream = self._copy_rows(conn, load_id, table, reader, batches, sifting)
             self._judge_types()
             self.findings = gate.repeats(conn, self.spec)
@@ -291,7 +291,10 @@ class _Import:
         if self._is_to_be_held(conn, prior):
             assert not publisher.noted, "of a file that may be held, no row may stay out of the stage"
             return self._hold(conn, load_id, prior)
-        self._check_place(conn, newest, prior)
+        if self.has_ledger:
+            placing.check_place(
+                conn, self.target, self.delivery, newest, prior=publisher.prior, force=self.force
+            )
         counts = publisher.publish(newest, stream.rows) if staged else Counts(loaded=stream.rows)
         return self._commit(conn, load_id, counts)
 
@@ -392,65 +395,15 @@ class _Import:
             prior=prior.load_id if prior else None,
         )
 
-    def _check_place(self, conn: psycopg.Connection, newest: Rank | None, prior: Standing | None) -> None:
-        """Refuse a late or corrected file whose place cannot be told any more, unless that is accepted."""
-        on_top = prior is None and (newest is None or self.delivery.business_date > newest[0])
-        may_force = not self.spec.absence_closes  # there, nothing is left to put it among
-        if on_top or (self.force and may_force) or not self.target.is_keyed or not self.has_ledger:
-            return
-        also = prior.load_id if prior else None
-        pruned = ledger_queries.pruned_until(conn, self.delivery.type, self.delivery.tenant, also=also)
-        if pruned and self.delivery.business_date <= pruned[0]:
-            raise RefusedError(
-                f"What the deliveries until {pruned[0]} said before others did was deleted on "
-                f"{pruned[1]:%Y-%m-%d} (IMPORTER_KEEP_HISTORY), so the place of a file of "
-                f"{self.delivery.business_date} among them cannot be told exactly. "
-                + ("`importer load --force` puts it where the rest says" if may_force else undo.ONLY_ANEW),
-                rule="retention",
-            )
-
     def _needs_stage(self, publisher: Publisher, newest: Rank | None, batches: Iterable[_Judged]) -> bool:
-        """Whether rows must be looked at as a whole before they may stand in the table.
+        """Whether rows need a stage (:mod:`placing`); they do, too, where they had none and needed one.
 
-        A short file is known as a whole by now: ``batches`` is a list. The keys of a keyed type
-        are unique as a rule, which the table itself sees to; if they are not, the load begins
-        again with a stage.
+        A short file is known as a whole by now: ``batches`` is a list.
         """
-        if self.dry_run or self.extras.grows or gate.needs_stage(self.spec) or self.has_duplicates:
+        if self.dry_run or self.extras.grows or self.has_duplicates:
             return True
-        unique = {rule for rule, _ in self._unique_columns()}
-        known = batches if isinstance(batches, list) else None
-        if self.target.is_keyed:
-            return unique != {"primaryKey"} or not self._meets_nothing(publisher, newest, known)
-        if known is not None and self.rising.holds:
-            unique.discard("primaryKey")
-        return bool(unique) or not (
-            self.spec.write_disposition == "append" or self._replaces_plainly(publisher, newest, known)
-        )
-
-    def _meets_nothing(self, publisher: Publisher, newest: Rank | None, known: list[_Judged] | None) -> bool:
-        """merge, scd2: whether no delivery says anything of the file's keys, nor the file of what it does not name."""
-        if newest is None:
-            return publisher.prior is None
-        if known is None or self.spec.absence_closes or not publisher.is_newest(newest):
-            return False
-        return self._has_none_of(publisher, known)
-
-    def _has_none_of(self, publisher: Publisher, known: list[_Judged]) -> bool:
-        """Whether it is plain that the table has none of the file's keys."""
-        return all(publisher.has_none_between(judged[1]) for judged in known)
-
-    def _replaces_plainly(
-        self, publisher: Publisher, newest: Rank | None, known: list[_Judged] | None
-    ) -> bool:
-        """replace: whether all rows belong in the table; and there are some, which the gate asks of it."""
-        if known is None or not any(len(judged[2]) for judged in known):
-            return False
-        if publisher.takes_all(newest):
-            return True
-        is_same_day = newest is not None and newest[0] == self.delivery.business_date
-        # of the day's files, no other has one of its keys
-        return is_same_day and publisher.prior is None and self._has_none_of(publisher, known)
+        known = [typed for _, typed, *_ in batches] if isinstance(batches, list) else None
+        return placing.needs_stage(publisher, newest, known, rises=known is not None and self.rising.holds)
 
     def _note_duplicates(self, error: psycopg.Error) -> None:
         """Begin again with a stage where the table would not take a key twice."""
@@ -458,17 +411,6 @@ class _Import:
         if is_key and not self.has_duplicates:
             self.has_duplicates = True
             raise _Again from error
-
-    def _unique_columns(self) -> list[tuple[str, tuple[str, ...]]]:
-        """(rule, columns) of everything that must be unique within a file."""
-        keys = [("primaryKey", self.spec.primary_key)] if self.spec.primary_key else []
-        return keys + [("unique", (f.column,)) for f in self.spec.fields if f.constraints.unique]
-
-    def _may_sift(self, publisher: Publisher, newest: Rank | None) -> bool:
-        """Whether rows that say nothing new may stay out of the stage: nobody but the publisher looks at it."""
-        if not self.target.is_keyed or gate.needs_stage(self.spec) or len(self._unique_columns()) > 1:
-            return False
-        return newest is not None and publisher.is_newest(newest)
 
     @contextmanager
     def _judging(self, reader: Reader) -> Iterator[Iterable[_Judged]]:
@@ -562,7 +504,7 @@ class _Import:
 
     def _reject_duplicates(self, publisher: Publisher, load_id: int) -> None:
         """Reject later rows of a key. Only where there are any is the file read once more, for their text."""
-        for rule, columns in self._unique_columns():
+        for rule, columns in placing.unique_columns(self.spec):
             if rule == "primaryKey" and self.rising.holds:
                 continue
             if not publisher.take_duplicates(columns):
