@@ -36,7 +36,7 @@ from importer_dagster.rising import Rising
 from importer_dagster.rowstream import RowStream, Trace, traced_together
 from importer_dagster.settled import Content
 from importer_dagster.spec import TableSpec
-from importer_dagster.tables import Target, ensure_tables
+from importer_dagster.tables import ensure_tables, target_of
 from importer_dagster.validate import Validator
 from importer_dagster.warehouse import Warehouse
 
@@ -125,8 +125,7 @@ class _Together:
 
     def __init__(self, spec: TableSpec, warehouse: Warehouse, run_id: str | None, has_tenant: bool) -> None:
         self.spec, self.warehouse, self.run_id = spec, warehouse, run_id
-        self.target = Target(spec, has_tenant, warehouse.schema)
-        self._mappings: dict[tuple[tuple[str, ...], int], ColumnMapping | None] = {}
+        self.target = target_of(spec, has_tenant, warehouse.schema)
 
     def run(self, deliveries: Sequence[Delivery], found: dict[Delivery, LoadResult]) -> None:
         """Import group after group; not any more where most files of one had to be left out."""
@@ -197,12 +196,9 @@ class _Together:
 
     def _mapping(self, reader: Reader) -> ColumnMapping | None:
         """What becomes of each column of the header; None where that is more than its field."""
-        key = tuple(reader.header), reader.header_line
-        if key not in self._mappings:
-            mapping = map_header(reader.header, self.spec, line=reader.header_line)
-            plain = not mapping.extras and not any(map(needs_profile, mapping.events))
-            self._mappings[key] = mapping if plain else None
-        return self._mappings[key]
+        mapping = map_header(reader.header, self.spec, line=reader.header_line)
+        plain = not mapping.extras and not any(map(needs_profile, mapping.events))
+        return mapping if plain else None
 
     # --- judging ---
 
