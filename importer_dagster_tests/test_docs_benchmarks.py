@@ -39,9 +39,10 @@ def test_every_part_is_described() -> None:
 
 
 def test_without_a_name_all_parts_are_measured(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every target in one table."""
+    monkeypatch.setenv("IMPORTER_WAREHOUSE_URL", database_url)  # else each part starts a server
     for part in command.PARTS:
         monkeypatch.setitem(command.PARTS, part, lambda _, part=part: [Line(f"measured {part}", "1")])
     assert command.main([]) == 0
