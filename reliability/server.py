@@ -21,7 +21,6 @@ from psycopg import sql
 
 from importer_dagster import embedded
 from importer_dagster.embedded import EmbeddedServer
-from importer_dagster.errors import WarehouseUnavailable
 
 _PATIENCE_S = 120
 
@@ -82,16 +81,10 @@ class OwnServer:
             time.sleep(0.01)
 
     def start(self) -> None:
-        """Start it again; processes of a killed one need a moment to notice."""
-        deadline = time.monotonic() + _PATIENCE_S
-        while not self.server.is_running():
-            try:
-                with self.server._locked():
-                    self.server._start()
-            except WarehouseUnavailable:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.1)
+        """Start it again, once the last process of a killed one is gone."""
+        if not self.server.is_running():
+            with self.server._locked():
+                self.server._start()
 
 
 def _lives(process: psutil.Process) -> bool:
