@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from importer_dagster.spec import TableSpec
+from importer_dagster.spec.table import TableSpec
 
 TYPE = "bench"
 _BLOCK = 250_000  # rows made at once

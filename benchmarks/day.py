@@ -17,8 +17,8 @@ from benchmarks.cases import DAY, Bench
 from benchmarks.data import spec_dict, write_file
 from benchmarks.measure import Line, say
 from importer_dagster.settings import Settings
-from importer_dagster.source import find_deliveries
-from importer_dagster.spec import load_specs
+from importer_dagster.source.inbox import find_deliveries
+from importer_dagster.spec.table import load_specs
 
 TYPES = 57
 TENANTS = 4
@@ -37,7 +37,7 @@ class _Plan:
 
 def dagster(bench: Bench, *, types: int = TYPES, tenants: int = TENANTS) -> list[Line]:
     """The real daily job over ``types`` × ``tenants`` small files, and ``import_delivery`` in a loop."""
-    from importer_dagster.instance import prepare_environment
+    from importer_dagster.launch.environment import prepare_environment
 
     settings = Settings(
         warehouse_url=bench.server.url,
@@ -76,7 +76,7 @@ def _write_files(plan: _Plan, inbox: Path, day: date) -> None:
 
 def _pair(bench: Bench, plan: _Plan, day: date) -> tuple[float, float]:
     """Wall seconds of (the daily job, the plain loop) for the same files, one day apart in date only."""
-    from importer_dagster.defs.launch import launch_daily
+    from importer_dagster.launch.runs import launch_daily
 
     inbox = Path(plan.settings.inbox_url)
     later = day + timedelta(days=1000)  # the loop's own date: the same files would be unchanged
@@ -97,8 +97,8 @@ def _pair(bench: Bench, plan: _Plan, day: date) -> tuple[float, float]:
 
 
 def _loop(bench: Bench, plan: _Plan, day: date) -> None:
-    from importer_dagster.pipeline import import_delivery
-    from importer_dagster.resent import look_up
+    from importer_dagster.pipeline.delivery import import_delivery
+    from importer_dagster.pipeline.unchanged_files import look_up
     from importer_dagster.warehouse import Warehouse
 
     specs = load_specs(plan.settings.specs)

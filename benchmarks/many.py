@@ -23,7 +23,7 @@ import yaml
 from benchmarks.cases import DAY, Bench
 from benchmarks.data import spec_dict, write_file
 from benchmarks.measure import Line, say
-from importer_dagster import ledger_schema
+from importer_dagster.ledger import schema as ledger_schema
 from importer_dagster.settings import Settings
 from importer_dagster.warehouse import Warehouse
 from reliability.sampling import Seen, sampling
@@ -63,7 +63,7 @@ class Processes:
 
 def many(bench: Bench, *, types: int = TYPES) -> list[Line]:
     """One day of ``types`` types, a small file each, by `importer backfill` with the job's own executor."""
-    from importer_dagster.instance import prepare_environment
+    from importer_dagster.launch.environment import prepare_environment
 
     settings = Settings(
         warehouse_url=bench.server.url,

@@ -18,8 +18,8 @@ from pathlib import Path
 from benchmarks.data import TYPE, make_spec
 from benchmarks.shape_data import SHAPES
 from importer_dagster.model import Delivery
-from importer_dagster.pipeline import import_delivery
-from importer_dagster.spec import TableSpec
+from importer_dagster.pipeline.delivery import import_delivery
+from importer_dagster.spec.table import TableSpec
 from importer_dagster.warehouse import Warehouse
 
 

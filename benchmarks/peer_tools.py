@@ -29,9 +29,9 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from benchmarks.cases import plain_table, sql_types
 from benchmarks.server import Server, psql_version
-from importer_dagster import schema
 from importer_dagster.errors import UsageError
-from importer_dagster.spec import TableSpec
+from importer_dagster.spec.table import TableSpec
+from importer_dagster.validation import schemas
 
 _PIP = "pip install -c constraints.txt -e '.[bench]'"
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -120,7 +120,7 @@ def _psql(server: Server, _: TableSpec, file: Path) -> None:
 
 def _text_type(field: Any) -> pa.DataType:
     """The field's Arrow type, a uuid as text: that is what these tools know."""
-    of = schema.arrow_type(field)
+    of = schemas.arrow_type(field)
     return pa.string() if of == pa.binary(16) else of
 
 

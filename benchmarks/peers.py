@@ -14,7 +14,7 @@ from benchmarks.cases import Bench
 from benchmarks.data import TYPE, make_spec, write_file
 from benchmarks.measure import Line, Series, say
 from benchmarks.peer_tools import PEERS, Peer, make_tables
-from importer_dagster.spec import TableSpec
+from importer_dagster.spec.table import TableSpec
 
 _IMPORT = "import"
 _TRIAL_ROWS = 100

@@ -15,11 +15,11 @@ from benchmarks.cases import DAY, Bench
 from benchmarks.data import make_spec, write_file
 from benchmarks.measure import Line, ratio_line, say
 from importer_dagster.model import Delivery
-from importer_dagster.pipeline import import_delivery
-from importer_dagster.resent import look_up
+from importer_dagster.pipeline.delivery import import_delivery
+from importer_dagster.pipeline.unchanged_files import look_up
 from importer_dagster.settings import Settings
-from importer_dagster.source import find_deliveries
-from importer_dagster.spec import TableSpec
+from importer_dagster.source.inbox import find_deliveries
+from importer_dagster.spec.table import TableSpec
 from importer_dagster.warehouse import Warehouse
 
 TYPES = 57

@@ -19,8 +19,8 @@ import psutil
 import psycopg
 from psycopg import sql
 
-from importer_dagster import embedded
 from importer_dagster.errors import UsageError
+from importer_dagster.launch import embedded
 from importer_dagster.warehouse import Warehouse, plain_url
 
 _SETTLE_S = 0.3  # a session's process ends a moment after its client

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmarks.data import FIELDS, keys, mixed_columns, write_blocks
-from importer_dagster.spec import TableSpec
+from importer_dagster.spec.table import TableSpec
 
 WIDE_COLUMNS = 200
 _BLOCK_BYTES = 32 << 20  # made at once, roughly

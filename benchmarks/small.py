@@ -1,6 +1,6 @@
 r"""Many small files in a row: what the importer costs per file, against ``psql \copy`` in one session.
 
-What does not belong here: a day of many types (``day.py``, ``resent.py``), one large file (``cases.py``).
+What does not belong here: a day of many types (``day.py``, ``pipeline/unchanged_files.py``), one large file (``cases.py``).
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from benchmarks.cases import DAY, Bench, plain_table
 from benchmarks.data import TYPE, make_spec, write_file
 from benchmarks.measure import Line, Series, ratio_line, say
 from importer_dagster.model import Delivery, LoadResult
-from importer_dagster.pipeline import import_delivery
-from importer_dagster.resent import look_up
+from importer_dagster.pipeline.delivery import import_delivery
+from importer_dagster.pipeline.small_files import import_together
+from importer_dagster.pipeline.unchanged_files import look_up
 from importer_dagster.settings import Settings
-from importer_dagster.source import find_deliveries
-from importer_dagster.spec import TableSpec
-from importer_dagster.together import import_together
+from importer_dagster.source.inbox import find_deliveries
+from importer_dagster.spec.table import TableSpec
 from importer_dagster.warehouse import Warehouse
 
 KEYED = f"{TYPE}_keyed"

@@ -26,7 +26,7 @@ from typing import Any
 
 import psutil
 
-from importer_dagster.instance import PROJECT_ROOT
+from importer_dagster.launch.environment import PROJECT_ROOT
 
 Ask = tuple[str, Mapping[str, Any]]  # the constant that holds a document in the UI's source, its variables
 

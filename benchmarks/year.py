@@ -1,6 +1,6 @@
 """A year of daily partitions in the ledger and in Dagster's records: do status, sensor and UI stay quick?
 
-What does not belong here: how the year is made (``records.py``), what the pages of the
+What does not belong here: how the year is made (``reader/records.py``), what the pages of the
 UI ask (``ui.py``).
 """
 
@@ -26,7 +26,7 @@ from benchmarks.data import spec_dict, write_file
 from benchmarks.measure import Line, say
 from benchmarks.records import fill_dagster, fill_ledger
 from importer_dagster.settings import Settings, lookback
-from importer_dagster.spec import load_specs
+from importer_dagster.spec.table import load_specs
 
 TYPES = 57
 TENANTS = 4
@@ -55,8 +55,8 @@ def year(bench: Bench, *, types: int = TYPES, tenants: int = TENANTS, days: int 
 
 def _make(bench: Bench, types: int, tenants: int, days: int) -> tuple[_Year, Line]:
     """Import one day through Dagster, and copy it to all days before."""
-    from importer_dagster.defs.launch import launch_daily
-    from importer_dagster.instance import prepare_environment
+    from importer_dagster.launch.environment import prepare_environment
+    from importer_dagster.launch.runs import launch_daily
 
     today = datetime.now(UTC).date()
     settings = Settings(

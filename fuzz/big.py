@@ -11,10 +11,10 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from importer_dagster.container import Unpacked
 from importer_dagster.errors import RefusedError
-from importer_dagster.reader import BLOCK, Reader
-from importer_dagster.spec import TableSpec
+from importer_dagster.reader.reader import BLOCK, Reader
+from importer_dagster.source.unpack import Unpacked
+from importer_dagster.spec.table import TableSpec
 
 SIZE = 100 << 20
 _LINE = b"12345,some text,1.50\n"

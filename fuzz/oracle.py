@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from fuzz.files import File
-from importer_dagster.container import Unpacked
 from importer_dagster.errors import RefusedError
-from importer_dagster.grammar import Grammar
-from importer_dagster.reader import BLOCK, Reader
-from importer_dagster.spec import TableSpec
+from importer_dagster.reader.grammar import Grammar
+from importer_dagster.reader.reader import BLOCK, Reader
+from importer_dagster.source.unpack import Unpacked
+from importer_dagster.spec.table import TableSpec
 
 BLOCK_SIZES = (BLOCK, 1, 13, 101)
 _BY_BLOCK = {"encoding", "fields.systematic"}  # refusals by the share of bad records in the first block

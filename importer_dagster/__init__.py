@@ -1,7 +1,7 @@
 """Imports daily CSV deliveries into a PostgreSQL warehouse, as Dagster assets.
 
-The story of one import is told by :func:`importer_dagster.pipeline.import_delivery`;
-a CSV type is described by one YAML file, see :mod:`importer_dagster.spec`.
+The story of one import is told by :func:`importer_dagster.pipeline.delivery.import_delivery`;
+a CSV type is described by one YAML file, see :mod:`importer_dagster.spec.table`.
 """
 
 __version__ = "0.1.0"

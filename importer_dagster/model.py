@@ -2,7 +2,7 @@
 
 What does not belong here: any behaviour. A room never imports its neighbour;
 it takes and returns these, and ``pipeline`` joins them. Nor Arrow itself, which the
-definitions need not load (``reject_tables.py`` has its schemas).
+definitions need not load (``reject_schema.py`` has its schemas).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Addresses without their secrets, for logs, messages and metadata.
 
-What does not belong here: what an address leads to (``warehouse.py``, ``opening.py``).
+What does not belong here: what an address leads to (``warehouse.py``, ``source/open_file.py``).
 """
 
 from __future__ import annotations

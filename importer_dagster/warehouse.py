@@ -1,7 +1,7 @@
 """Talking to PostgreSQL: connections, their time-outs, and what their errors mean.
 
-What does not belong here: any statement about data tables (``writer.py``),
-about the ledger (``ledger.py``), or whose turn it is to write (``turns.py``).
+What does not belong here: any statement about data tables (``writer/publish.py``),
+about the ledger (``ledger/loads.py``), or whose turn it is to write (``slots.py``).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from importer_dagster.errors import (
     WarehouseUnavailable,
 )
 from importer_dagster.redaction import redact, redact_text
-from importer_dagster.sessions import single
 from importer_dagster.settings import Settings
-from importer_dagster.turns import Turn, TurnWithoutQueue
+from importer_dagster.slots import Turn, TurnWithoutQueue
+from importer_dagster.transactions import single
 
 # First key of the two-key advisory locks; any fixed number that others hardly use.
 SETUP_LOCK = 0x1A57E003

@@ -14,11 +14,11 @@ import pytest
 import sqlalchemy as sa
 from alembic.config import Config
 
-from importer_dagster import ledger_schema
-from importer_dagster.embedded import EmbeddedServer, ensure_server
+from importer_dagster.launch.embedded import EmbeddedServer, ensure_server
+from importer_dagster.ledger import schema as ledger_schema
 from importer_dagster.model import Delivery, LoadResult
-from importer_dagster.pipeline import import_delivery
-from importer_dagster.spec import TableSpec
+from importer_dagster.pipeline.delivery import import_delivery
+from importer_dagster.spec.table import TableSpec
 from importer_dagster.warehouse import Warehouse
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
@@ -114,7 +114,7 @@ def make_spec(
 def migrate(warehouse: Warehouse, step: Callable[[Config, str], None], to: str) -> None:
     """Bring the ledger up (``alembic.command.upgrade``) or down to a revision."""
     config = Config()
-    config.set_main_option("script_location", "importer_dagster:migrations")
+    config.set_main_option("script_location", "importer_dagster.ledger:migrations")
     url = warehouse.url.replace("postgresql://", "postgresql+psycopg://", 1)
     with sa.create_engine(url, poolclass=sa.pool.NullPool).begin() as connection:
         config.attributes["connection"] = connection

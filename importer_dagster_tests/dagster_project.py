@@ -17,11 +17,11 @@ import pandas as pd
 import pandera.pandas as pandera
 import psycopg
 
-from importer_dagster import pipeline
-from importer_dagster.checks import named_check
 from importer_dagster.defs import build_defs
 from importer_dagster.model import TextBatch
-from importer_dagster.reader import Reader
+from importer_dagster.pipeline import delivery
+from importer_dagster.reader.reader import Reader
+from importer_dagster.validation.checks import named_check
 
 
 def _harm(series: pd.Series) -> pd.Series:
@@ -59,5 +59,5 @@ def _read_poison(reader: Reader, read: Callable[[Reader], Iterator[TextBatch]] =
 
 
 Reader.batches = _read_poison  # type: ignore[method-assign]
-pipeline._FIRST_PAUSE_S = 0.01
+delivery._FIRST_PAUSE_S = 0.01
 defs = build_defs(retry_delay=0.1)

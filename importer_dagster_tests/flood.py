@@ -24,11 +24,12 @@ from pathlib import Path
 import psutil
 import psycopg
 
-from importer_dagster import ledger_schema, turns
-from importer_dagster.embedded import ensure_server
+from importer_dagster import slots
+from importer_dagster.launch.embedded import ensure_server
+from importer_dagster.ledger import schema as ledger_schema
 from importer_dagster.model import Delivery
-from importer_dagster.pipeline import import_delivery
-from importer_dagster.spec import TableSpec
+from importer_dagster.pipeline.delivery import import_delivery
+from importer_dagster.spec.table import TableSpec
 from importer_dagster.warehouse import Warehouse
 from reliability import guard
 from reliability.sampling import Seen, sampling
@@ -122,7 +123,7 @@ def set_cap(url: str, cap: int) -> None:
     warehouse = Warehouse(url)
     ledger_schema.migrate(warehouse)
     with warehouse.connect() as conn:
-        turns.set_cap(conn, cap)
+        slots.set_cap(conn, cap)
         conn.commit()
 
 
@@ -130,7 +131,7 @@ def cpu_while_waiting(url: str, folder: Path, seconds: float) -> tuple[float, fl
     """Share of a core that the first and the last of three waiting processes take."""
     set_cap(url, 1)
     with psycopg.connect(url, autocommit=True) as conn:
-        conn.execute("SELECT pg_advisory_lock(%s, 0)", (turns.SLOT_LOCKS,))
+        conn.execute("SELECT pg_advisory_lock(%s, 0)", (slots.SLOT_LOCKS,))
         processes = [start(url, folder, f"waits{n}", 1, 10) for n in range(3)]
         while conn.execute("SELECT count(*) FROM importer.waiting").fetchone() != (3,):
             time.sleep(0.1)
@@ -164,10 +165,10 @@ def waits_beside_a_big_tenant(
     """A big tenant sends ``files`` large files of each of ``types``, all at once; ``small`` others ``count`` small ones."""
     set_cap(url, 1)
     for day in range(files):
-        assert (deliver(folder, "big", day, rows).size or 0) >= turns.SMALL_BYTES
+        assert (deliver(folder, "big", day, rows).size or 0) >= slots.SMALL_BYTES
     big = [start(url, folder, "big", files, rows, "append", f"flood{n}") for n in range(types)]
     with psycopg.connect(url, autocommit=True) as conn:
-        while turns.counts(conn)[1] < types - 1:
+        while slots.counts(conn)[1] < types - 1:
             time.sleep(0.05)
         little = [start(url, folder, f"small{n}", count, 100, "append") for n in range(small)]
         for process in (*big, *little):

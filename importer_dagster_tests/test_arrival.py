@@ -16,14 +16,14 @@ import fsspec
 import pytest
 from conftest import DAY, Inbox, Query, make_spec
 
-from importer_dagster import arrivals
 from importer_dagster.errors import RefusedError, SourceUnavailable, SpecError, UsageError
+from importer_dagster.ledger import arrivals
 from importer_dagster.model import Delivery
-from importer_dagster.pipeline import import_delivery
-from importer_dagster.reader import fingerprint, open_delivery
+from importer_dagster.pipeline.delivery import import_delivery
+from importer_dagster.reader.reader import fingerprint, open_delivery
 from importer_dagster.settings import Settings
-from importer_dagster.source import delivery_of_file, find_deliveries
-from importer_dagster.spec import TableSpec, parse_spec
+from importer_dagster.source.inbox import delivery_of_file, find_deliveries
+from importer_dagster.spec.table import TableSpec, parse_spec
 
 FOLDER = "2024-01-01/acme"
 

@@ -19,7 +19,7 @@ from benchmarks.peers import peers
 from benchmarks.server import Server
 from benchmarks.shape_data import NARROW, TEXT, WIDE
 from importer_dagster.model import Delivery
-from importer_dagster.pipeline import import_delivery
+from importer_dagster.pipeline.delivery import import_delivery
 from importer_dagster.warehouse import Warehouse
 
 ROOT = Path(__file__).parent.parent

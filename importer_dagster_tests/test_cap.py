@@ -12,17 +12,20 @@ import pytest
 from click.testing import CliRunner
 from conftest import Inbox, Query, make_spec
 
-from importer_dagster import ledger_schema, pipeline, settled, turns
+from importer_dagster import slots
 from importer_dagster.cli import main
+from importer_dagster.ledger import schema as ledger_schema
 from importer_dagster.model import Delivery
-from importer_dagster.pipeline import import_delivery
-from importer_dagster.turns import SLOT_LOCKS, Turn
+from importer_dagster.pipeline import already_loaded
+from importer_dagster.pipeline import delivery as pipeline_delivery
+from importer_dagster.pipeline.delivery import import_delivery
+from importer_dagster.slots import SLOT_LOCKS, Turn
 from importer_dagster.warehouse import Warehouse
 from importer_dagster_tests import flood
 from reliability.patience import wait_for
 
 HEADER = "id,v,n\n"
-BIG = turns.SMALL_BYTES
+BIG = slots.SMALL_BYTES
 
 
 def take(warehouse: Warehouse, slot: int) -> psycopg.Connection:
@@ -64,17 +67,17 @@ def test_a_file_is_hashed_without_a_connection(
     inbox: Inbox, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, int]] = []
-    original = settled.fingerprint
+    original = already_loaded.fingerprint
 
     def fingerprint(delivery: Delivery) -> tuple[str, int]:
         with psycopg.connect(warehouse.url, autocommit=True) as conn:
             deadline = time.monotonic() + 1  # a session's process ends a moment after its client has gone
             while (count := _sessions(conn)) and time.monotonic() < deadline:
                 time.sleep(0.02)
-            seen.append((count, turns.counts(conn)[0]))
+            seen.append((count, slots.counts(conn)[0]))
         return original(delivery)
 
-    monkeypatch.setattr(settled, "fingerprint", fingerprint)
+    monkeypatch.setattr(already_loaded, "fingerprint", fingerprint)
     spec = make_spec()
     assert inbox.load(spec, HEADER + "1,a,1\n").status == "loaded"
     assert seen == [], "a file that was never seen is not read twice"
@@ -94,15 +97,15 @@ def _sessions(conn: psycopg.Connection) -> int:
 def test_who_was_overtaken_hashes_without_a_slot(
     inbox: Inbox, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slots: list[int] = []
-    original = settled.fingerprint
+    taken: list[int] = []
+    original = already_loaded.fingerprint
 
     def fingerprint(delivery: Delivery) -> tuple[str, int]:
         with psycopg.connect(warehouse.url, autocommit=True) as conn:
-            slots.append(turns.counts(conn)[0])
+            taken.append(slots.counts(conn)[0])
         return original(delivery)
 
-    monkeypatch.setattr(settled, "fingerprint", fingerprint)
+    monkeypatch.setattr(already_loaded, "fingerprint", fingerprint)
     flood.set_cap(warehouse.url, 1)
     spec, results = make_spec(), []
     delivery = inbox.delivery(spec, HEADER + "1,a,1\n")
@@ -116,12 +119,12 @@ def test_who_was_overtaken_hashes_without_a_slot(
         for thread in threads:
             thread.start()
         with psycopg.connect(warehouse.url, autocommit=True) as conn:
-            while turns.counts(conn)[1] < 3:
+            while slots.counts(conn)[1] < 3:
                 time.sleep(0.02)
     for thread in threads:
         thread.join()
     assert sorted(r.status for r in results) == ["loaded", "unchanged", "unchanged"]
-    assert slots == [0, 0], "the others read the file when it is not their turn"
+    assert taken == [0, 0], "the others read the file when it is not their turn"
 
 
 def test_a_series_keeps_one_connection_while_nobody_waits(
@@ -137,7 +140,7 @@ def test_a_series_keeps_one_connection_while_nobody_waits(
             assert {import_delivery(d, spec, warehouse=warehouse).status for d in files} == {status}
         assert len(opened) == 1
         with psycopg.connect(warehouse.url, autocommit=True) as conn:
-            assert turns.counts(conn) == (0, 0), "it holds no slot between two deliveries"
+            assert slots.counts(conn) == (0, 0), "it holds no slot between two deliveries"
             conn.execute(
                 "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'importer'"
             )
@@ -194,8 +197,8 @@ def test_who_is_overtaken_gives_its_seat_up_before_another_waits_connected(
         first.stand()
         assert wait_for(lambda: (place := second.ask(second_conn)) is not None and place.seated, 5)
         with warehouse.connect() as other:
-            assert turns.try_seat(other, 1) is None
-            assert turns.try_seat(other, 2) == 1
+            assert slots.try_seat(other, 1) is None
+            assert slots.try_seat(other, 2) == 1
 
 
 def test_a_seat_is_given_back_with_the_turn_and_with_a_lowered_cap(
@@ -206,28 +209,28 @@ def test_a_seat_is_given_back_with_the_turn_and_with_a_lowered_cap(
         taken = take(warehouse, 0)
         turn = Turn("things", "acme", 10, 1)
         place = turn.ask(conn)
-        assert place is not None and place.seated and turns.try_seat(other, 1) is None
+        assert place is not None and place.seated and slots.try_seat(other, 1) is None
         taken.close()
         assert wait_for(lambda: turn.ask(conn) is None, 5)
-        assert turns.try_seat(other, 1) == 0
-        turns.unlock(other, turns.SEAT_LOCKS, 0)
+        assert slots.try_seat(other, 1) == 0
+        slots.unlock(other, slots.SEAT_LOCKS, 0)
     with warehouse.connect() as conn, warehouse.connect() as other:
-        slots = [take(warehouse, n) for n in range(2)]
-        assert turns.try_seat(other, 2) == 0
+        taken = [take(warehouse, n) for n in range(2)]
+        assert slots.try_seat(other, 2) == 0
         turn = Turn("things", "acme", 10, 2)
         place = turn.ask(conn)
         assert place is not None and place.seated and turn.seat == 1
-        turns.set_cap(other, 1)
+        slots.set_cap(other, 1)
         other.commit()
         lowered = turn.ask(conn)
         assert lowered is not None and lowered.next_in_line and not lowered.seated
-        for slot in slots:
+        for slot in taken:
             slot.close()
 
 
 def test_no_two_kinds_of_locks_have_the_same_number() -> None:
     """They did once: whoever waited connected kept the schedule from asking for runs."""
-    sources = [p.read_text() for p in Path(turns.__file__).parent.rglob("*.py")]
+    sources = [p.read_text() for p in Path(slots.__file__).parent.rglob("*.py")]
     numbers = [n for text in sources for n in re.findall(r"^\w+ = (0x1A57E\w+)", text, re.MULTILINE)]
     assert len(numbers) >= 6 and len(numbers) == len({*numbers})
 
@@ -277,13 +280,13 @@ def test_a_killed_writer_leaves_its_slot(warehouse: Warehouse) -> None:
 def test_one_who_died_in_line_does_not_count_for_long(
     warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turns, "_LONGEST_PAUSE_S", 0.1)
-    monkeypatch.setattr(turns, "_GRACE_S", 0.5)
+    monkeypatch.setattr(slots, "_LONGEST_PAUSE_S", 0.1)
+    monkeypatch.setattr(slots, "_GRACE_S", 0.5)
     flood.set_cap(warehouse.url, 1)
     with take(warehouse, 0), warehouse.connect() as conn:
         assert Turn("things", "dead", 1, 1).ask(conn) is not None
     with warehouse.connect() as conn:
-        assert turns.counts(conn) == (0, 1)
+        assert slots.counts(conn) == (0, 1)
     with warehouse.writing("things", "alive", size=1):
         pass
 
@@ -337,7 +340,7 @@ def test_equals_are_served_in_the_order_in_which_they_came(warehouse: Warehouse)
 def test_a_lock_held_by_another_turns_into_a_retry(
     inbox: Inbox, query: Query, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(pipeline, "_FIRST_PAUSE_S", 0.5)
+    monkeypatch.setattr(pipeline_delivery, "_FIRST_PAUSE_S", 0.5)
     spec = make_spec()
     inbox.load(spec, HEADER + "1,a,1\n", path="first.csv")
     inbox.warehouse.lock_timeout = 0.3
@@ -358,7 +361,7 @@ def test_a_copy_that_waits_for_its_file_knows_no_time_out_and_others_do(inbox: I
             conn.execute("SELECT pg_sleep(2)")
     spec = make_spec()
     slow = threading.Event()
-    original = pipeline._Import._one_batch
+    original = pipeline_delivery._Import._one_batch
 
     def one_batch(self: object, *args: object) -> None:
         original(self, *args)  # type: ignore[arg-type]
@@ -366,7 +369,7 @@ def test_a_copy_that_waits_for_its_file_knows_no_time_out_and_others_do(inbox: I
         time.sleep(1)  # the COPY stays open meanwhile
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline._Import, "_one_batch", one_batch)
+        patch.setattr(pipeline_delivery._Import, "_one_batch", one_batch)
         more = "".join(f"{n},{'x' * 1000},1\n" for n in range(1_100))  # too much to be read at once
         assert inbox.load(spec, HEADER + more).status == "loaded"
     assert slow.is_set()

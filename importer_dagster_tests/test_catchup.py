@@ -21,8 +21,6 @@ import psutil
 import pytest
 from test_dagster import Project, _gap_tags, project, wait_for  # noqa: F401 - a fixture
 
-from importer_dagster import arrivals
-from importer_dagster.dagster_storage import materialized
 from importer_dagster.defs import build_defs
 from importer_dagster.defs.catchup import look
 from importer_dagster.defs.runs import (
@@ -36,9 +34,11 @@ from importer_dagster.defs.runs import (
     range_tags,
 )
 from importer_dagster.defs.schedule import last_tick
-from importer_dagster.instance import PROJECT_ROOT
+from importer_dagster.defs.storage import materialized
+from importer_dagster.launch.environment import PROJECT_ROOT
+from importer_dagster.ledger import arrivals
 from importer_dagster.settings import Settings
-from importer_dagster.spec import load_specs
+from importer_dagster.spec.table import load_specs
 from importer_dagster.warehouse import Warehouse
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")

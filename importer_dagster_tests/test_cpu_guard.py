@@ -11,12 +11,13 @@ import pytest
 from conftest import DAY, Inbox
 
 from benchmarks.data import make_spec, write_file
-from importer_dagster import schema, together
 from importer_dagster.model import Delivery
-from importer_dagster.pipeline import import_delivery
-from importer_dagster.spec import TableSpec
-from importer_dagster.together import import_together
-from importer_dagster.validate import Validator
+from importer_dagster.pipeline import small_files
+from importer_dagster.pipeline.delivery import import_delivery
+from importer_dagster.pipeline.small_files import import_together
+from importer_dagster.spec.table import TableSpec
+from importer_dagster.validation import schemas
+from importer_dagster.validation.validator import Validator
 from importer_dagster.warehouse import Warehouse
 
 ROWS = 50_000
@@ -124,7 +125,7 @@ def test_small_files_take_no_more_cpu_than_they_did(inbox: Inbox) -> None:
 def test_the_guard_sees_files_that_are_imported_in_small_groups(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(together, "MOST_FILES", 2)
+    monkeypatch.setattr(small_files, "MOST_FILES", 2)
     assert small_ratio(inbox, 3) > SMALL_BASE * MARGIN
 
 
@@ -138,7 +139,7 @@ def test_a_small_file_alone_takes_no_more_cpu_than_it_did(inbox: Inbox) -> None:
 def test_the_guard_sees_a_validation_column_by_column(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
     def whole(self: Validator, typed: pa.RecordBatch) -> list[object]:
         frame = typed.to_pandas(types_mapper=pd.ArrowDtype)
-        schema.pandera_schema(self.spec).validate(frame, lazy=True, inplace=True)
+        schemas.pandera_schema(self.spec).validate(frame, lazy=True, inplace=True)
         return []
 
     monkeypatch.setattr(Validator, "_errors", whole)

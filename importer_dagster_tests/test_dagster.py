@@ -21,17 +21,23 @@ import sqlalchemy as sa
 from dagster._core.utils import make_new_run_id
 from dagster_postgres.event_log import PostgresEventLogStorage
 
-from importer_dagster import instance as instance_module
 from importer_dagster.defs import build_defs, step
-from importer_dagster.defs.launch import LaunchResult, StepEnd, days_between, launch_daily
-from importer_dagster.defs.orphans import end_orphans
-from importer_dagster.defs.report import CELL_LENGTH, markdown_table
+from importer_dagster.defs.metadata import CELL_LENGTH, markdown_table
+from importer_dagster.defs.run_recovery import end_orphans
 from importer_dagster.defs.runs import PARTITION, RANGE_END, RANGE_START, contiguous, gaps_of, range_tags
 from importer_dagster.defs.schedule import SCHEDULE
 from importer_dagster.errors import UsageError, WarehouseUnavailable
-from importer_dagster.instance import POOL, PROJECT_ROOT, Environment, prepare_environment, with_search_path
+from importer_dagster.launch import environment as instance_module
+from importer_dagster.launch.environment import (
+    POOL,
+    PROJECT_ROOT,
+    Environment,
+    prepare_environment,
+    with_search_path,
+)
+from importer_dagster.launch.runs import LaunchResult, StepEnd, days_between, launch_daily
 from importer_dagster.settings import SHIPPED_SPECS, Settings
-from importer_dagster.spec import load_specs
+from importer_dagster.spec.table import load_specs
 from importer_dagster.warehouse import Warehouse
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
@@ -286,7 +292,7 @@ def test_preparing_twice_is_the_same(project: Project):
 
 def test_a_configured_server_keeps_dagsters_tables_apart(project: Project, database_url: str, tmp_path: Path):
     code = (
-        "from importer_dagster.instance import prepare_environment; from importer_dagster.settings import Settings;"
+        "from importer_dagster.launch.environment import prepare_environment; from importer_dagster.settings import Settings;"
         "import dagster as dg; e = prepare_environment(Settings.from_env()); assert e.server is None;"
         "i = dg.DagsterInstance.get(); i.get_runs(); print(i.event_log_storage.get_pool_limits()[0].limit)"
     )
@@ -542,7 +548,7 @@ def test_ctrl_c_ends_the_steps_and_comes_out(project: Project, tmp_path: Path):
     project.deliver(day(15), "beta", f"id,v\n1,sleep {tmp_path / 'pid'}\n")
     code = (
         "import datetime, signal; from importer_dagster.settings import Settings;"
-        "from importer_dagster.defs.launch import launch_daily;"
+        "from importer_dagster.launch.runs import launch_daily;"
         "signal.signal(signal.SIGINT, signal.default_int_handler);"
         f"launch_daily(Settings.from_env(), [datetime.date({day(15):%Y, %-m, %-d})], definitions={DEFINITIONS!r})"
     )
@@ -563,7 +569,7 @@ def test_a_killed_command_leaves_no_run_and_no_slot(project: Project, tmp_path: 
     project.deliver(day(16), "beta", f"id,v\n1,sleep {tmp_path / 'pid'}\n")
     code = (
         "import datetime; from importer_dagster.settings import Settings;"
-        "from importer_dagster.defs.launch import launch_daily;"
+        "from importer_dagster.launch.runs import launch_daily;"
         f"launch_daily(Settings.from_env(), [datetime.date({day(16):%Y, %-m, %-d})], ['beta'], definitions={DEFINITIONS!r})"
     )
     process = subprocess.Popen([sys.executable, "-c", code])
@@ -597,7 +603,7 @@ def test_serve_answers_and_leaves_nothing_behind(project: Project):
         port = found.getsockname()[1]
     code = (
         "import sys; from importer_dagster.settings import Settings;"
-        "from importer_dagster.defs.launch import serve;"
+        "from importer_dagster.launch.runs import serve;"
         f"sys.exit(serve(Settings.from_env(), '127.0.0.1', {port}))"
     )
     process = subprocess.Popen(

@@ -9,8 +9,8 @@ import click
 import pytest
 
 from importer_dagster.cli import main
-from importer_dagster.docs_spec import spec_reference
 from importer_dagster.settings import Settings
+from importer_dagster.spec.reference import spec_reference
 
 ROOT = Path(__file__).parent.parent
 GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -18,7 +18,7 @@ GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 def test_the_reference_of_a_spec_is_up_to_date() -> None:
     written = (ROOT / "docs" / "spec.md").read_text(encoding="utf-8")
-    assert spec_reference() in written, "run: python -m importer_dagster.docs_spec > docs/spec.md"
+    assert spec_reference() in written, "run: python -m importer_dagster.spec.reference > docs/spec.md"
 
 
 def test_every_setting_is_in_the_readme() -> None:
@@ -28,7 +28,7 @@ def test_every_setting_is_in_the_readme() -> None:
 
 
 def test_the_sample_spec_of_the_readme_is_right() -> None:
-    from importer_dagster.spec import parse_spec
+    from importer_dagster.spec.table import parse_spec
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     sample = readme.split("```yaml\n")[1].split("```")[0]

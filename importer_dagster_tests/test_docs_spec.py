@@ -1,4 +1,4 @@
-"""The published reference and JSON Schema of a spec agree with what ``spec.py`` takes.
+"""The published reference and JSON Schema of a spec agree with what ``spec/table.py`` takes.
 
 A JSON Schema is judged here by a validator of its own, for the few words that
 ours uses; a word that it does not know is an error, so nothing goes unchecked.
@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from importer_dagster import fields, policy, versions
-from importer_dagster import spec as spec_module
-from importer_dagster.docs_spec import json_schema, spec_reference
 from importer_dagster.errors import SpecError
 from importer_dagster.settings import SHIPPED_SPECS
-from importer_dagster.spec import parse_spec, spec_files
-from importer_dagster.yaml_read import parse_yaml
+from importer_dagster.spec import fields, policy, versions
+from importer_dagster.spec import table as spec_module
+from importer_dagster.spec.reference import json_schema, spec_reference
+from importer_dagster.spec.table import parse_spec, spec_files
+from importer_dagster.spec.yaml_text import parse_yaml
 
 SCHEMA = json_schema()
 SHIPPED = spec_files(SHIPPED_SPECS)

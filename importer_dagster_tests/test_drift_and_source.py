@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from conftest import Inbox, Query, make_spec
 
-from importer_dagster.drift import map_header
 from importer_dagster.errors import RefusedError, SourceUnavailable, UsageError
-from importer_dagster.path_patterns import Patterns, compile_pattern
-from importer_dagster.pipeline import import_delivery
+from importer_dagster.pipeline.delivery import import_delivery
 from importer_dagster.settings import Settings
-from importer_dagster.source import delivery_of_file, find_deliveries
+from importer_dagster.source.inbox import delivery_of_file, find_deliveries
+from importer_dagster.source.path_patterns import Patterns, compile_pattern
+from importer_dagster.validation.drift import map_header
 
 DEFAULT = Settings.default_path
 

@@ -15,9 +15,9 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from importer_dagster import embedded, embedded_watch
-from importer_dagster.embedded import EmbeddedServer, ensure_server
 from importer_dagster.errors import WarehouseError
+from importer_dagster.launch import embedded, embedded_watch
+from importer_dagster.launch.embedded import EmbeddedServer, ensure_server
 from reliability.patience import wait_for
 
 USER = """
@@ -99,7 +99,7 @@ def watchers(home: Path) -> list[int]:
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             words = process.cmdline()
-            if words[-2:] == ["importer_dagster.embedded_watch", str(home)]:
+            if words[-2:] == ["importer_dagster.launch.embedded_watch", str(home)]:
                 found.append(process.pid)
     return found
 

@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_pipeline import day
 
-from importer_dagster import evolve, undo
-from importer_dagster.spec import TableSpec
+from importer_dagster.operations import unload
+from importer_dagster.spec.table import TableSpec
 from importer_dagster.warehouse import Warehouse
+from importer_dagster.writer import schema_evolution
 
 FIELDS = [{"name": "id", "type": "integer"}]
 
@@ -59,7 +60,7 @@ def types(query: Query, schema: str = "public") -> dict[str, str]:
     ],
 )
 def test_types_by_evidence(values: list, kind: str | None) -> None:
-    evidence = evolve.Evidence()
+    evidence = schema_evolution.Evidence()
     for value in values:  # a batch each: it is the whole file that counts
         evidence.add(pa.array([value], pa.string()))
     assert evidence.kind == kind
@@ -103,7 +104,7 @@ def test_values_survive_being_superseded_and_unloaded(inbox: Inbox, query: Query
     inbox.load(own, "id,n\n1,5\n", path="a")
     plain = inbox.load(own, "id\n1\n", path="a" if disposition == "append" else "b", day=day(0))
     assert query("SELECT id, n FROM things") == [(1, None)]
-    undo.unload(plain.load_id, {own.name: own}, warehouse=inbox.warehouse, has_tenant=lambda _: True)
+    unload.unload(plain.load_id, {own.name: own}, warehouse=inbox.warehouse, has_tenant=lambda _: True)
     assert query("SELECT id, n FROM things") == [(1, 5)]
 
 
@@ -120,7 +121,7 @@ def test_names_that_cannot_be_columns_are_rescued(inbox: Inbox, query: Query) ->
     csv.writer(content).writerows([["id", "_row", hostile, "100%", "é" * 60], ["1", "9", "8", "7", "6"]])
     assert inbox.load(spec(), content.getvalue()).status == "loaded"
     assert query("SELECT _extra FROM things") == [({"_row": "9"},)]
-    short = evolve.short_identifier("é" * 60)
+    short = schema_evolution.short_identifier("é" * 60)
     assert types(query) == {hostile: "bigint", "100%": "bigint", short: "bigint"}
 
 
@@ -144,7 +145,7 @@ def test_the_column_comes_with_the_load_or_not_at_all(inbox: Inbox, query: Query
     def fail(*_: object) -> None:
         raise MemoryError("as if")
 
-    monkeypatch.setattr("importer_dagster.writer.Publisher.publish", fail)
+    monkeypatch.setattr("importer_dagster.writer.publish.Publisher.publish", fail)
     with pytest.raises(MemoryError):
         inbox.load(spec(), "id,n\n2,5\n", path="b")
     assert types(query) == types(query, "importer_superseded") == {}

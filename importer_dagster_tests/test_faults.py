@@ -20,9 +20,11 @@ import psycopg
 import pytest
 from conftest import DAY
 
-from importer_dagster import ledger_schema, pipeline, reader
 from importer_dagster.errors import TransientError, WarehouseUnavailable
+from importer_dagster.ledger import schema as ledger_schema
 from importer_dagster.model import Delivery, LoadResult
+from importer_dagster.pipeline import delivery as pipeline_delivery
+from importer_dagster.reader import reader
 from importer_dagster.warehouse import Warehouse
 from reliability.server import OwnServer, own_server
 from reliability.state import differences, remains, state
@@ -62,7 +64,7 @@ class Fault:
         return Delivery("things", "acme", DAY, name, str(file), file.stat().st_size)
 
     def load(self, delivery: Delivery, warehouse: Warehouse | None = None) -> LoadResult:
-        return pipeline.import_delivery(delivery, SPEC, warehouse=warehouse or self.warehouse)
+        return pipeline_delivery.import_delivery(delivery, SPEC, warehouse=warehouse or self.warehouse)
 
     def values(self) -> dict[str, int]:
         with self.connect() as conn:
@@ -117,8 +119,8 @@ def wait_for(condition: Callable, seconds: float = 60):
 
 @pytest.fixture
 def fault(own: OwnServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fault]:
-    monkeypatch.setattr(pipeline, "open_delivery", partial(reader.open_delivery, block_size=2048))
-    monkeypatch.setattr(pipeline, "_FIRST_PAUSE_S", 0.1)
+    monkeypatch.setattr(pipeline_delivery, "open_delivery", partial(reader.open_delivery, block_size=2048))
+    monkeypatch.setattr(pipeline_delivery, "_FIRST_PAUSE_S", 0.1)
     name = f"fault_{os.urandom(4).hex()}"
     own.clone(name, "template_faults")
     yield Fault(own, name, tmp_path)
@@ -138,7 +140,7 @@ def test_a_connection_cut_in_mid_copy_is_tried_again(fault: Fault, caplog: pytes
 def test_a_server_restarted_in_mid_copy_is_waited_for(
     fault: Fault, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "_FIRST_PAUSE_S", 0.5)
+    monkeypatch.setattr(pipeline_delivery, "_FIRST_PAUSE_S", 0.5)
     with fault.in_mid_copy(fault.file("b.csv", "after")) as (_, outcome):
         fault.server.signal(number)
         time.sleep(1)
@@ -288,8 +290,8 @@ def small_disk(own: OwnServer) -> Iterator[Path]:
 def test_a_full_disk_is_a_failure_on_the_ledger_and_no_harm(
     fault: Fault, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "open_delivery", reader.open_delivery)
-    monkeypatch.setattr(pipeline, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(pipeline_delivery, "open_delivery", reader.open_delivery)
+    monkeypatch.setattr(pipeline_delivery, "_FIRST_PAUSE_S", 0.01)
     owner = fault.server.server.data.stat()
     os.chown(small_disk, owner.st_uid, owner.st_gid)
     with fault.server.connect("postgres") as conn:

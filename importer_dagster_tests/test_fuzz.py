@@ -18,7 +18,7 @@ def test_what_must_hold_of_every_file(seed: int) -> None:
 
 
 def test_the_oracle_sees_a_lost_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    from importer_dagster.reader import Reader
+    from importer_dagster.reader.reader import Reader
 
     whole = Reader.batches
     monkeypatch.setattr(Reader, "batches", lambda self: (b for i, b in enumerate(whole(self)) if i))

@@ -8,8 +8,9 @@ from alembic import command
 from conftest import DAY, Inbox, Query, make_spec, migrate
 from pydantic import ValidationError
 
-from importer_dagster import held, ledger_queries, undo
 from importer_dagster.errors import UsageError
+from importer_dagster.ledger import queries
+from importer_dagster.operations import release, unload
 
 HEADER = "id,v,n\n"
 DISPOSITIONS = ["append", "replace", "merge", "scd2"]
@@ -28,8 +29,8 @@ def usual_days(inbox: Inbox, spec, days: int = 4, n: int = 10) -> None:
         assert inbox.load(spec, rows(n), path=f"{i}", day=day(i)).status == "loaded"
 
 
-def released(inbox: Inbox, spec, load_id: int, **options) -> held.Settled:
-    return held.release(
+def released(inbox: Inbox, spec, load_id: int, **options) -> release.Settled:
+    return release.release(
         load_id, {spec.name: spec}, warehouse=inbox.warehouse, has_tenant=lambda _: True, **options
     )
 
@@ -259,7 +260,7 @@ def test_a_released_load_can_be_unloaded(inbox: Inbox, query: Query) -> None:
     assert (
         query("SELECT decided_by, reason FROM importer.loads WHERE load_id = %s", bad.load_id)[0][0] == "ann"
     )
-    undo.unload(bad.load_id, {spec.name: spec}, warehouse=inbox.warehouse, has_tenant=lambda _: True)
+    unload.unload(bad.load_id, {spec.name: spec}, warehouse=inbox.warehouse, has_tenant=lambda _: True)
     assert query("SELECT count(*), min(v) FROM things") == [(5, "good")]
 
 
@@ -279,9 +280,9 @@ def test_a_person_refuses_and_the_same_content_stays_refused(inbox: Inbox, query
     spec = make_spec(gate={"rows": {"least": 5}})
     waiting = inbox.load(spec, rows(3))
     options = {"warehouse": inbox.warehouse, "by": "ann", "why": "cut off"}
-    assert held.refuse(waiting.load_id, **options, dry_run=True).rows == 3
+    assert release.refuse(waiting.load_id, **options, dry_run=True).rows == 3
     assert held_tables(query) == [(1,)]
-    held.refuse(waiting.load_id, **options)
+    release.refuse(waiting.load_id, **options)
     assert held_tables(query) == [(0,)]
     (row,) = query("SELECT status, decided_by, reason FROM importer.loads")
     assert row[:2] == ("refused", "ann")
@@ -292,7 +293,7 @@ def test_a_person_refuses_and_the_same_content_stays_refused(inbox: Inbox, query
     assert query("SELECT count(*) FROM importer.loads") == [(1,)]
     assert inbox.load(spec, rows(3), force=True).status == "held"
     with pytest.raises(UsageError, match="is refused, not held"):
-        held.refuse(waiting.load_id, **options)
+        release.refuse(waiting.load_id, **options)
 
 
 def test_a_rehearsal_asks_the_gate_and_leaves_no_trace(inbox: Inbox, query: Query) -> None:
@@ -306,8 +307,8 @@ def test_a_rehearsal_asks_the_gate_and_leaves_no_trace(inbox: Inbox, query: Quer
 def test_the_status_counts_what_is_held(inbox: Inbox, query: Query) -> None:
     inbox.load(make_spec(gate={"rows": {"least": 5}}), rows(3))
     with inbox.warehouse.connect() as conn:
-        (row,) = ledger_queries.status_rows(conn)
-        (waiting,) = ledger_queries.held_loads(conn)
+        (row,) = queries.status_rows(conn)
+        (waiting,) = queries.held_loads(conn)
     assert (row["held"], row["refused"], row["deliveries"]) == (1, 0, 0)
     assert row["last_reason"] == waiting["reason"]
 

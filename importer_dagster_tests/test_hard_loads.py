@@ -3,7 +3,7 @@
 import pytest
 from conftest import Inbox, Query, make_spec
 
-from importer_dagster.spec import TableSpec
+from importer_dagster.spec.table import TableSpec
 
 
 def wide(columns: int, value: str, kind: str = "integer", **more) -> tuple[TableSpec, str]:

@@ -6,10 +6,10 @@ import pytest
 from conftest import DAY, Inbox, Query, make_spec
 from pydantic import ValidationError
 
-from importer_dagster import undo
-from importer_dagster.changes import Changes
 from importer_dagster.errors import UsageError, WarehouseError
-from importer_dagster.writer import Counts, Publisher
+from importer_dagster.operations import unload
+from importer_dagster.operations.row_diff import Changes
+from importer_dagster.writer.publish import Counts, Publisher
 
 HEADER = "id,v,n\n"
 
@@ -23,8 +23,8 @@ def history(query: Query) -> list[tuple]:
     return [(i, v, (a - DAY).days, b and (b - DAY).days, c) for i, v, a, b, c in rows]
 
 
-def taken_out(inbox: Inbox, spec, load_id: int, **options) -> undo.Unloaded:
-    return undo.unload(
+def taken_out(inbox: Inbox, spec, load_id: int, **options) -> unload.Unloaded:
+    return unload.unload(
         load_id, {spec.name: spec}, warehouse=inbox.warehouse, has_tenant=lambda _: True, **options
     )
 

@@ -12,14 +12,14 @@ from conftest import SHARED, Inbox
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from importer_dagster.charset import find_charset
 from importer_dagster.errors import RefusedError, UsageError
-from importer_dagster.fields import FieldSpec
-from importer_dagster.infer import Inference, infer
+from importer_dagster.inference.dialect import sniff
+from importer_dagster.inference.infer import Inference, infer
 from importer_dagster.model import Delivery, LoadResult
-from importer_dagster.pipeline import import_delivery
-from importer_dagster.sniff import sniff
-from importer_dagster.spec import TableSpec, parse_spec
+from importer_dagster.pipeline.delivery import import_delivery
+from importer_dagster.reader.encoding_detection import find_charset
+from importer_dagster.spec.fields import FieldSpec
+from importer_dagster.spec.table import TableSpec, parse_spec
 from importer_dagster.warehouse import Warehouse
 
 Infer = Callable[..., Inference]
@@ -571,9 +571,9 @@ def test_no_table_is_rejected_by_the_spec_made_from_it(tmp_path: Path, data: st.
 
 def rehearse(spec: TableSpec, file: Path) -> list[dict]:
     """What the importer would reject of a file, without a database."""
-    from importer_dagster.drift import map_header
-    from importer_dagster.reader import open_delivery
-    from importer_dagster.validate import Validator
+    from importer_dagster.reader.reader import open_delivery
+    from importer_dagster.validation.drift import map_header
+    from importer_dagster.validation.validator import Validator
 
     delivery = Delivery(spec.name, "", datetime.date(2024, 1, 1), file.name, str(file), has_tenant=False)
     found: list[dict] = []

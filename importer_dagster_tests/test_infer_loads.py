@@ -16,9 +16,9 @@ from conftest import SHARED, Inbox, Query
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from importer_dagster.fields import FieldSpec
-from importer_dagster.infer import infer
+from importer_dagster.inference.infer import infer
 from importer_dagster.model import LoadResult
+from importer_dagster.spec.fields import FieldSpec
 
 SAMPLES = {
     "codes": "zip,amount,day\n00123,1.50,2024-01-31\n04567,2.25,2024-02-01\n00001,3.00,2024-02-02\n",

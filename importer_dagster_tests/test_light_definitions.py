@@ -10,7 +10,7 @@ import pytest
 
 from importer_dagster.defs.schedule import PRELOAD
 from importer_dagster.settings import SHIPPED_SPECS
-from importer_dagster.spec import load_specs
+from importer_dagster.spec.table import load_specs
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"pandas", "pandera", "pyarrow", "numpy", "pgpq", "sqlalchemy", "psycopg", "psycopg2", "fsspec"}
@@ -45,18 +45,27 @@ def new_modules(before: Sequence[str], then: str) -> set[str]:
 
 def test_definitions_bring_nothing_that_reads_validates_or_connects() -> None:
     found = new_modules(["dagster"], "importer_dagster.definitions")
-    assert "importer_dagster.spec" in found
+    assert "importer_dagster.spec.table" in found
     assert found & HEAVY == set()
 
 
 def test_that_would_be_seen() -> None:
     """The same look at what a step imports finds all of it."""
-    found = new_modules(["dagster", "importer_dagster.definitions"], "importer_dagster.pipeline")
+    found = new_modules(["dagster", "importer_dagster.definitions"], "importer_dagster.pipeline.delivery")
     assert found & HEAVY == HEAVY - {"psycopg2"}
 
 
 @pytest.mark.parametrize(
-    "name", ["defs.step", "defs.report", "defs.orphans", "dagster_storage", "pipeline", "resent", "together"]
+    "name",
+    [
+        "defs.step",
+        "defs.metadata",
+        "defs.run_recovery",
+        "defs.storage",
+        "pipeline.delivery",
+        "pipeline.unchanged_files",
+        "pipeline.small_files",
+    ],
 )
 def test_steps_are_forked_from_a_process_that_has_what_they_import(name: str) -> None:
     assert new_modules(PRELOAD, f"importer_dagster.{name}") == set()
@@ -65,7 +74,7 @@ def test_steps_are_forked_from_a_process_that_has_what_they_import(name: str) ->
 def test_what_is_imported_before_it_is_asked_for_is_still_there() -> None:
     """In the process that steps are forked from; a release may have it elsewhere."""
     found = output(
-        "import importlib.util, importer_dagster.defs.warm as warm\n"
+        "import importlib.util, importer_dagster.launch.preload as warm\n"
         "print(*(name for name in warm.LATE if not importlib.util.find_spec(name)), 'end')"
     )
     assert found == ["end"]

@@ -13,10 +13,11 @@ from conftest import DAY, Inbox, Query, database, make_spec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from importer_dagster import sieve, undo
 from importer_dagster.errors import UsageError
-from importer_dagster.spec import TableSpec
+from importer_dagster.operations import unload as operations_unload
+from importer_dagster.spec.table import TableSpec
 from importer_dagster.warehouse import Warehouse
+from importer_dagster.writer import unchanged_filter
 
 KEYS, VALUES, DAYS = range(5), "abc", range(4)
 KINDS = ["append", "replace", "merge", "scd2 keep", "scd2 close"]
@@ -114,12 +115,12 @@ class Tenant:
         self.loads[place] = [(i, rows) for i, rows in self.loads[place] if i != load_id]
         args = (load_id, {self.spec.name: self.spec})
         options = {"warehouse": self.inbox.warehouse, "has_tenant": lambda _: True}
-        foreseen = undo.unload(*args, **options, dry_run=True)
-        done = undo.unload(*args, **options)
+        foreseen = operations_unload.unload(*args, **options, dry_run=True)
+        done = operations_unload.unload(*args, **options)
         assert done == foreseen
         assert done.after - done.before == done.changes.back - done.changes.gone
         with pytest.raises(UsageError, match="is unloaded"):
-            undo.unload(*args, **options)
+            operations_unload.unload(*args, **options)
 
     def check(self) -> None:
         """The table is the model's, and every accepted row of every load is kept exactly once."""
@@ -168,7 +169,7 @@ def shared_warehouse(server, _template: str) -> Iterator[Warehouse]:
 @pytest.fixture
 def sifted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small batches are asked for what is unchanged, too."""
-    monkeypatch.setattr(sieve, "LEAST", 1)
+    monkeypatch.setattr(unchanged_filter, "LEAST", 1)
 
 
 @pytest.mark.usefixtures("sifted")

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from test_dagster import DEFINITIONS, Project, day, project  # noqa: F401 - a fixture
 
-from importer_dagster.defs import orphans
+from importer_dagster.defs import run_recovery
 from importer_dagster.warehouse import Warehouse
 from reliability.patience import wait_for
 
@@ -75,8 +75,8 @@ def test_a_run_that_died_with_all_around_it_is_ended(project: Project, tmp_path:
     assert wait_for(lambda: reached.exists() and reached.read_text(), 60)
     with dg.DagsterInstance.get() as instance:
         [run] = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
-        assert run.tags[orphans.LAUNCHED_BY] == "daemon"
-        assert orphans.end_orphans(instance) == []
+        assert run.tags[run_recovery.LAUNCHED_BY] == "daemon"
+        assert run_recovery.end_orphans(instance) == []
         command.kill()
         command.wait()
         # Dagster's retry of it, queued with its tags, is not taken for it
@@ -85,7 +85,7 @@ def test_a_run_that_died_with_all_around_it_is_ended(project: Project, tmp_path:
                 job_name=run.job_name, status=dg.DagsterRunStatus.STARTING, tags={**run.tags, "retry": "1"}
             )
         )
-        assert wait_for(lambda: orphans.end_orphans(instance) == [run.run_id], 10)
+        assert wait_for(lambda: run_recovery.end_orphans(instance) == [run.run_id], 10)
         assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
         assert instance.get_run_by_id(retry.run_id).status == dg.DagsterRunStatus.STARTING
         instance.delete_run(retry.run_id)
@@ -111,14 +111,16 @@ def test_a_run_that_died_before_it_said_a_word_is_ended(project: Project) -> Non
     now = datetime.now(UTC)
     with dg.DagsterInstance.get() as instance:
         [run] = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
-        assert orphans.LAUNCHED_BY not in run.tags
-        assert orphans.end_orphans(instance, now=now + timedelta(seconds=50)) == []  # it may still say one
-        with orphans.owning(run.run_id):  # it lives, and is about to
-            assert orphans.end_orphans(instance, now=now + timedelta(seconds=70)) == []
-        assert orphans.end_orphans(instance, now=now + timedelta(seconds=70)) == [run.run_id]
+        assert run_recovery.LAUNCHED_BY not in run.tags
+        assert (
+            run_recovery.end_orphans(instance, now=now + timedelta(seconds=50)) == []
+        )  # it may still say one
+        with run_recovery.owning(run.run_id):  # it lives, and is about to
+            assert run_recovery.end_orphans(instance, now=now + timedelta(seconds=70)) == []
+        assert run_recovery.end_orphans(instance, now=now + timedelta(seconds=70)) == [run.run_id]
         assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
         with pytest.raises(RuntimeError, match="was ended before it began"):
-            orphans.own_for_good(instance, run.run_id)
+            run_recovery.own_for_good(instance, run.run_id)
     assert project.run(when, types=["alpha"]).success
 
 
@@ -142,14 +144,14 @@ def test_which_runs_should_have_said_that_they_live(
         run = instance.add_run(dg.DagsterRun(job_name=job, status=dg.DagsterRunStatus.STARTING))
         for event in events:
             instance.report_dagster_event(dg.DagsterEvent(event, job, step_key="a step"), run.run_id)
-        assert orphans.end_orphans(instance, now=later) == ([run.run_id] if is_ended else [])
+        assert run_recovery.end_orphans(instance, now=later) == ([run.run_id] if is_ended else [])
         instance.delete_run(run.run_id)
 
 
 def test_a_step_in_the_runs_own_process_watches_nobody() -> None:
-    before = [t.name for t in orphans.threading.enumerate()]
-    orphans.end_with_parent()
-    assert [t.name for t in orphans.threading.enumerate()] == before
+    before = [t.name for t in run_recovery.threading.enumerate()]
+    run_recovery.end_with_parent()
+    assert [t.name for t in run_recovery.threading.enumerate()] == before
 
 
 def test_a_statement_ends_soon_after_its_client(warehouse: Warehouse) -> None:

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from importer_dagster import parse
-from importer_dagster.date_formats import compile_format
 from importer_dagster.errors import SpecError
-from importer_dagster.fields import FieldSpec
+from importer_dagster.spec.date_formats import compile_format
+from importer_dagster.spec.fields import FieldSpec
+from importer_dagster.validation import parse
 
 UTC = dt.UTC
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from importer_dagster.patterns import bytewise
+from importer_dagster.validation.patterns import bytewise
 
 SETS = ["[0-9]", "[A-Za-z0-9_]", "[A-F0-9-]", "[-+ ]", r"\d", "x", r"\.", r"\$", "-", "[%-/]", "[z]"]
 REPEATS = ["", "{1}", "{2}", "{3}"]

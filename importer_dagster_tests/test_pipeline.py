@@ -11,13 +11,14 @@ import pytest
 from alembic import command
 from conftest import DAY, Inbox, Query, database, make_spec, migrate
 
-from importer_dagster import ledger_schema, pipeline
 from importer_dagster.errors import WarehouseError, WarehouseUnavailable
-from importer_dagster.reader import open_delivery
-from importer_dagster.schema import KEY_BYTES
-from importer_dagster.turns import SLOT_LOCKS
+from importer_dagster.ledger import schema as ledger_schema
+from importer_dagster.pipeline import delivery as pipeline_delivery
+from importer_dagster.reader.reader import open_delivery
+from importer_dagster.slots import SLOT_LOCKS
+from importer_dagster.validation.schemas import KEY_BYTES
 from importer_dagster.warehouse import Warehouse
-from importer_dagster.writer import Publisher
+from importer_dagster.writer.publish import Publisher
 
 HEADER = "id,v,n\n"
 
@@ -240,7 +241,7 @@ def test_a_crash_in_mid_file_leaves_nothing(
 ) -> None:
     spec = make_spec()
     inbox.load(spec, HEADER + "1,a,1\n", path="a")
-    original = pipeline.Trace.add
+    original = pipeline_delivery.Trace.add
 
     def fail_later(self, *args):
         if self.fields and fail_later.calls:
@@ -249,9 +250,9 @@ def test_a_crash_in_mid_file_leaves_nothing(
         return original(self, *args)
 
     fail_later.calls = 0
-    monkeypatch.setattr(pipeline.Trace, "add", fail_later)
-    monkeypatch.setattr("importer_dagster.reader.BLOCK", 64)
-    monkeypatch.setattr(pipeline, "open_delivery", pipeline_reader)
+    monkeypatch.setattr(pipeline_delivery.Trace, "add", fail_later)
+    monkeypatch.setattr("importer_dagster.reader.reader.BLOCK", 64)
+    monkeypatch.setattr(pipeline_delivery, "open_delivery", pipeline_reader)
     with pytest.raises(MemoryError):
         inbox.load(spec, HEADER + "".join(f"{i},v,1\n" for i in range(200)), path="b")
     assert query("SELECT count(*) FROM things") == [(1,)]
@@ -347,7 +348,7 @@ def test_a_short_file_that_meets_no_other_row_needs_no_stage(
 
     results = load("plain")
     assert stages == [path for path, _, _, staged in MEETING[kind] if staged]
-    monkeypatch.setattr(pipeline._Import, "_needs_stage", lambda *_: True)
+    monkeypatch.setattr(pipeline_delivery._Import, "_needs_stage", lambda *_: True)
     assert load("staged") == results
     assert len(stages) == len(MEETING[kind]) + sum(staged for *_, staged in MEETING[kind])
     assert found("plain") == found("staged")
@@ -455,7 +456,7 @@ def test_hostile_names_are_only_quoted(inbox: Inbox, query: Query) -> None:
 def test_the_database_down_is_transient_and_tried_again(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(pipeline, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(pipeline_delivery, "_FIRST_PAUSE_S", 0.01)
     inbox.warehouse = Warehouse("postgresql://u:secret@127.0.0.1:1/nowhere")
     with pytest.raises(WarehouseUnavailable, match="cannot be reached") as caught:
         inbox.load(make_spec(), HEADER + "1,a,1\n")

@@ -16,7 +16,7 @@ from conftest import Inbox, Query
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from importer_dagster.spec import TableSpec
+from importer_dagster.spec.table import TableSpec
 
 NUMBERS = itertools.count()
 

@@ -11,9 +11,9 @@ from click.testing import CliRunner, Result
 from conftest import DAY, Inbox, Query
 
 from importer_dagster.cli import main
-from importer_dagster.drift import likeness
 from importer_dagster.errors import WarehouseError
-from importer_dagster.spec import TableSpec, load_spec
+from importer_dagster.spec.table import TableSpec, load_spec
+from importer_dagster.validation.drift import likeness
 
 SPEC = """\
 # Orders of the shop.

@@ -16,11 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from importer_dagster import container
-from importer_dagster.container import Unpacked, fingerprint_url
 from importer_dagster.errors import RefusedError
-from importer_dagster.reader import BLOCK, Reader
-from importer_dagster.spec import TableSpec
+from importer_dagster.reader.reader import BLOCK, Reader
+from importer_dagster.source import unpack
+from importer_dagster.source.unpack import Unpacked, fingerprint_url
+from importer_dagster.spec.table import TableSpec
 
 
 class Read:
@@ -618,8 +618,8 @@ def test_archives_that_are_cut_off_or_damaged_are_refused(files: Files, kind: st
 
 
 def test_gzip_is_unpacked_alike_where_isal_is_not(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(container, "decompressobj", zlib.decompressobj)
-    monkeypatch.setattr(container, "InflateError", zlib.error)
+    monkeypatch.setattr(unpack, "decompressobj", zlib.decompressobj)
+    monkeypatch.setattr(unpack, "InflateError", zlib.error)
     test_containers_are_known_by_content_and_all_members_are_read(files, "gzip")
     test_zeros_behind_an_archive_are_padding(files, "gzip")
     test_archives_that_are_cut_off_or_damaged_are_refused(files, "gzip")
@@ -654,7 +654,7 @@ def test_an_archive_in_an_archive_is_refused(files: Files) -> None:
 
 
 def test_a_bomb_is_refused(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(container, "BOMB_BYTES", 4 << 20)
+    monkeypatch.setattr(unpack, "BOMB_BYTES", 4 << 20)
     content = b"a,b\n" + b"1,x\n" * 4_000_000
     files.refuses(gzip.compress(content), "taken for a bomb")
     files.refuses(zipped(**{"f.csv": content}), "taken for a bomb")

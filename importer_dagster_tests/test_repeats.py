@@ -6,8 +6,9 @@ import pytest
 from alembic import command
 from conftest import DAY, Inbox, Query, make_spec, migrate
 
-from importer_dagster import ledger_schema, undo
-from importer_dagster.spec import TableSpec
+from importer_dagster.ledger import schema as ledger_schema
+from importer_dagster.operations import unload
+from importer_dagster.spec.table import TableSpec
 
 FIELDS = [
     {"name": "code"},
@@ -67,7 +68,7 @@ def test_what_was_said_again_stands_when_the_first_to_say_it_is_taken_out(
     spec = keyed_spec(disposition)
     loads = [inbox.load(spec, text_of(50), path=f"{n}.csv", day=day(n)).load_id for n in range(3)]
     assert len(query(SAID_AGAIN)) == 100
-    undo.unload(loads[0], {"things": spec}, warehouse=inbox.warehouse, has_tenant=lambda _: True)
+    unload.unload(loads[0], {"things": spec}, warehouse=inbox.warehouse, has_tenant=lambda _: True)
     assert query("SELECT DISTINCT _load_id, count(*) FROM things GROUP BY 1") == [(loads[1], 50)]
     again = query(SAID_AGAIN)
     assert [r[1:3] + r[7:] for r in again] == [(loads[2], loads[1], n) for n in range(1, 51)]

@@ -13,13 +13,16 @@ import pytest
 from conftest import DAY, Inbox, Query, make_spec
 from flood import set_cap
 
-from importer_dagster import held, opening, resent, turns
+from importer_dagster import slots
 from importer_dagster.errors import SourceUnavailable
 from importer_dagster.model import Delivery
-from importer_dagster.pipeline import import_delivery
-from importer_dagster.resent import Known, look_up
-from importer_dagster.source import find_deliveries
-from importer_dagster.spec import TableSpec
+from importer_dagster.operations import release
+from importer_dagster.pipeline import unchanged_files
+from importer_dagster.pipeline.delivery import import_delivery
+from importer_dagster.pipeline.unchanged_files import Known, look_up
+from importer_dagster.source import open_file
+from importer_dagster.source.inbox import find_deliveries
+from importer_dagster.spec.table import TableSpec
 from importer_dagster.warehouse import Warehouse
 
 HEADER = "id,v,n\n"
@@ -95,7 +98,7 @@ def test_beside_a_held_content_nothing_is_recognised(inbox: Inbox) -> None:
     assert found(inbox, spec, again) == {}
     assert load(inbox, spec, again) == ["unchanged"]
     with inbox.warehouse.connect() as conn:
-        assert held.leftovers(conn) == []
+        assert release.leftovers(conn) == []
 
 
 def test_a_load_that_another_session_changes_is_left_out(inbox: Inbox) -> None:
@@ -114,7 +117,7 @@ def test_files_that_cannot_be_read_and_large_ones_are_left_out(
     load(inbox, spec, write(inbox, a="1,a,1\n", b="1,a,1\n", c="1,a,1\n" + "2,b,2\n" * 9))
     again = write(inbox, a="1,a,1\n", b="1,a,1\n", c="1,a,1\n" + "2,b,2\n" * 9)
     Path(again[1].url).unlink()
-    monkeypatch.setattr(resent, "SMALL_BYTES", 30)
+    monkeypatch.setattr(unchanged_files, "SMALL_BYTES", 30)
     assert found(inbox, spec, again) == {"a": "unchanged"}
 
 
@@ -130,17 +133,17 @@ def test_a_file_that_leads_out_of_the_inbox_is_not_read(
     Path(delivery.url).symlink_to(elsewhere)
     assert found(inbox, spec, [delivery]) == {}
     files = [(delivery.url, None), (delivery.url, delivery.inbox)]
-    assert opening.read_files(files) == [elsewhere.read_bytes(), None]
+    assert open_file.read_files(files) == [elsewhere.read_bytes(), None]
     there = elsewhere.read_bytes()
-    assert opening.hash_files(files) == [(sha256(there).hexdigest(), len(there)), None]
+    assert open_file.hash_files(files) == [(sha256(there).hexdigest(), len(there)), None]
 
 
 def test_a_file_is_hashed_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "_READ_AT_ONCE", 4)
+    monkeypatch.setattr(open_file, "_READ_AT_ONCE", 4)
     contents = [b"0123456789", b"", b"0123", b"01"]
     for number, content in enumerate(contents):
         (tmp_path / str(number)).write_bytes(content)
-    found = opening.hash_files([(str(tmp_path / str(n)), None) for n in range(len(contents))])
+    found = open_file.hash_files([(str(tmp_path / str(n)), None) for n in range(len(contents))])
     assert found == [(sha256(c).hexdigest(), len(c)) for c in contents]
 
 
@@ -151,19 +154,19 @@ def test_after_a_file_that_stalled_others_get_their_own_hashes(
 ) -> None:
     for name in "0123":
         (tmp_path / name).write_text(f"content of {name}")
-    digests = opening._digests
+    digests = open_file._digests
 
     def stalling(files: Sequence[tuple[str, str | None]]) -> list[tuple[str, int] | None]:
         if (str(tmp_path / slow), None) in files:
             time.sleep(1.5)
         return digests(files)
 
-    monkeypatch.setattr(opening, "_digests", stalling)
+    monkeypatch.setattr(open_file, "_digests", stalling)
     monkeypatch.setenv("IMPORTER_READ_TIMEOUT", "1")
     with pytest.raises(SourceUnavailable, match="The source stalls"):
-        opening.hash_files([(str(tmp_path / name), None) for name in "01"])
+        open_file.hash_files([(str(tmp_path / name), None) for name in "01"])
     for files in ("23", "32"):
-        found = opening.hash_files([(str(tmp_path / name), None) for name in files])
+        found = open_file.hash_files([(str(tmp_path / name), None) for name in files])
         assert found == [(sha256(f"content of {name}".encode()).hexdigest(), 12) for name in files]
 
 
@@ -174,10 +177,10 @@ def test_recording_waits_for_a_slot(inbox: Inbox, warehouse: Warehouse) -> None:
     set_cap(warehouse.url, 1)
     results: list[dict[str, str]] = []
     with psycopg.connect(warehouse.url, autocommit=True) as conn:
-        conn.execute("SELECT pg_advisory_lock(%s, 0)", (turns.SLOT_LOCKS,))
+        conn.execute("SELECT pg_advisory_lock(%s, 0)", (slots.SLOT_LOCKS,))
         thread = threading.Thread(target=lambda: results.append(found(inbox, spec, again)))
         thread.start()
-        while turns.counts(conn)[1] < 1:
+        while slots.counts(conn)[1] < 1:
             time.sleep(0.02)
         assert results == []
     thread.join()

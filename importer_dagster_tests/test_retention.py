@@ -15,10 +15,11 @@ from conftest import DAY, Inbox, Query, make_spec
 from test_history import taken_out
 from test_order import KEYS, VALUES, Tenant, shared_warehouse  # noqa: F401 - a fixture
 
-from importer_dagster import held, retention
 from importer_dagster.errors import UsageError
+from importer_dagster.operations import release as operations_release
+from importer_dagster.operations import retention
 from importer_dagster.settings import Keep
-from importer_dagster.spec import TableSpec
+from importer_dagster.spec.table import TableSpec
 from importer_dagster.warehouse import Warehouse
 
 HEADER = "id,v,n\n"
@@ -389,8 +390,8 @@ def test_what_was_held_until_its_place_was_gone_is_not_released(
     assert prune(inbox, spec, on=50, keep=replace(FOR_EVER, history=20))["what was said before (merge, scd2)"]
     before = everything(query)
 
-    def release(**options) -> held.Settled:
-        return held.release(
+    def release(**options) -> operations_release.Settled:
+        return operations_release.release(
             late.load_id,
             {spec.name: spec},
             warehouse=inbox.warehouse,
@@ -402,7 +403,7 @@ def test_what_was_held_until_its_place_was_gone_is_not_released(
         with pytest.raises(UsageError, match=f"cannot be released: .*{words}"):
             release(dry_run=dry_run)
     assert everything(query) == before
-    held.refuse(late.load_id, warehouse=inbox.warehouse)  # the way out
+    operations_release.refuse(late.load_id, warehouse=inbox.warehouse)  # the way out
     assert query("SELECT status FROM importer.loads WHERE load_id = %s", late.load_id) == [("refused",)]
 
 
@@ -447,7 +448,7 @@ def test_a_persons_word_is_never_forgotten(inbox: Inbox, query: Query) -> None:
     content = HEADER + "1,a,1\n"
     waiting = inbox.load(spec, content, path="w", day=day(1))
     dropped = inbox.load(spec, content, path="d", day=day(1))
-    held.refuse(dropped.load_id, warehouse=inbox.warehouse, by="ann", why="cut off")
+    operations_release.refuse(dropped.load_id, warehouse=inbox.warehouse, by="ann", why="cut off")
     inbox.load(spec, HEADER + "1,a,1\n2,b,1\n", path="d", day=day(1))
     let_time_pass(inbox.warehouse)
     everywhere = Keep(*[1] * len(fields(Keep)))

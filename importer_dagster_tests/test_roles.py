@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from conftest import admin
 
-from importer_dagster.embedded import EmbeddedServer
+from importer_dagster.launch.embedded import EmbeddedServer
 
 ROOT = Path(__file__).parent.parent
 ROLES = ROOT / "importer_dagster" / "sql" / "roles.sql"

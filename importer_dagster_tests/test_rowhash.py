@@ -8,7 +8,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from importer_dagster.rowhash import row_hashes
+from importer_dagster.writer.row_hash import row_hashes
 
 TYPES = {
     "i": (pa.int64(), st.integers(-(2**63), 2**63 - 1)),

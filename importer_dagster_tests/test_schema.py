@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
-from importer_dagster import columns, schema
 from importer_dagster.errors import SpecError
-from importer_dagster.fields import FieldSpec
 from importer_dagster.settings import SHIPPED_SPECS
-from importer_dagster.spec import TableSpec, load_specs, parse_spec
-from importer_dagster.validate import Validator
+from importer_dagster.spec import columns
+from importer_dagster.spec.fields import FieldSpec
+from importer_dagster.spec.table import TableSpec, load_specs, parse_spec
+from importer_dagster.validation import schemas
+from importer_dagster.validation.validator import Validator
 
 assert SHARED  # conftest is imported for ``admin``
 
@@ -64,7 +65,7 @@ def one(field: str) -> TableSpec:
 
 
 def test_arrow_schema() -> None:
-    assert schema.arrow_schema(spec()) == pa.schema(
+    assert schemas.arrow_schema(spec()) == pa.schema(
         {
             "s": pa.string(), "u": pa.binary(16), "i": pa.int64(), "n": pa.decimal128(38, 18), "d": pa.float64(),
             "b": pa.bool_(), "day": pa.date32(), "wall": pa.timestamp("us"), "point": pa.timestamp("us", "UTC"),
@@ -78,7 +79,7 @@ def ddl(table: sa.Table) -> str:
 
 
 def test_sql_table_of_an_append_type_has_no_key() -> None:
-    table = schema.sql_table(spec(), sa.MetaData(), tenant=False)
+    table = schemas.sql_table(spec(), sa.MetaData(), tenant=False)
     assert ddl(table) == (
         "CREATE TABLE everything ( s TEXT, u UUID, i BIGINT, n NUMERIC(38, 18), d DOUBLE PRECISION, b BOOLEAN, "
         "day DATE, wall TIMESTAMP WITHOUT TIME ZONE, point TIMESTAMP WITH TIME ZONE, local TIMESTAMP WITH TIME ZONE, "
@@ -91,12 +92,12 @@ def test_sql_table_of_an_append_type_has_no_key() -> None:
 
 def test_sql_table_of_a_merge_type_has_the_tenant_first_in_its_key() -> None:
     merge = parse_spec(EVERYTHING + "write_disposition: merge", "everything.yaml")
-    table = schema.sql_table(merge, sa.MetaData(), schema="lake", name="other", tenant=True)
+    table = schemas.sql_table(merge, sa.MetaData(), schema="lake", name="other", tenant=True)
     assert table.fullname == "lake.other"
     assert [c.name for c in table.primary_key] == ["_tenant", "i"]
     assert not table.c.i.nullable
     assert table.c.s.nullable
-    bare = schema.sql_table(merge, sa.MetaData(), tenant=True, constraints=False)
+    bare = schemas.sql_table(merge, sa.MetaData(), tenant=True, constraints=False)
     assert not bare.primary_key
     assert bare.c.i.nullable
 
@@ -118,23 +119,23 @@ def test_types_in_words_are_those_of_the_table() -> None:
     kinds = {f.type for f in spec().fields}
     assert kinds == set(get_args(FieldSpec.model_fields["type"].annotation)), "every kind is looked at"
     for field in (*spec().fields, *shipped):
-        assert columns.type_words(field) == schema.sql_type(field).compile(dialect=dialect).lower()
+        assert columns.type_words(field) == schemas.sql_type(field).compile(dialect=dialect).lower()
 
 
 def test_pandera_schema_is_made_once_and_judges_arrow_backed_frames() -> None:
-    built = schema.pandera_schema(spec())
-    assert schema.pandera_schema(spec()) is built
+    built = schemas.pandera_schema(spec())
+    assert schemas.pandera_schema(spec()) is built
     assert {c.dtype.type for c in built.columns.values()} == {
-        pd.ArrowDtype(t) for t in schema.arrow_schema(spec()).types
+        pd.ArrowDtype(t) for t in schemas.arrow_schema(spec()).types
     }
     good = (
-        schema.arrow_schema(one("{name: a, type: integer}"))
+        schemas.arrow_schema(one("{name: a, type: integer}"))
         .empty_table()
         .to_pandas(types_mapper=pd.ArrowDtype)
     )
-    schema.pandera_schema(one("{name: a, type: integer}")).validate(good)
+    schemas.pandera_schema(one("{name: a, type: integer}")).validate(good)
     with pytest.raises(Exception, match="expected series 'a' to have type"):
-        schema.pandera_schema(one("{name: a, type: integer}")).validate(good.astype("float64"))
+        schemas.pandera_schema(one("{name: a, type: integer}")).validate(good.astype("float64"))
 
 
 @pytest.mark.parametrize(
@@ -164,22 +165,22 @@ def test_pandera_schema_is_made_once_and_judges_arrow_backed_frames() -> None:
 )
 def test_a_constraint_that_makes_no_sense_is_a_spec_error(field: str, words: str) -> None:
     with pytest.raises(SpecError) as raised:
-        schema.pandera_schema(one(field))
+        schemas.pandera_schema(one(field))
     assert words in str(raised.value)
 
 
 def test_a_row_check_over_a_field_that_is_not_there_is_a_spec_error() -> None:
     wrong = parse_spec("{checks: ['not_after(a, b)'], schema: {fields: [{name: a, type: date}]}}", "one.yaml")
     with pytest.raises(SpecError, match=r"not_after\(a, b\).*does not work here"):
-        schema.pandera_schema(wrong)
+        schemas.pandera_schema(wrong)
 
 
 def test_every_shipped_spec_has_all_projections() -> None:
     for shipped in load_specs(SHIPPED_SPECS).values():
-        schema.pandera_schema(shipped)
-        schema.copy_encoder(schema.arrow_schema(shipped), shipped)
+        schemas.pandera_schema(shipped)
+        schemas.copy_encoder(schemas.arrow_schema(shipped), shipped)
         assert len(columns.column_schema(shipped)) == len(shipped.fields)
-        assert ddl(schema.sql_table(shipped, sa.MetaData(), tenant=True))
+        assert ddl(schemas.sql_table(shipped, sa.MetaData(), tenant=True))
 
 
 # --- values → text → typed → COPY BINARY → values ---------------------------------------------
@@ -192,7 +193,7 @@ def conn(server: Any) -> Iterator[psycopg.Connection]:
         root.execute("CREATE DATABASE schema_factory")
     with psycopg.connect(server.url("schema_factory"), autocommit=True, prepare_threshold=None) as conn:
         conn.execute("SET TimeZone = 'UTC'")
-        conn.execute(ddl(schema.sql_table(spec(), sa.MetaData(), tenant=True)).encode())
+        conn.execute(ddl(schemas.sql_table(spec(), sa.MetaData(), tenant=True)).encode())
         yield conn
 
 
@@ -207,7 +208,7 @@ def copy(conn: psycopg.Connection, of: TableSpec, typed: pa.RecordBatch, extra: 
         "_row": pa.array(range(n), pa.int64()),
     }
     batch = pa.RecordBatch.from_arrays([*typed.columns, *trace.values()], names=[*typed.schema.names, *trace])
-    encoder = schema.copy_encoder(batch.schema, of)
+    encoder = schemas.copy_encoder(batch.schema, of)
     names = ", ".join(f'"{name}"' for name in batch.schema.names)
     with conn.cursor().copy(f"COPY everything ({names}) FROM STDIN (FORMAT BINARY)".encode()) as out:
         out.write(encoder.write_header())
@@ -338,7 +339,7 @@ def test_numbers_of_any_scale_come_back_from_postgresql(
     assert len(good) == len(values)
     conn.execute(f"CREATE TEMP TABLE one (n numeric({precision}, {scale}), r serial)".encode())
     try:
-        encoder = schema.copy_encoder(typed.schema, of)
+        encoder = schemas.copy_encoder(typed.schema, of)
         with conn.cursor().copy("COPY one (n) FROM STDIN (FORMAT BINARY)") as out:
             out.write(encoder.write_header() + encoder.write_batch(typed) + encoder.finish())
         found = conn.execute("SELECT n, n::text FROM one ORDER BY r").fetchall()

@@ -14,15 +14,17 @@ from conftest import DAY, Inbox, Query, make_spec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from importer_dagster import pipeline, sieve, undo
 from importer_dagster.errors import WarehouseError
-from importer_dagster.held import release
 from importer_dagster.model import LoadResult
-from importer_dagster.rising import Rising
-from importer_dagster.schema import arrow_schema
-from importer_dagster.spec import TableSpec
-from importer_dagster.tables import Target, move_rescued
-from importer_dagster.writer import Publisher
+from importer_dagster.operations import unload
+from importer_dagster.operations.release import release
+from importer_dagster.pipeline import delivery
+from importer_dagster.spec.table import TableSpec
+from importer_dagster.validation.schemas import arrow_schema
+from importer_dagster.writer import unchanged_filter
+from importer_dagster.writer.key_order import Rising
+from importer_dagster.writer.publish import Publisher
+from importer_dagster.writer.tables import Target, move_rescued
 
 FIELDS = [
     {"name": "id", "type": "integer"},
@@ -49,7 +51,7 @@ EVERYTHING = """
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, list[int]]]]:
     """Batches of any size are sifted; (rows of a batch, numbers of those that are new) each time."""
-    monkeypatch.setattr(sieve, "LEAST", 1)
+    monkeypatch.setattr(unchanged_filter, "LEAST", 1)
     found: list[tuple[int, list[int]]] = []
     ask = Publisher.ask_unchanged
 
@@ -121,10 +123,10 @@ def test_with_and_without_a_sieve_all_ends_the_same(
     disposition, _, absent = kind.partition(" ")
     more = {"scd2": {"absent": absent}} if absent else {}
     spec = spec_of(disposition, disposition, reject_limit={"share": 1.0}, gate={"empty": "load"}, **more)
-    monkeypatch.setattr(pipeline, "open_delivery", partial(OPEN, block_size=600))  # a few batches
+    monkeypatch.setattr(delivery, "open_delivery", partial(OPEN, block_size=600))  # a few batches
     ends = []
     for least in (1, 1_000_000):
-        monkeypatch.setattr(sieve, "LEAST", least)
+        monkeypatch.setattr(unchanged_filter, "LEAST", least)
         tenant = uuid.uuid4().hex
         results = [
             inbox.load(spec, text_of(rows), path=f"{n}.csv", day=day(n), tenant=tenant)
@@ -133,7 +135,7 @@ def test_with_and_without_a_sieve_all_ends_the_same(
         states = [state(inbox, spec, tenant)]
         for done in results[1:]:
             if done.status == "loaded":
-                undo.unload(
+                unload.unload(
                     done.load_id, {spec.name: spec}, warehouse=inbox.warehouse, has_tenant=lambda _: True
                 )
                 states.append(state(inbox, spec, tenant))
@@ -141,7 +143,7 @@ def test_with_and_without_a_sieve_all_ends_the_same(
     assert ends[0] == ends[1]
 
 
-OPEN = pipeline.open_delivery
+OPEN = delivery.open_delivery
 
 
 def told(result: LoadResult) -> tuple:
@@ -180,7 +182,7 @@ def test_only_what_changed_comes_to_the_stage(inbox: Inbox, query: Query, asked:
 def test_a_key_that_comes_twice_is_found_wherever_the_first_went(
     inbox: Inbox, query: Query, asked: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "open_delivery", partial(OPEN, block_size=600))
+    monkeypatch.setattr(delivery, "open_delivery", partial(OPEN, block_size=600))
     spec = spec_of("things", reject_limit={"share": 1.0})
     inbox.load(spec, text_of(some(range(200))), path="0.csv", day=day(0))
     rows = [
@@ -223,7 +225,7 @@ def test_keys_that_lie_far_apart_are_looked_up_one_by_one(inbox: Inbox, query: Q
 def test_where_most_is_new_nobody_is_asked_again(
     inbox: Inbox, asked: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "open_delivery", partial(OPEN, block_size=600))
+    monkeypatch.setattr(delivery, "open_delivery", partial(OPEN, block_size=600))
     spec = spec_of("things")
     inbox.load(spec, text_of(some(range(200))), path="0.csv", day=day(0))
     result = inbox.load(
@@ -256,7 +258,7 @@ def test_a_file_that_may_be_held_is_not_sifted(inbox: Inbox, query: Query, asked
 def test_a_file_may_be_refused_while_the_server_looks_up(
     inbox: Inbox, query: Query, asked: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "open_delivery", partial(OPEN, block_size=600))
+    monkeypatch.setattr(delivery, "open_delivery", partial(OPEN, block_size=600))
     spec = spec_of("things", reject_limit={"count": 3})
     inbox.load(spec, text_of(some(range(200))), path="0.csv", day=day(0))
     bad = [("x", 0, None, None, "")] * 100
@@ -270,7 +272,7 @@ def test_a_file_may_be_refused_while_the_server_looks_up(
 def test_what_goes_wrong_as_the_server_looks_up_is_the_error_of_the_import(
     inbox: Inbox, query: Query, asked: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "open_delivery", partial(OPEN, block_size=600))
+    monkeypatch.setattr(delivery, "open_delivery", partial(OPEN, block_size=600))
     spec, content = spec_of("things"), text_of(some(range(200)))
     inbox.load(spec, content, path="0.csv", day=day(0))
     with inbox.warehouse.connect() as conn:

@@ -11,10 +11,11 @@ import pytest
 from click.testing import CliRunner
 from conftest import DAY, Inbox, Query, database, make_spec
 
-from importer_dagster import held, pipeline, retention, undo
 from importer_dagster.cli import main
-from importer_dagster.embedded import EmbeddedServer
-from importer_dagster.pipeline import import_delivery
+from importer_dagster.launch.embedded import EmbeddedServer
+from importer_dagster.operations import release, retention, unload
+from importer_dagster.pipeline import delivery as pipeline_delivery
+from importer_dagster.pipeline.delivery import import_delivery
 from importer_dagster.settings import Keep
 from importer_dagster.warehouse import Warehouse
 from reliability import guard
@@ -25,7 +26,7 @@ DISPOSITIONS = ["append", "replace", "merge", "scd2"]
 
 @pytest.fixture(autouse=True)
 def _guarded(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(pipeline_delivery, "_FIRST_PAUSE_S", 0.01)
     with psycopg.connect(database_url, autocommit=True) as conn:
         guard.install(conn)
 
@@ -63,7 +64,7 @@ def test_loading_and_unloading(inbox: Inbox, warehouse: Warehouse, disposition: 
     assert inbox.load(spec, "nothing,of,it\n", path="3", day=later(3)).status == "refused"
     assert inbox.load(spec, f"{HEADER}1,d,1\n", path="4", day=later(4), dry_run=True).status == "loaded"
     assert again.load_id
-    undo.unload(again.load_id, {"things": spec}, warehouse=warehouse, has_tenant=lambda _: True)
+    unload.unload(again.load_id, {"things": spec}, warehouse=warehouse, has_tenant=lambda _: True)
 
 
 def test_a_spec_that_gained_a_field_and_a_table_that_gains_columns(inbox: Inbox, query: Query) -> None:
@@ -92,9 +93,9 @@ def test_what_is_held(inbox: Inbox, warehouse: Warehouse, decision: str) -> None
     assert load_id
     fresh = Warehouse(warehouse.url)
     if decision == "release":
-        held.release(load_id, {"things": spec}, warehouse=fresh, has_tenant=lambda _: True)
+        release.release(load_id, {"things": spec}, warehouse=fresh, has_tenant=lambda _: True)
     else:
-        held.refuse(load_id, warehouse=fresh)
+        release.refuse(load_id, warehouse=fresh)
 
 
 def test_accepting_a_change_of_a_spec(

@@ -22,11 +22,11 @@ import pyarrow.compute as pc
 import pytest
 import yaml
 
-from importer_dagster.checks import check_names
 from importer_dagster.errors import SpecError, UnknownTypeError
-from importer_dagster.fields import FieldSpec
 from importer_dagster.settings import SHIPPED_SPECS, Settings
-from importer_dagster.spec import TableSpec, load_specs, parse_spec, spec_files
+from importer_dagster.spec.fields import FieldSpec
+from importer_dagster.spec.table import TableSpec, load_specs, parse_spec, spec_files
+from importer_dagster.validation.checks import check_names
 
 GROUPS = {"people", "humanresources", "production", "purchasing", "sales"}
 REAL = Path(__file__).parents[2] / "shared" / "data" / "adventureworks"

@@ -9,16 +9,16 @@ from random import Random
 import pytest
 from conftest import Query, make_spec
 
-from importer_dagster.drift import map_header
 from importer_dagster.errors import UsageError
-from importer_dagster.pipeline import import_delivery
-from importer_dagster.reader import open_delivery
+from importer_dagster.launch.sample_inbox import PlannedFile, resend, write_inbox
+from importer_dagster.launch.sample_text import text_maker
+from importer_dagster.pipeline.delivery import import_delivery
+from importer_dagster.reader.reader import open_delivery
 from importer_dagster.settings import SHIPPED_SPECS
-from importer_dagster.source import find_deliveries
-from importer_dagster.spec import TableSpec, load_specs
-from importer_dagster.synthetic import PlannedFile, resend, write_inbox
-from importer_dagster.textgen import text_maker
-from importer_dagster.validate import Validator
+from importer_dagster.source.inbox import find_deliveries
+from importer_dagster.spec.table import TableSpec, load_specs
+from importer_dagster.validation.drift import map_header
+from importer_dagster.validation.validator import Validator
 from importer_dagster.warehouse import Warehouse
 
 DAYS = [datetime.date(2026, 1, d) for d in (1, 2, 3)]

@@ -21,10 +21,10 @@ import psycopg
 import pytest
 from conftest import DAY, make_spec
 
-from importer_dagster.embedded import EmbeddedServer
 from importer_dagster.errors import WarehouseError
+from importer_dagster.launch.embedded import EmbeddedServer
 from importer_dagster.model import Delivery
-from importer_dagster.pipeline import import_delivery
+from importer_dagster.pipeline.delivery import import_delivery
 from importer_dagster.warehouse import Warehouse
 
 SYSTEM = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres")) if os.geteuid() == 0 else []

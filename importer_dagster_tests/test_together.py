@@ -16,16 +16,18 @@ import pytest
 from conftest import DAY, Inbox, Query, database, make_spec
 from flood import set_cap
 
-from importer_dagster import ledger_schema, together, turns
-from importer_dagster.checks import named_check
-from importer_dagster.embedded import EmbeddedServer
+from importer_dagster import slots
+from importer_dagster.launch.embedded import EmbeddedServer
+from importer_dagster.ledger import schema as ledger_schema
 from importer_dagster.model import Delivery, LoadResult
-from importer_dagster.opening import read_files
-from importer_dagster.pipeline import import_delivery
-from importer_dagster.resent import look_up
-from importer_dagster.source import find_deliveries
-from importer_dagster.spec import TableSpec
-from importer_dagster.together import import_together
+from importer_dagster.pipeline import small_files
+from importer_dagster.pipeline.delivery import import_delivery
+from importer_dagster.pipeline.small_files import import_together
+from importer_dagster.pipeline.unchanged_files import look_up
+from importer_dagster.source.inbox import find_deliveries
+from importer_dagster.source.open_file import read_files
+from importer_dagster.spec.table import TableSpec
+from importer_dagster.validation.checks import named_check
 from importer_dagster.warehouse import Warehouse
 from reliability.patience import wait_for
 from reliability.state import differences, state
@@ -180,9 +182,9 @@ def test_the_same_as_one_by_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made = random.Random(f"{name} {seed}")
-    monkeypatch.setattr(together, "SMALL_FILE", 4_000)
-    monkeypatch.setattr(together, "MOST_FILES", made.choice([5, 9, 200]))
-    monkeypatch.setattr(together, "MOST_BYTES", made.choice([300, 3_000, 2 << 20]))
+    monkeypatch.setattr(small_files, "SMALL_FILE", 4_000)
+    monkeypatch.setattr(small_files, "MOST_FILES", made.choice([5, 9, 200]))
+    monkeypatch.setattr(small_files, "MOST_BYTES", made.choice([300, 3_000, 2 << 20]))
     spec, counted = SPECS[name], 0
     for _ in range(2):
         for number in range(60):
@@ -206,7 +208,7 @@ def test_the_same_as_one_by_one(
 
 
 def test_which_files_are_imported_together(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(together, "SMALL_FILE", 4_000)
+    monkeypatch.setattr(small_files, "SMALL_FILE", 4_000)
     spec = made_spec()
     for kind, content in KINDS.items():
         for number in range(9):  # more than one with the same columns
@@ -266,7 +268,7 @@ def transactions(query: Query) -> list[int]:
 def test_a_group_is_no_larger_than_it_may_be(
     inbox: Inbox, query: Query, monkeypatch: pytest.MonkeyPatch, name: str, most: int, expected: list[int]
 ) -> None:
-    monkeypatch.setattr(together, name, most)
+    monkeypatch.setattr(small_files, name, most)
     import_together(many(inbox, 7), made_spec(), warehouse=inbox.warehouse)
     assert transactions(query) == expected
 
@@ -274,7 +276,7 @@ def test_a_group_is_no_larger_than_it_may_be(
 def test_where_most_files_are_left_out_no_more_are_tried(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(together, "MOST_FILES", 4)
+    monkeypatch.setattr(small_files, "MOST_FILES", 4)
     for number in range(4):
         put(inbox, f"{number:02}", HEADER + "x,a,1\n" * (number != 2))
     many_more = [put(inbox, f"{number:02}", HEADER + "1,a,1\n") for number in range(4, 8)]
@@ -294,7 +296,7 @@ def test_a_file_that_changes_while_it_is_read_is_left_out(
         put(inbox, "02", HEADER + "77,b,1\n")
         return data
 
-    monkeypatch.setattr(together, "read_files", read_and_change)
+    monkeypatch.setattr(small_files, "read_files", read_and_change)
     results, done = import_all(inbox.warehouse, made_spec(), found)
     assert found[2] not in done and len(done) == 5
     assert results[found[2]].status == "loaded"
@@ -348,13 +350,13 @@ def test_after_an_error_the_files_are_imported_one_by_one(
 def test_a_bug_leaves_nothing_behind(
     inbox: Inbox, query: Query, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    done = getattr(together._Together, stage)
+    done = getattr(small_files._Together, stage)
 
     def stumble(self: Any, *arguments: Any) -> None:
         done(self, *arguments)
         raise ValueError(stage)
 
-    monkeypatch.setattr(together._Together, stage, stumble)
+    monkeypatch.setattr(small_files._Together, stage, stumble)
     with inbox.warehouse.series():
         assert import_together(many(inbox), made_spec(), warehouse=inbox.warehouse) == {}
         assert query("SELECT count(*) FROM importer.loads") == [(0,)]
@@ -378,13 +380,13 @@ def test_what_somebody_else_loads_meanwhile_is_left_out(
     inbox: Inbox, query: Query, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec, found = made_spec(), many(inbox)
-    judge = together._Together._judge
+    judge = small_files._Together._judge
 
     def slowly(self: Any, files: Any) -> Any:
         import_delivery(found[3], spec, warehouse=Warehouse(inbox.warehouse.url))
         return judge(self, files)
 
-    monkeypatch.setattr(together._Together, "_judge", slowly)
+    monkeypatch.setattr(small_files._Together, "_judge", slowly)
     results, done = import_all(inbox.warehouse, spec, found)
     assert list(done) == [*found[:3], *found[4:]]
     assert results[found[3]].status == "unchanged"
@@ -394,7 +396,7 @@ def test_what_somebody_else_loads_meanwhile_is_left_out(
 def test_several_at_once_load_each_file_once(
     inbox: Inbox, query: Query, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(together, "MOST_FILES", 4)
+    monkeypatch.setattr(small_files, "MOST_FILES", 4)
     spec = made_spec()
     found = [*many(inbox, 30, "acme"), *many(inbox, 30, "bolt")]
     ledger_schema.migrate(inbox.warehouse)
@@ -424,12 +426,12 @@ def test_a_group_waits_for_a_slot(inbox: Inbox) -> None:
     set_cap(inbox.warehouse.url, 1)
     found, done = many(inbox), []
     with psycopg.connect(inbox.warehouse.url, autocommit=True) as conn:
-        conn.execute("SELECT pg_advisory_lock(%s, 0)", (turns.SLOT_LOCKS,))
+        conn.execute("SELECT pg_advisory_lock(%s, 0)", (slots.SLOT_LOCKS,))
         thread = threading.Thread(
             target=lambda: done.append(import_together(found, made_spec(), warehouse=inbox.warehouse))
         )
         thread.start()
-        assert wait_for(lambda: turns.counts(conn)[1] == 1, 20)
+        assert wait_for(lambda: slots.counts(conn)[1] == 1, 20)
         time.sleep(0.3)
         assert conn.execute("SELECT count(*) FROM importer.loads").fetchone() == (0,)
         assert done == []

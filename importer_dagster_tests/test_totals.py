@@ -8,10 +8,10 @@ import pytest
 from conftest import DAY, Inbox, Query, make_spec
 
 from importer_dagster.model import LoadResult
-from importer_dagster.pipeline import import_delivery
+from importer_dagster.pipeline.delivery import import_delivery
 from importer_dagster.settings import Settings
-from importer_dagster.source import find_deliveries
-from importer_dagster.spec import TableSpec
+from importer_dagster.source.inbox import find_deliveries
+from importer_dagster.spec.table import TableSpec
 
 FIELDS = [
     {"name": "id", "type": "integer"},

@@ -20,7 +20,7 @@ import pytest
 from conftest import SHARED, Inbox, database
 
 from importer_dagster.model import LoadResult
-from importer_dagster.spec import TableSpec
+from importer_dagster.spec.table import TableSpec
 from importer_dagster.warehouse import Warehouse
 
 UGLY = SHARED / "ugly"

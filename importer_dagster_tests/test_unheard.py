@@ -15,7 +15,7 @@ from test_dagster import DEFINITIONS, Project, day, project  # noqa: F401 - a fi
 
 from importer_dagster.defs.runs import ACTIVE, JOB, unfinished
 from importer_dagster.defs.unheard import tell_again
-from importer_dagster.instance import PROJECT_ROOT as ROOT
+from importer_dagster.launch.environment import PROJECT_ROOT as ROOT
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::dagster.BetaWarning",

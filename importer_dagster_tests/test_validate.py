@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandera.errors import SchemaErrors
 
-from importer_dagster import checks
-from importer_dagster.cells import said
+from importer_dagster.arrays import said
 from importer_dagster.errors import SpecError
 from importer_dagster.model import Failure
-from importer_dagster.parse import parse
-from importer_dagster.schema import arrow_schema, pandera_schema
-from importer_dagster.spec import TableSpec, parse_spec
-from importer_dagster.validate import Validator
+from importer_dagster.spec.table import TableSpec, parse_spec
+from importer_dagster.validation import checks
+from importer_dagster.validation.parse import parse
+from importer_dagster.validation.schemas import arrow_schema, pandera_schema
+from importer_dagster.validation.validator import Validator
 
 Columns = dict[str, list[str | None]]
 

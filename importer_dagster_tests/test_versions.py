@@ -6,11 +6,11 @@ import random
 import pytest
 from conftest import SHARED, Inbox, Query, database, make_spec
 
-from importer_dagster import undo
-from importer_dagster.defs.report import drift_result, read_account
+from importer_dagster.defs.metadata import drift_result, read_account
 from importer_dagster.errors import SpecError
-from importer_dagster.pipeline import import_delivery
-from importer_dagster.spec import TableSpec, parse_spec
+from importer_dagster.operations import unload
+from importer_dagster.pipeline.delivery import import_delivery
+from importer_dagster.spec.table import TableSpec, parse_spec
 from importer_dagster.warehouse import Warehouse
 
 # One type, 70 days: columns added twice, renamed and reordered, five ways of writing a time.
@@ -200,7 +200,7 @@ def test_the_event_stands_with_the_first_delivery_of_the_version(inbox: Inbox, q
     first = inbox.load(spec, content.format(2), path="first", day=day("2024-02-03"))
     assert query(where) == [("first",)]
     assert inbox.load(spec, content.format(3), path="later", day=day("2024-02-11")).drift == ()
-    undo.unload(first.load_id, {"t": spec}, warehouse=inbox.warehouse, has_tenant=lambda _: True)
+    unload.unload(first.load_id, {"t": spec}, warehouse=inbox.warehouse, has_tenant=lambda _: True)
     assert query(where) == [("late",)]
 
 

@@ -25,9 +25,9 @@ from typing import Any
 
 import psycopg
 
-from importer_dagster import ledger_schema
+from importer_dagster.ledger import schema as ledger_schema
 from importer_dagster.model import Delivery
-from importer_dagster.pipeline import import_delivery
+from importer_dagster.pipeline.delivery import import_delivery
 from importer_dagster.warehouse import Warehouse
 from reliability.patience import wait_for
 from reliability.server import OwnServer, kill, own_server

@@ -25,7 +25,7 @@ from datetime import date, timedelta
 
 import psutil
 
-from importer_dagster.turns import SLOT_LOCKS
+from importer_dagster.slots import SLOT_LOCKS
 from reliability import guard
 from reliability.patience import wait_for
 from reliability.project import PATIENCE_S, Project, tree

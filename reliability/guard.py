@@ -13,7 +13,7 @@ from __future__ import annotations
 import psycopg
 from psycopg import sql
 
-from importer_dagster.turns import SLOT_LOCKS
+from importer_dagster.slots import SLOT_LOCKS
 
 MESSAGE = "written without a slot"
 

@@ -26,9 +26,9 @@ from itertools import cycle, islice, product
 
 import psutil
 
-from importer_dagster import ledger_schema
 from importer_dagster.defs.runs import JOB
-from importer_dagster.instance import PROJECT_ROOT
+from importer_dagster.launch.environment import PROJECT_ROOT
+from importer_dagster.ledger import schema as ledger_schema
 from importer_dagster.warehouse import Warehouse
 from reliability.crash import write_csv
 from reliability.patience import wait_for
@@ -77,7 +77,7 @@ class Orchestrated:
             # no tick of the daily schedule interferes
             "IMPORTER_SCHEDULE": "0 0 29 2 *",
         }
-        self._run([sys.executable, "-m", "importer_dagster.instance"])
+        self._run([sys.executable, "-m", "importer_dagster.launch.environment"])
 
     def kill_one(self, victim: str, step: str, type_name: str) -> Verdict:
         """One kill and all that must hold after it."""

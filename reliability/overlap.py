@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from itertools import count, cycle
 
-from importer_dagster.turns import SLOT_LOCKS
+from importer_dagster.slots import SLOT_LOCKS
 from reliability import guard
 from reliability.patience import wait_for
 from reliability.project import PATIENCE_S, Project

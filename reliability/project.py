@@ -22,9 +22,9 @@ from typing import Any
 import psutil
 import yaml
 
-from importer_dagster import ledger_schema
 from importer_dagster.defs.runs import JOB, PARTITION
-from importer_dagster.instance import PROJECT_ROOT
+from importer_dagster.launch.environment import PROJECT_ROOT
+from importer_dagster.ledger import schema as ledger_schema
 from importer_dagster.warehouse import Warehouse
 from reliability import guard
 from reliability.patience import wait_for
@@ -74,7 +74,7 @@ class Project:
         with server.connect("warehouse") as conn:
             guard.install(conn, cap)
         self.environment = {**self._environment(), **(settings or {})}
-        self._run("importer_dagster.instance")
+        self._run("importer_dagster.launch.environment")
 
     def _write_specs(self) -> None:
         folder = self.server.folder / "specs"

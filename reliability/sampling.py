@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import psycopg
 
-from importer_dagster.turns import SEAT_LOCKS, SLOT_LOCKS
+from importer_dagster.slots import SEAT_LOCKS, SLOT_LOCKS
 
 PAUSE_S = 0.02
 STAYS_S = 1.0  # a connection that has had no slot for so long was not opened for one question

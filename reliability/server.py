@@ -19,8 +19,8 @@ import psutil
 import psycopg
 from psycopg import sql
 
-from importer_dagster import embedded
-from importer_dagster.embedded import EmbeddedServer
+from importer_dagster.launch import embedded
+from importer_dagster.launch.embedded import EmbeddedServer
 
 _PATIENCE_S = 120
 

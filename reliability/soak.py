@@ -34,8 +34,8 @@ from psycopg import sql
 
 from importer_dagster.model import Delivery
 from importer_dagster.settings import Settings
-from importer_dagster.source import find_deliveries
-from importer_dagster.spec import TableSpec, load_specs
+from importer_dagster.source.inbox import find_deliveries
+from importer_dagster.spec.table import TableSpec, load_specs
 from importer_dagster.warehouse import Warehouse
 from reliability import count
 from reliability.server import OwnServer, kill, left_running, own_server
@@ -364,7 +364,7 @@ def run(minutes: float, seed: int, *, cycles: int | None = None, say: Callable[[
     with own_server() as server:
         soak = Soak(server, seed)
         # the ledger's tables are there from the start, as with any installation in use
-        from importer_dagster import ledger_schema
+        from importer_dagster.ledger import schema as ledger_schema
 
         ledger_schema.migrate(Warehouse(soak.settings.warehouse_url or ""))
         number = 0

@@ -16,12 +16,13 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import get_args
 
-from importer_dagster import pipeline, reader
 from importer_dagster.errors import ImporterError
 from importer_dagster.model import Delivery, LoadResult
-from importer_dagster.resent import look_up
-from importer_dagster.spec import Disposition, TableSpec
-from importer_dagster.together import import_together
+from importer_dagster.pipeline import delivery as pipeline_delivery
+from importer_dagster.pipeline.small_files import import_together
+from importer_dagster.pipeline.unchanged_files import look_up
+from importer_dagster.reader import reader
+from importer_dagster.spec.table import Disposition, TableSpec
 from importer_dagster.warehouse import Warehouse
 
 SMALL_BLOCKS = 2048  # bytes, so that a small file has several batches
@@ -71,7 +72,7 @@ def processes() -> ForkServerContext:
 
 def import_one(job: Job) -> None:
     """Import, and end with the exit code that ``importer load`` would have."""
-    pipeline.open_delivery = partial(reader.open_delivery, block_size=SMALL_BLOCKS)  # type: ignore[attr-defined]
+    pipeline_delivery.open_delivery = partial(reader.open_delivery, block_size=SMALL_BLOCKS)  # type: ignore[attr-defined]
     logging.disable(logging.ERROR)  # attempts that fail are what we are here for
     try:
         results = list(_import(job))
@@ -94,4 +95,4 @@ def _import(job: Job) -> Iterator[LoadResult]:
         new = look_up(deliveries, {job.spec.name: job.spec}, warehouse=warehouse).new
         done = import_together([d for d in deliveries if d in new], job.spec, warehouse=warehouse)
     for delivery in deliveries:
-        yield done.get(delivery) or pipeline.import_delivery(delivery, job.spec, warehouse=warehouse)
+        yield done.get(delivery) or pipeline_delivery.import_delivery(delivery, job.spec, warehouse=warehouse)

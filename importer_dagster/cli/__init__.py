@@ -3,7 +3,7 @@
 Exit codes: 0 done (loaded or unchanged), 1 a bug, 2 usage (arguments, settings,
 specs), 3 refused or held, 4 the database or the source could not be reached.
 
-What does not belong here: any logic that the assets need too (``pipeline.py``).
+What does not belong here: any logic that the assets need too (``pipeline/delivery.py``).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """``importer cap``: how many may write at once, shown and changed.
 
-What does not belong here: how the cap is kept (``turns.py``).
+What does not belong here: how the cap is kept (``slots.py``).
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def cap(number: int | None, reset: bool) -> None:
       importer cap 2           two from now on
       importer cap --reset     as IMPORTER_DB_WRITES says
     """
-    from importer_dagster import ledger_schema, turns
+    from importer_dagster import slots
+    from importer_dagster.ledger import schema as ledger_schema
 
     if number is not None and reset:
         raise UsageError("Give a number or --reset, not both.")
@@ -38,10 +39,10 @@ def cap(number: int | None, reset: bool) -> None:
         ledger_schema.migrate(warehouse)
         with warehouse.connect() as conn:
             if number is not None or reset:
-                turns.set_cap(conn, number)
+                slots.set_cap(conn, number)
                 conn.commit()
-            given = turns.get_cap(conn)
-            writing, waiting = turns.counts(conn)
+            given = slots.get_cap(conn)
+            writing, waiting = slots.counts(conn)
     effective = given or settings.db_writes
     if number is not None or reset:
         _set_pool(settings)
@@ -51,6 +52,6 @@ def cap(number: int | None, reset: bool) -> None:
 
 def _set_pool(settings: Settings) -> None:
     """Dagster's pool gets the same limit, which is what its UI shows."""
-    from importer_dagster.instance import prepare_environment
+    from importer_dagster.launch.environment import prepare_environment
 
     prepare_environment(settings)

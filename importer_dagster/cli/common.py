@@ -21,7 +21,7 @@ from rich.markup import escape
 
 from importer_dagster.errors import ImporterError, RefusedError, UsageError
 from importer_dagster.settings import Settings
-from importer_dagster.spec import Specs, TableSpec, load_specs
+from importer_dagster.spec.table import Specs, TableSpec, load_specs
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but for tab and line feed
 # into a file or a pipe, tables are not squeezed to 80 columns
@@ -77,7 +77,7 @@ def plain(words: object) -> str:
 
 def must_be_there(files: Sequence[str]) -> None:
     """Raise UsageError for a path that names no file: a mistyped path is no delivery, and belongs in no ledger."""
-    from importer_dagster.opening import open_url
+    from importer_dagster.source.open_file import open_url
 
     for file in files:
         try:
@@ -95,7 +95,7 @@ def warehouse_of(settings: Settings) -> Iterator[Any]:
     if settings.warehouse_url:
         yield Warehouse.of(settings, settings.warehouse_url)
         return
-    from importer_dagster.embedded import ensure_server
+    from importer_dagster.launch.embedded import ensure_server
 
     server = ensure_server(settings.home)
     yield Warehouse.of(settings, server.url("warehouse"))

@@ -1,6 +1,6 @@
 """What changed in the supplier's files, and what to write into the specs: ``importer drift``.
 
-What does not belong here: finding it out (``proposals.py``), writing YAML (``yaml_edit.py``).
+What does not belong here: finding it out (``operations/spec_proposals.py``), writing YAML (``operations/spec_edits.py``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rich.table import Table
 from importer_dagster.cli.common import console, plain, specs_of, warehouse_of
 from importer_dagster.errors import SpecError, UsageError
 from importer_dagster.settings import Settings
-from importer_dagster.spec import Specs, TableSpec, parse_spec, spec_files
+from importer_dagster.spec.table import Specs, TableSpec, parse_spec, spec_files
 
 _LOOKED_AT = 50_000  # rows of a field that an unknown column is compared with
 _LOADS = 20
@@ -110,8 +110,9 @@ def accept(type_name: str, columns: tuple[str, ...], dry_run: bool) -> None:
 
 
 def _changes_of(settings: Settings, specs: Sequence[TableSpec]) -> dict[str, list[Any]]:
-    from importer_dagster import ledger_drift, ledger_schema
-    from importer_dagster.proposals import Seen, changes
+    from importer_dagster.ledger import drift as ledger_drift
+    from importer_dagster.ledger import schema as ledger_schema
+    from importer_dagster.operations.spec_proposals import Seen, changes
 
     found: dict[str, list[Any]] = {}
     with warehouse_of(settings) as warehouse:
@@ -126,7 +127,7 @@ def _changes_of(settings: Settings, specs: Sequence[TableSpec]) -> dict[str, lis
 
 
 def _known(conn: Any, schema: str, spec: TableSpec, loads: Sequence[int]) -> Any:
-    from importer_dagster.tables import Target, recent_values
+    from importer_dagster.writer.tables import Target, recent_values
 
     target = Target(spec, False, schema)
 
@@ -188,7 +189,7 @@ def _write(file: Path, text: str) -> None:
 
 def _move_what_is_left(settings: Settings, spec: TableSpec, columns: Sequence[str]) -> int:
     """Rows whose values an acceptance would have moved that wrote the spec and was cut off then."""
-    from importer_dagster import ledger_drift
+    from importer_dagster.ledger import drift as ledger_drift
 
     with warehouse_of(settings) as warehouse, warehouse.connect() as conn:
         if not ledger_drift.deliveries_with_drift(conn, spec.name):
@@ -199,8 +200,8 @@ def _move_what_is_left(settings: Settings, spec: TableSpec, columns: Sequence[st
 
 def _move(settings: Settings, spec: TableSpec, columns: Sequence[str]) -> int:
     """Bring values that were rescued into the fields that they have by now; in how many rows."""
-    from importer_dagster.path_patterns import names_tenants
-    from importer_dagster.tables import Target, move_rescued
+    from importer_dagster.source.path_patterns import names_tenants
+    from importer_dagster.writer.tables import Target, move_rescued
 
     names = [f.name for f in spec.fields if {f.name, f.column} & set(columns)]
     with warehouse_of(settings) as warehouse:

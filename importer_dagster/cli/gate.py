@@ -1,6 +1,6 @@
 """What the gate holds, and a person's word on it: ``held``, ``release``, ``refuse``.
 
-What does not belong here: the statements (``held.py``), and deciding what is held (``gate.py``).
+What does not belong here: the statements (``operations/release.py``), and deciding what is held (``pipeline/gate.py``).
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ def held(as_json: bool) -> None:
       importer held
       importer held --json
     """
-    from importer_dagster import ledger_queries, ledger_schema
+    from importer_dagster.ledger import queries
+    from importer_dagster.ledger import schema as ledger_schema
 
     with warehouse_of(Settings.from_env()) as warehouse:
         ledger_schema.migrate(warehouse)
         with warehouse.connect() as conn:
-            rows = ledger_queries.held_loads(conn)
+            rows = queries.held_loads(conn)
     if as_json:
         click.echo(json.dumps(rows, default=str, ensure_ascii=False))
         return
@@ -60,13 +61,13 @@ def release(load_id: int, dry_run: bool, reason: str | None) -> None:
 
     Exit codes: 0 done, 2 no such load or not held, 4 the database is out of reach.
     """
-    from importer_dagster import held
-    from importer_dagster.path_patterns import names_tenants
+    from importer_dagster.operations import release as operations_release
+    from importer_dagster.source.path_patterns import names_tenants
 
     settings = Settings.from_env()
     specs = specs_of(settings)
     with warehouse_of(settings) as warehouse:
-        done = held.release(
+        done = operations_release.release(
             load_id,
             specs,
             warehouse=warehouse,
@@ -95,10 +96,12 @@ def refuse(load_id: int, dry_run: bool, reason: str | None) -> None:
 
     Exit codes: 0 done, 2 no such load or not held, 4 the database is out of reach.
     """
-    from importer_dagster import held
+    from importer_dagster.operations import release as operations_release
 
     with warehouse_of(Settings.from_env()) as warehouse:
-        done = held.refuse(load_id, warehouse=warehouse, dry_run=dry_run, by=person(), why=reason)
+        done = operations_release.refuse(
+            load_id, warehouse=warehouse, dry_run=dry_run, by=person(), why=reason
+        )
     _print_settled(done, "would refuse" if dry_run else "refused")
 
 

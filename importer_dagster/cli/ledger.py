@@ -1,7 +1,7 @@
 """What the ledger says, and taking a load out again: ``status``, ``rejects``, ``unload``.
 
-What does not belong here: the statements (``ledger_queries.py``,
-``ledger_rejects.py``, ``undo.py``).
+What does not belong here: the statements (``ledger/queries.py``,
+``ledger/rejects.py``, ``operations/unload.py``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rich.table import Table
 from importer_dagster.cli.common import console, errors, person, plain, specs_of, warehouse_of
 from importer_dagster.errors import ImporterError, UsageError
 from importer_dagster.settings import Settings, lookback
-from importer_dagster.spec import TableSpec
+from importer_dagster.spec.table import TableSpec
 
 _NO_LOADS = {"last_success": None, "last_business_date": None, "deliveries": 0, "rows_loaded": 0,
              "rows_rejected": 0, "rows_unchanged": 0, "rows_skipped": 0, "refused": 0, "last_reason": None,
@@ -43,13 +43,14 @@ def status(as_json: bool) -> None:
       importer status
       importer status --json
     """
-    from importer_dagster import ledger_queries, ledger_schema
+    from importer_dagster.ledger import queries
+    from importer_dagster.ledger import schema as ledger_schema
 
     settings = Settings.from_env()
     with warehouse_of(settings) as warehouse:
         ledger_schema.migrate(warehouse)
         with warehouse.connect() as conn:
-            rows = _with_inbox(ledger_queries.status_rows(conn), conn, settings)
+            rows = _with_inbox(queries.status_rows(conn), conn, settings)
     if as_json:
         click.echo(json.dumps(rows, default=str, ensure_ascii=False))
         return
@@ -91,8 +92,8 @@ def _with_inbox(rows: list[dict[str, Any]], conn: Any, settings: Settings) -> li
 
 def _inbox_counts(conn: Any, settings: Settings) -> dict[tuple[str, str], Counter[str]]:
     """(type, tenant) → how many files are to be imported and wait, how many days are missing."""
-    from importer_dagster import arrivals
-    from importer_dagster.source import find_deliveries
+    from importer_dagster.ledger import arrivals
+    from importer_dagster.source.inbox import find_deliveries
 
     specs, now = specs_of(settings), datetime.now(ZoneInfo(settings.timezone))
     days = lookback(settings, now.date())
@@ -121,7 +122,9 @@ def rejects(type_name: str | None, load_id: int | None, as_csv: bool, limit: int
       importer rejects salestaxrate
       importer rejects --load 12 --csv > back-to-supplier.csv
     """
-    from importer_dagster import ledger_queries, ledger_rejects, ledger_schema
+    from importer_dagster.ledger import queries
+    from importer_dagster.ledger import rejects as ledger_rejects
+    from importer_dagster.ledger import schema as ledger_schema
 
     settings = Settings.from_env()
     if type_name is None and load_id is None:
@@ -131,7 +134,7 @@ def rejects(type_name: str | None, load_id: int | None, as_csv: bool, limit: int
     with warehouse_of(settings) as warehouse:
         ledger_schema.migrate(warehouse)
         with warehouse.connect() as conn:
-            if load_id is not None and (when := ledger_queries.get_load(conn, load_id)["rejects_pruned_at"]):
+            if load_id is not None and (when := queries.get_load(conn, load_id)["rejects_pruned_at"]):
                 errors.print(
                     f"The rejects of load {load_id} were deleted on {when:%Y-%m-%d} (IMPORTER_KEEP_REJECTS)."
                 )
@@ -176,8 +179,8 @@ def unload(load_id: int, dry_run: bool, yes: bool, reason: str | None) -> None:
 
     Exit codes: 0 done, 2 no such load or not in the tables, 4 the database is out of reach.
     """
-    from importer_dagster import undo
-    from importer_dagster.path_patterns import names_tenants
+    from importer_dagster.operations import unload as operations_unload
+    from importer_dagster.source.path_patterns import names_tenants
 
     settings = Settings.from_env()
     specs = specs_of(settings)
@@ -187,10 +190,12 @@ def unload(load_id: int, dry_run: bool, yes: bool, reason: str | None) -> None:
 
     with warehouse_of(settings) as warehouse:
         if not dry_run and not yes and sys.stdin.isatty():
-            plan = undo.unload(load_id, specs, warehouse=warehouse, has_tenant=has_tenant, dry_run=True)
+            plan = operations_unload.unload(
+                load_id, specs, warehouse=warehouse, has_tenant=has_tenant, dry_run=True
+            )
             _print_unloaded(plan, "would unload")
             click.confirm("Go on?", abort=True)
-        done = undo.unload(
+        done = operations_unload.unload(
             load_id,
             specs,
             warehouse=warehouse,

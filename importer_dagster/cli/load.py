@@ -1,6 +1,6 @@
 """``importer load`` and ``importer check``: one file now, or a rehearsal of it.
 
-What does not belong here: any logic that the assets need too (``pipeline.py``).
+What does not belong here: any logic that the assets need too (``pipeline/delivery.py``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from importer_dagster.cli.ledger import print_rejects
 from importer_dagster.errors import ImporterError, SpecError, UsageError
 from importer_dagster.redaction import redact
 from importer_dagster.settings import Settings
-from importer_dagster.spec import Specs, TableSpec, load_spec, load_specs, spec_files
+from importer_dagster.spec.table import Specs, TableSpec, load_spec, load_specs, spec_files
 
 _LISTED = 50  # rejects that a rehearsal shows
 
@@ -48,8 +48,8 @@ def load(
     Exit codes: 0 loaded or unchanged, 2 usage, 3 refused, or held by the type's gate,
     4 the database or the file could not be reached.
     """
-    from importer_dagster.pipeline import import_delivery
-    from importer_dagster.source import delivery_of_file
+    from importer_dagster.pipeline.delivery import import_delivery
+    from importer_dagster.source.inbox import delivery_of_file
 
     settings = Settings.from_env()
     spec = specs_of(settings)[type_name]
@@ -104,8 +104,8 @@ def check(
 def _rehearse(
     settings: Settings, name: str, file: str, tenant: str | None, day: date | None, as_json: bool
 ) -> None:
-    from importer_dagster.pipeline import import_delivery
-    from importer_dagster.source import delivery_of_file
+    from importer_dagster.pipeline.delivery import import_delivery
+    from importer_dagster.source.inbox import delivery_of_file
 
     spec = specs_of(settings)[name]
     must_be_there([file])
@@ -129,7 +129,7 @@ def _rehearse(
 
 
 def _check_all(settings: Settings, types: Sequence[str]) -> None:
-    from importer_dagster.source import find_deliveries
+    from importer_dagster.source.inbox import find_deliveries
 
     specs, faults = _read_all_specs(settings, types)
     for fault in faults:
@@ -159,7 +159,7 @@ def _check_all(settings: Settings, types: Sequence[str]) -> None:
 
 def _undated(specs: Sequence[TableSpec], settings: Settings) -> list[str]:
     """Types of which a file that is sent again on another day would stand twice."""
-    from importer_dagster.path_patterns import pattern_of
+    from importer_dagster.source.path_patterns import pattern_of
 
     appending = [s for s in specs if s.write_disposition == "append"]
     return [s.name for s in appending if not pattern_of(s, settings.default_path).has_date]
@@ -167,7 +167,7 @@ def _undated(specs: Sequence[TableSpec], settings: Settings) -> list[str]:
 
 def _read_all_specs(settings: Settings, types: Sequence[str]) -> tuple[list[TableSpec], list[SpecError]]:
     """Every spec that is right, and what is wrong with each of the others."""
-    from importer_dagster.schema import pandera_schema
+    from importer_dagster.validation.schemas import pandera_schema
 
     specs: list[TableSpec] = []
     faults: list[SpecError] = []

@@ -1,6 +1,6 @@
 """Commands that run Dagster: ``backfill``, ``demo``, ``dev``.
 
-What does not belong here: starting runs and servers (``defs/launch.py``).
+What does not belong here: starting runs and servers (``launch/runs.py``).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def backfill(first: date, last: date, types: tuple[str, ...]) -> None:
     """
     if last < first:
         raise UsageError(f"--to {last} lies before --from {first}.")
-    from importer_dagster.defs.launch import days_between, launch_daily
+    from importer_dagster.launch.runs import days_between, launch_daily
 
     settings = Settings.from_env()
     chosen = {s.name for s in chosen_specs(specs_of(settings), types)}
@@ -65,7 +65,7 @@ def demo(days: int, tenants: int, rows: int) -> None:
     Example:
       importer demo --days 2 --tenants 4 --rows 500
     """
-    from importer_dagster.demo import run_demo
+    from importer_dagster.launch.demo import run_demo
 
     if not run_demo(Settings.from_env(), days=days, tenants=tenants, rows=rows, console=console):
         raise click.exceptions.Exit(1)
@@ -81,7 +81,7 @@ def dev(host: str, port: int) -> None:
 
     The database is the embedded one unless IMPORTER_WAREHOUSE_URL names another.
     """
-    from importer_dagster.defs.launch import serve
+    from importer_dagster.launch.runs import serve
 
     settings = Settings.from_env()
     specs_of(settings)

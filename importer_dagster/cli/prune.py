@@ -1,6 +1,6 @@
 """``importer prune``: what is too old is deleted.
 
-What does not belong here: what may go (``retention.py``, ``dagster_retention.py``).
+What does not belong here: what may go (``operations/retention.py``, ``operations/dagster_retention.py``).
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ def prune(dry_run: bool, yes: bool, as_json: bool) -> None:
 
 
 def _prune(settings: Settings, *, dry_run: bool) -> list[Any]:
-    from importer_dagster.dagster_retention import prune_dagster, prune_files
-    from importer_dagster.instance import dagster_records
-    from importer_dagster.path_patterns import names_tenants
-    from importer_dagster.retention import prune as prune_warehouse
+    from importer_dagster.launch.environment import dagster_records
+    from importer_dagster.operations.dagster_retention import prune_dagster, prune_files
+    from importer_dagster.operations.retention import prune as prune_warehouse
+    from importer_dagster.source.path_patterns import names_tenants
 
     specs = specs_of(settings)
     with warehouse_of(settings) as warehouse:

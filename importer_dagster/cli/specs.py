@@ -1,7 +1,7 @@
 """Commands about specs: ``infer`` writes them, ``schema`` gives them out in other forms.
 
-What does not belong here: making choices (``choosing.py``), other forms of a spec
-(``exchange.py``, ``docs_spec.py``).
+What does not belong here: making choices (``inference/type_choice.py``), other forms of a spec
+(``spec/export.py``, ``spec/reference.py``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from importer_dagster.cli.common import console, errors, must_be_there, plain, specs_of
 from importer_dagster.errors import ImporterError, RefusedError, TransientError, UsageError
 from importer_dagster.settings import Settings
-from importer_dagster.spec import spec_files
+from importer_dagster.spec.table import spec_files
 
 EDITOR_SCHEMA = "spec.schema.json"
 FORMATS = ("frictionless", "json-schema", "sql", "markdown")
@@ -103,7 +103,7 @@ def infer(
 
 def _plan(files: Sequence[str], name: str | None) -> dict[str, _Proposal | list[str]]:
     """By type: the spec that a descriptor gives at once, or the files to infer it from. Two of one name are refused."""
-    from importer_dagster.grouping import name_type
+    from importer_dagster.inference.grouping import name_type
 
     descriptors = [f for f in files if f.lower().endswith(".json")]
     found: list[tuple[str, str, _Proposal | list[str]]] = [
@@ -152,7 +152,7 @@ def _tell(proposal: _Proposal) -> None:
 
 
 def _from_descriptor(file: str, name: str | None) -> Mapping[str, str]:
-    from importer_dagster.exchange import from_frictionless
+    from importer_dagster.spec.export import from_frictionless
 
     try:
         descriptor = json.loads(Path(file).read_text(encoding="utf-8"))
@@ -166,7 +166,7 @@ def _from_descriptor(file: str, name: str | None) -> Mapping[str, str]:
 
 
 def _groups(files: Sequence[str], name: str | None) -> list[list[str]]:
-    from importer_dagster.grouping import called_alike, group_files
+    from importer_dagster.inference.grouping import called_alike, group_files
 
     if name:
         return [list(files)]
@@ -178,7 +178,7 @@ def _groups(files: Sequence[str], name: str | None) -> list[list[str]]:
 
 def _infer_one(group: Sequence[str], name: str | None, options: Mapping[str, Any]) -> _Proposal:
     """The proposal for one type's files."""
-    from importer_dagster.infer import infer as infer_spec
+    from importer_dagster.inference.infer import infer as infer_spec
 
     title = Path(group[0]).name + (f" and {len(group) - 1} more" if len(group) > 1 else "")
     columns = (TextColumn(plain(title)), TextColumn("{task.fields[doing]}"), TimeElapsedColumn())
@@ -202,7 +202,7 @@ def _write(out: Path, type_name: str, text: str) -> None:
 
 def _write_editor_schema(out: Path) -> None:
     """The schema by which an editor completes and checks the specs, beside them."""
-    from importer_dagster.docs_spec import json_schema_text
+    from importer_dagster.spec.reference import json_schema_text
 
     (out / EDITOR_SCHEMA).write_text(json_schema_text(), encoding="utf-8")
 
@@ -227,14 +227,14 @@ def schema(type_name: str | None, form: Any) -> None:
     if type_name is None:
         if form is not None:
             raise UsageError("--format goes with a TYPE: importer schema TYPE --format FORMAT.")
-        from importer_dagster.docs_spec import json_schema_text
+        from importer_dagster.spec.reference import json_schema_text
 
         click.echo(json_schema_text(), nl=False)
         return
     if form is None:
         raise UsageError(f"Say in which form: importer schema {type_name} --format {'|'.join(FORMATS)}.")
-    from importer_dagster.exchange import Format, export
-    from importer_dagster.path_patterns import names_tenants
+    from importer_dagster.source.path_patterns import names_tenants
+    from importer_dagster.spec.export import Format, export
 
     assert form in get_args(Format)
     settings = Settings.from_env()

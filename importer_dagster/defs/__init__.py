@@ -9,9 +9,9 @@ daily job or the whole of Dagster from a command.
 Every process of Dagster loads the definitions, and few do what they describe. So
 they know specs and settings only: the body of an asset, a schedule or a sensor imports
 what it runs when it runs. Pandas, Pandera, Arrow and the drivers of the database come
-with that; the process that steps are forked from has them already (``warm.py``).
+with that; the process that steps are forked from has them already (``launch/preload.py``).
 
-What does not belong here: how a delivery is imported (``pipeline.py``).
+What does not belong here: how a delivery is imported (``pipeline/delivery.py``).
 """
 
 import gc
@@ -26,7 +26,7 @@ from importer_dagster.defs.assets import build_asset, build_inbox, daily_partiti
 from importer_dagster.defs.retention import build_retention
 from importer_dagster.defs.schedule import build_job, build_orphan_sensor, build_schedule, build_sensor
 from importer_dagster.settings import Settings
-from importer_dagster.spec import TableSpec, load_specs, spec_files
+from importer_dagster.spec.table import TableSpec, load_specs, spec_files
 
 RETRY_DELAY_S = 10.0
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import dagster as dg
 
-from importer_dagster.columns import column_schema
-from importer_dagster.defs.check_specs import check_specs
+from importer_dagster.defs.checks import check_specs
 from importer_dagster.redaction import redact
 from importer_dagster.settings import POOL, Settings
-from importer_dagster.spec import TableSpec
+from importer_dagster.spec.columns import column_schema
+from importer_dagster.spec.table import TableSpec
 
 INBOX = dg.AssetKey("supplier_inbox")
 MAX_RETRIES = 3

@@ -4,7 +4,7 @@ Both the schedule and the sensor look through this. Runs are asked for in bounde
 numbers, the oldest days first, and never while one for the same type and day is
 waiting or running.
 
-What does not belong here: the comparison itself (``arrivals.py``), when it is
+What does not belong here: the comparison itself (``ledger/arrivals.py``), when it is
 made (``schedule.py``).
 """
 
@@ -15,16 +15,17 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 import psycopg
 
-from importer_dagster import arrivals, ledger_schema
-from importer_dagster.arrivals import Arrivals, Question, question
-from importer_dagster.dagster_storage import materialized
-from importer_dagster.defs.report import missing_evaluation
+from importer_dagster.defs.metadata import missing_evaluation
 from importer_dagster.defs.runs import JOB, covers, gaps_of, is_automatic, run_request, under_way, unfinished
+from importer_dagster.defs.storage import materialized
 from importer_dagster.errors import UsageError
+from importer_dagster.ledger import arrivals
+from importer_dagster.ledger import schema as ledger_schema
+from importer_dagster.ledger.arrivals import Arrivals, Question, question
 from importer_dagster.model import Delivery
 from importer_dagster.settings import Settings, lookback
-from importer_dagster.source import find_deliveries
-from importer_dagster.spec import TableSpec
+from importer_dagster.source.inbox import find_deliveries
+from importer_dagster.spec.table import TableSpec
 from importer_dagster.warehouse import Warehouse
 
 

@@ -1,6 +1,6 @@
 """The nightly job that deletes what is too old, and its schedule.
 
-What does not belong here: what may go (``retention.py``, ``dagster_retention.py``).
+What does not belong here: what may go (``operations/retention.py``, ``operations/dagster_retention.py``).
 """
 
 import os
@@ -12,7 +12,7 @@ import dagster as dg
 from importer_dagster.defs.runs import RETENTION
 from importer_dagster.errors import TransientError
 from importer_dagster.settings import Settings
-from importer_dagster.spec import TableSpec
+from importer_dagster.spec.table import TableSpec
 
 RETENTION_SCHEDULE = "retention_schedule"
 
@@ -26,7 +26,7 @@ def build_retention(settings: Settings, specs: Mapping[str, TableSpec]) -> dg.Sc
         retry_policy=dg.RetryPolicy(max_retries=2, delay=60),
     )
     def prune_op(context: dg.OpExecutionContext) -> None:
-        from importer_dagster.defs.orphans import own_for_good  # late: see defs/__init__.py
+        from importer_dagster.defs.run_recovery import own_for_good  # late: see defs/__init__.py
 
         own_for_good(context.instance, context.run_id)  # so that a killed one is ended, as imports are
         _prune(context, settings, specs)
@@ -50,9 +50,9 @@ def build_retention(settings: Settings, specs: Mapping[str, TableSpec]) -> dg.Sc
 
 
 def _prune(context: dg.OpExecutionContext, settings: Settings, specs: Mapping[str, TableSpec]) -> None:
-    from importer_dagster.dagster_retention import prune_dagster, prune_files
-    from importer_dagster.path_patterns import names_tenants
-    from importer_dagster.retention import prune
+    from importer_dagster.operations.dagster_retention import prune_dagster, prune_files
+    from importer_dagster.operations.retention import prune
+    from importer_dagster.source.path_patterns import names_tenants
     from importer_dagster.warehouse import Warehouse
 
     if settings.warehouse_url is None:

@@ -6,7 +6,7 @@ compare: what was delivered in the last ``lookback_days`` days, less what the
 ledger has settled, less what is being imported already.
 
 What does not belong here: the comparison (``catchup.py``), what a step does
-(``step.py``), how orphans are found (``orphans.py``).
+(``step.py``), how orphans are found (``defs/run_recovery.py``).
 """
 
 import multiprocessing
@@ -17,10 +17,10 @@ from datetime import UTC, datetime
 import dagster as dg
 from dagster._utils.schedules import schedule_execution_time_iterator
 
-from importer_dagster.defs import patience
+from importer_dagster.defs import executor
 from importer_dagster.defs.runs import JOB
 from importer_dagster.settings import Settings
-from importer_dagster.spec import TableSpec
+from importer_dagster.spec.table import TableSpec
 
 SCHEDULE = "daily_schedule"
 SENSOR = "arrivals"
@@ -30,7 +30,7 @@ ORPHANS = "orphaned_runs"
 # starts in a fifth of a second instead of two.
 PRELOAD = [
     "importer_dagster.definitions",
-    "importer_dagster.defs.warm",
+    "importer_dagster.launch.preload",
     "dagster_postgres",
     # the main programs of runs, which every step process imports again
     "importer_dagster.cli",
@@ -40,7 +40,7 @@ PRELOAD = [
 
 def build_job(types: Collection[str]) -> "dg.UnresolvedAssetJobDefinition":
     """The job that imports all types of a day, each in a process of its own."""
-    patience.install()
+    executor.install()
     return dg.define_asset_job(
         JOB,
         selection=dg.AssetSelection.assets(*sorted(types)),
@@ -132,7 +132,7 @@ def build_orphan_sensor() -> dg.SensorDefinition:
         "daemon of failed runs that it should have run again.",
     )
     def orphaned_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        from importer_dagster.defs.orphans import end_orphans  # late: see defs/__init__.py
+        from importer_dagster.defs.run_recovery import end_orphans  # late: see defs/__init__.py
         from importer_dagster.defs.unheard import tell_again
 
         ended, told = end_orphans(context.instance), tell_again(context.instance)

@@ -5,8 +5,8 @@ the step fails, naming what did not. Run again, it finds the good ones unchanged
 A run that the schedule or the sensor asked for takes complete files only, and
 does not read again what the ledger has settled; a person's run takes all.
 
-What does not belong here: how that is shown (``report.py``), and how a single
-delivery is imported (``pipeline.py``).
+What does not belong here: how that is shown (``defs/metadata.py``), and how a single
+delivery is imported (``pipeline/delivery.py``).
 """
 
 import logging
@@ -19,10 +19,7 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from importer_dagster import arrivals, ledger_schema
-from importer_dagster.arrivals import Arrivals
-from importer_dagster.defs.orphans import end_with_parent
-from importer_dagster.defs.report import (
+from importer_dagster.defs.metadata import (
     Account,
     arrived_result,
     check_results,
@@ -32,11 +29,15 @@ from importer_dagster.defs.report import (
     markdown_table,
     read_account,
 )
+from importer_dagster.defs.run_recovery import end_with_parent
 from importer_dagster.defs.runs import PARENT, RETRY, is_automatic
 from importer_dagster.errors import PermanentError, TransientError, WarehouseUnavailable
+from importer_dagster.ledger import arrivals
+from importer_dagster.ledger import schema as ledger_schema
+from importer_dagster.ledger.arrivals import Arrivals
 from importer_dagster.model import Delivery, LoadResult
 from importer_dagster.settings import Settings, lookback
-from importer_dagster.spec import TableSpec
+from importer_dagster.spec.table import TableSpec
 from importer_dagster.warehouse import Warehouse
 
 log = logging.getLogger(__name__)
@@ -174,7 +175,7 @@ def _deliveries(
     settings: Settings,
     days: Sequence[date],
 ) -> list[Delivery]:
-    from importer_dagster.source import find_deliveries
+    from importer_dagster.source.inbox import find_deliveries
 
     try:
         return find_deliveries(
@@ -205,8 +206,8 @@ def _import_each(
 ) -> list[Outcome]:
     # Late, since it brings pandas and Pandera: the code server and the daemon
     # never need them, and a step's process is forked from one that has them.
-    from importer_dagster.resent import look_up
-    from importer_dagster.together import import_together
+    from importer_dagster.pipeline.small_files import import_together
+    from importer_dagster.pipeline.unchanged_files import look_up
 
     known = look_up(deliveries, {spec.name: spec}, warehouse=warehouse)
     deliveries = small_tenants_first(deliveries)
@@ -291,7 +292,7 @@ def _bug(error: Exception | None) -> Exception | None:
 def _import_one(
     delivery: Delivery, spec: TableSpec, warehouse: Warehouse, run_id: str, *, is_new: bool
 ) -> Outcome:
-    from importer_dagster.pipeline import import_delivery
+    from importer_dagster.pipeline.delivery import import_delivery
 
     try:
         result = import_delivery(delivery, spec, warehouse=warehouse, run_id=run_id, is_new=is_new)

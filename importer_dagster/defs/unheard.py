@@ -6,7 +6,7 @@ looks again: the automatic retry does not come (dagster-io/dagster#33741 counts 
 of 24,112). Reported a second time, the failure is a new event of a run whose status
 is known by now.
 
-What does not belong here: runs that lost their process (``orphans.py``).
+What does not belong here: runs that lost their process (``defs/run_recovery.py``).
 """
 
 from datetime import UTC, datetime, timedelta

@@ -1,0 +1,219 @@
+"""What the values of a column look like, summed up batch by batch in bounded memory.
+
+A text's *shape* is the text with each run of letters as ``a``, each digit as
+``9`` and a leading zero as ``z``: ``-0.50`` is ``-z.99``. Numbers, dates and codes have
+few shapes, so their counts tell how values are written without keeping them.
+
+What does not belong here: what follows from it (``inference/candidates.py``, ``inference/type_choice.py``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+MAX_SHAPES = 2_000
+MAX_DISTINCT = 10_000
+MAX_SENTINELS = 100  # of one batch
+MAX_DISTINCT_BYTES = 64 << 20  # over all columns
+MAX_HASHES = 4_000_000  # records of a file over which uniqueness is judged
+_SHAPED = 80  # characters of a text that its shape is made of
+LONG = 10_000_000  # characters; nothing is that long in earnest
+
+# Texts that often stand for 'no value'. They count as such only where the rest of a
+# column is no text, since NA is also Namibia and Null a surname.
+SENTINELS = (
+    "NA", "N/A", "n/a", "na", "#N/A", "n.a.", "k.A.", "NULL", "null", "Null", "[NULL]", "<NULL>", "(null)", "<null>",
+    "None", "none", "NONE", "nil", "NIL", "NaN", "nan", "NAN", "\\N", "-", "--", "---", "?", ".", "..", "*", "**", "***",
+    "****", "*****", "missing", "#NULL!", "#VALUE!", "#DIV/0!", "#REF!", "0000-00-00", "0000-00-00 00:00:00",
+    "00.00.0000", "00/00/0000",
+)  # fmt: skip
+# Nobody means these as text: they are what databases write for NULL.
+SURE_SENTINELS = ("\\N", "[NULL]", "<NULL>", "(null)", "<null>")
+
+_SENTINEL_ARRAY = pa.array(SENTINELS, pa.string())
+
+
+@dataclass
+class Shape:
+    """How often a shape was met, and one text that has it."""
+
+    count: int
+    example: str
+
+
+@dataclass
+class Column:
+    """What is known of one column over all records read so far.
+
+    ``missing`` counts cells empty without quotes, ``empty`` quoted ones.
+    ``distinct`` holds each text and its count, None once there are too many;
+    ``shapes`` likewise, sentinels left out. ``unique`` is false once a text
+    came twice in one file.
+    """
+
+    name: str
+    rows: int = 0
+    missing: int = 0
+    empty: int = 0
+    longest: int = 0
+    shortest: int = LONG
+    outer_blanks: int = 0
+    uuids: int = 0
+    objects: int = 0  # texts in braces, as JSON objects are
+    distinct: Counter[str] | None = field(default_factory=Counter)
+    shapes: dict[str, Shape] | None = field(default_factory=dict)
+    sentinels: Counter[str] = field(default_factory=Counter)
+    samples: list[str] = field(default_factory=list)
+    largest_whole: int = 0  # of texts that are whole numbers with 19 digits or more, without sign
+    unique: bool = True
+    recurs: int = 0  # of a file's texts, how many stood in the file before
+    _bytes: int = 0
+    _hashes: list[npt.NDArray[np.uint64]] = field(default_factory=list)
+    _before: npt.NDArray[np.uint64] | None = None
+
+    @property
+    def values(self) -> int:
+        """Cells that hold a text, quoted empty ones left out."""
+        return self.rows - self.missing - self.empty
+
+    @property
+    def plain(self) -> int:
+        """Cells that hold a text which is no sentinel."""
+        return self.values - sum(self.sentinels.values())
+
+    def add(self, cells: pa.Array, most_bytes: int) -> None:
+        """Take in one batch of text (null where a cell was empty without quotes)."""
+        self.rows += len(cells)
+        self.missing += cells.null_count
+        counted = pc.value_counts(cells.drop_null() if cells.null_count else cells)
+        texts, counts = counted.field(0), counted.field(1).to_numpy()
+        blank = pc.equal(pc.binary_length(texts), 0)
+        if pc.any(blank).as_py():
+            self.empty += int(counts[blank.to_numpy(zero_copy_only=False)].sum())
+        if not len(texts):
+            return
+        self._measure(texts, counts)
+        self._count_distinct(texts, counts, most_bytes)
+        self._count_shapes(*self._without_sentinels(texts, counts))
+        self._watch_unique(texts, int(counts.sum()))
+
+    def end_of_file(self) -> None:
+        """Uniqueness is judged file by file: days of one type may hold the same keys."""
+        if not self._hashes:
+            return
+        hashes = np.sort(np.concatenate(self._hashes))
+        if self._before is not None:
+            self.recurs += int(np.isin(hashes, self._before, assume_unique=True).sum())
+        self._before, self._hashes = hashes, []
+
+    def _measure(self, texts: pa.Array, counts: npt.NDArray[np.int64]) -> None:
+        lengths = pc.min_max(pc.utf8_length(texts))
+        self.longest = max(self.longest, lengths["max"].as_py())
+        self.shortest = min(self.shortest, lengths["min"].as_py())
+        outer = pc.match_substring_regex(texts, r"\A\s|\s\z").to_numpy(zero_copy_only=False)
+        self.outer_blanks += int(counts[outer].sum())
+        if len(self.samples) < 5:
+            self.samples += [t[:40] for t in texts.slice(0, 5).to_pylist() if t]
+
+    def _count_distinct(self, texts: pa.Array, counts: npt.NDArray[np.int64], most_bytes: int) -> None:
+        if self.distinct is None:
+            return
+        new_bytes = texts.nbytes
+        if len(texts) > MAX_DISTINCT or self._bytes + new_bytes > 4 * most_bytes:
+            self.distinct = None
+            return
+        before = len(self.distinct)
+        self.distinct.update(dict(zip(texts.to_pylist(), counts.tolist(), strict=True)))
+        self._bytes += int(new_bytes * (len(self.distinct) - before) / max(len(texts), 1))
+        if len(self.distinct) > MAX_DISTINCT or self._bytes > most_bytes:
+            self.distinct = None
+
+    def _without_sentinels(
+        self, texts: pa.Array, counts: npt.NDArray[np.int64]
+    ) -> tuple[pa.Array, npt.NDArray[np.int64]]:
+        """Count the sentinels, and take them and empty texts out. Blanks alone are one, too."""
+        blank = pc.match_substring_regex(texts, r"\A[\s\pZ]+\z")
+        known = pc.or_(pc.is_in(texts, value_set=_SENTINEL_ARRAY), blank)
+        if pc.any(known).as_py():
+            mask = known.to_numpy(zero_copy_only=False)
+            found = dict(zip(texts.filter(known).to_pylist(), counts[mask].tolist(), strict=True))
+            self.sentinels.update(dict(list(found.items())[:MAX_SENTINELS]))
+            texts, counts = texts.filter(pc.invert(known)), counts[~mask]
+        filled = pc.greater(pc.binary_length(texts), 0)
+        return texts.filter(filled), counts[filled.to_numpy(zero_copy_only=False)]
+
+    def _count_shapes(self, texts: pa.Array, counts: npt.NDArray[np.int64]) -> None:
+        uuid = pc.match_substring_regex(
+            texts, r"\A\{?[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\}?\z"
+        )
+        self.uuids += int(counts[uuid.to_numpy(zero_copy_only=False)].sum())
+        braces = pc.match_substring_regex(texts, r"(?s)\A\s*\{.*\}\s*\z")
+        self.objects += int(counts[braces.to_numpy(zero_copy_only=False)].sum())
+        if self.shapes is None:
+            return
+        self._watch_long(texts)
+        encoded = shapes_of(texts).dictionary_encode()
+        indices = encoded.indices.to_numpy(zero_copy_only=False)
+        sums = np.bincount(indices, weights=counts, minlength=len(encoded.dictionary)).astype(np.int64)
+        _, first = np.unique(indices, return_index=True)
+        examples = texts.take(pa.array(first)).to_pylist()
+        for shape, count, example in zip(
+            encoded.dictionary.to_pylist(), sums.tolist(), examples, strict=True
+        ):
+            known_shape = self.shapes.get(shape)
+            if known_shape is None:
+                self.shapes[shape] = Shape(count, example)
+            else:
+                known_shape.count += count
+        if len(self.shapes) > MAX_SHAPES:
+            self.shapes = None
+
+    def _watch_long(self, texts: pa.Array) -> None:
+        long = texts.filter(pc.match_substring_regex(texts, r"\A[+-]?[0-9]{19,60}\z"))
+        if len(long):
+            self.largest_whole = max(self.largest_whole, *(abs(int(t)) for t in long.to_pylist()))
+
+    def _watch_unique(self, texts: pa.Array, cells: int) -> None:
+        if not self.unique:
+            return
+        seen = sum(map(len, self._hashes))
+        if len(texts) < cells:
+            self._give_up_unique()
+        elif seen < MAX_HASHES:
+            hashes = hashes_of(texts)
+            if any(np.isin(hashes, h).any() for h in self._hashes):
+                self._give_up_unique()
+            else:
+                self._hashes.append(hashes)
+
+    def _give_up_unique(self) -> None:
+        self.unique, self._hashes, self._before = False, [], None
+
+
+def shapes_of(texts: pa.Array) -> pa.Array:
+    """The shape of each text."""
+    shapes = pc.replace_substring_regex(pc.utf8_slice_codeunits(texts, 0, _SHAPED), r"\pL+", "a")
+    shapes = pc.replace_substring_regex(shapes, r"\A([^0-9a]*)0", r"\1z")
+    return pc.replace_substring_regex(shapes, "[0-9]", "9")
+
+
+def hashes_of(texts: pa.Array) -> npt.NDArray[np.uint64]:
+    """64-bit hashes; null has one of its own."""
+    plain = pc.fill_null(texts, "\0") if texts.null_count else texts
+    hashed: npt.NDArray[np.uint64] = pd.util.hash_array(
+        np.asarray(plain.to_pylist(), dtype=object), categorize=False
+    )
+    return hashed
+
+
+def bytes_per_column(columns: Sequence[object]) -> int:
+    """How many bytes of distinct texts one column may keep."""
+    return max(1 << 14, MAX_DISTINCT_BYTES // max(len(columns), 1))

@@ -1,0 +1,205 @@
+"""What the ledger knows: loads that stand, the newest, the usual, the held.
+
+Nothing here writes. What does not belong here: what is written (``ledger/loads.py``),
+drift events (``ledger/drift.py``), rejects (``ledger/rejects.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from datetime import date, datetime
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg.rows import dict_row
+
+from importer_dagster.errors import UsageError
+from importer_dagster.model import Delivery, Rank
+
+Key = tuple[str, str, date, str]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A load of a delivery that answers for it when it is sent again: in force, held, or refused by a person."""
+
+    load_id: int
+    status: str
+    sha256: str | None
+    reason: str | None
+    rows_read: int
+    rows_rejected: int
+    rows_skipped: int
+    stamp: str | None
+    bytes: int | None
+
+
+def key_of(delivery: Delivery) -> Key:
+    """What tells one delivery from another: type, tenant, business date, path."""
+    return delivery.type, delivery.tenant, delivery.business_date, delivery.path
+
+
+_STANDING = ", ".join(field.name for field in fields(Standing))
+# of a load that answers for its delivery
+STANDS: LiteralString = """
+    ((status = 'loaded' AND superseded_by IS NULL) OR status = 'held' OR (status = 'refused' AND decided_by IS NOT NULL))
+"""
+
+
+def standing(conn: psycopg.Connection, delivery: Delivery) -> list[Standing]:
+    """Loads of this very delivery that answer for it, in order; at most one is in force and one held."""
+    return ask_standing(conn, delivery)()
+
+
+def ask_standing(conn: psycopg.Connection, delivery: Delivery) -> Callable[[], list[Standing]]:
+    """The same in two steps, so that other statements may go along in a pipeline: ask, and see the answer."""
+    asked = conn.execute(
+        f"SELECT {_STANDING} FROM importer.loads "  # noqa: S608 - our own words
+        f"WHERE (type, tenant, business_date, path) = (%s, %s, %s, %s) AND {STANDS} ORDER BY load_id",
+        key_of(delivery),
+    )
+    return lambda: [Standing(*row) for row in asked.fetchall()]
+
+
+def standing_of(conn: psycopg.Connection, deliveries: Sequence[Delivery]) -> dict[Key, list[Standing]]:
+    """The same for many deliveries in one question."""
+    types, tenants, days, paths = zip(*map(key_of, deliveries), strict=True) if deliveries else ([],) * 4
+    rows = conn.execute(
+        f"SELECT type, tenant, business_date, path, {_STANDING} "  # noqa: S608 - our own words
+        "FROM unnest(%s::text[], %s::text[], %s::date[], %s::text[]) AS d (type, tenant, business_date, path) "
+        f"JOIN importer.loads USING (type, tenant, business_date, path) WHERE {STANDS} ORDER BY load_id",
+        (list(types), list(tenants), list(days), list(paths)),
+    )
+    found: dict[Key, list[Standing]] = {}
+    for row in rows:
+        found.setdefault(row[:4], []).append(Standing(*row[4:]))
+    return found
+
+
+def in_force(conn: psycopg.Connection, delivery: Delivery) -> int | None:
+    """The load of this very delivery that is in force, if any."""
+    row = conn.execute(
+        """
+        SELECT load_id FROM importer.loads
+        WHERE (type, tenant, business_date, path) = (%s, %s, %s, %s)
+          AND status = 'loaded' AND superseded_by IS NULL
+        """,
+        key_of(delivery),
+    ).fetchone()
+    return row[0] if row else None
+
+
+def replaced_by(conn: psycopg.Connection, load_id: int) -> dict[str, Any] | None:
+    """The load whose content the same path had before ``load_id``, if it could be in force again."""
+    return (
+        conn.cursor(row_factory=dict_row)
+        .execute("SELECT * FROM importer.loads WHERE superseded_by = %s AND status = 'loaded'", (load_id,))
+        .fetchone()
+    )
+
+
+def newest_rank(conn: psycopg.Connection, type_name: str, tenant: str, *, besides: int | None) -> Rank | None:
+    """The rank of the newest delivery in force for a type and tenant, ``besides`` left out."""
+    return ask_newest_rank(conn, type_name, tenant, besides=besides)()
+
+
+def ask_newest_rank(
+    conn: psycopg.Connection, type_name: str, tenant: str, *, besides: int | None
+) -> Callable[[], Rank | None]:
+    """The same in two steps, so that other statements may go along in a pipeline: ask, and see the answer."""
+    asked: psycopg.Cursor[Rank] = conn.execute(
+        """
+        SELECT business_date, path FROM importer.loads
+        WHERE type = %s AND tenant = %s AND status = 'loaded' AND superseded_by IS NULL
+          AND load_id IS DISTINCT FROM %s
+        ORDER BY business_date DESC, path COLLATE "C" DESC LIMIT 1
+        """,
+        (type_name, tenant, besides),
+    )
+    return asked.fetchone
+
+
+def pruned_until(
+    conn: psycopg.Connection, type_name: str, tenant: str, *, also: int | None = None
+) -> tuple[date, datetime] | None:
+    """The last business date in force of which retention has deleted what stood aside, and when; None: of none.
+
+    ``also`` is a load that is in force but for the transaction at hand.
+    """
+    row: tuple[date, datetime] | None = conn.execute(
+        """
+        SELECT business_date, pruned_at FROM importer.loads
+        WHERE type = %s AND tenant = %s AND pruned_at IS NOT NULL
+          AND status = 'loaded' AND (superseded_by IS NULL OR load_id = %s)
+        ORDER BY business_date DESC LIMIT 1
+        """,
+        (type_name, tenant, also),
+    ).fetchone()
+    return row
+
+
+def earlier_counts(
+    conn: psycopg.Connection, delivery: Delivery, over: int, *, besides: int | None
+) -> list[int]:
+    """Records of the last ``over`` deliveries in force before this one, by business date and path."""
+    rows = conn.execute(
+        """
+        SELECT rows_read FROM importer.loads
+        WHERE type = %s AND tenant = %s AND status = 'loaded' AND superseded_by IS NULL
+          AND (business_date, path COLLATE "C") < (%s, %s) AND load_id IS DISTINCT FROM %s
+        ORDER BY business_date DESC, path COLLATE "C" DESC LIMIT %s
+        """,
+        (delivery.type, delivery.tenant, delivery.business_date, delivery.path, besides, over),
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def day_has_rows(conn: psycopg.Connection, delivery: Delivery, *, besides: int | None) -> bool:
+    """Whether another delivery in force of the same day brought rows."""
+    row = conn.execute(
+        """
+        SELECT EXISTS (SELECT FROM importer.loads
+            WHERE type = %s AND tenant = %s AND business_date = %s AND status = 'loaded'
+              AND superseded_by IS NULL AND load_id IS DISTINCT FROM %s
+              AND rows_read > rows_rejected)
+        """,
+        (delivery.type, delivery.tenant, delivery.business_date, besides),
+    ).fetchone()
+    assert row
+    return bool(row[0])
+
+
+def held_loads(conn: psycopg.Connection) -> list[dict[str, Any]]:
+    """Loads that wait for a person's word, the longest waiting first."""
+    return (
+        conn.cursor(row_factory=dict_row)
+        .execute(
+            """
+            SELECT load_id, type, tenant, business_date, path, rows_read, rows_rejected, reason, finished_at
+            FROM importer.loads WHERE status = 'held' ORDER BY load_id
+            """
+        )
+        .fetchall()
+    )
+
+
+def status_rows(conn: psycopg.Connection) -> list[dict[str, Any]]:
+    """The status view: one row per type and tenant."""
+    return (
+        conn.cursor(row_factory=dict_row)
+        .execute("SELECT * FROM importer.status ORDER BY type, tenant")
+        .fetchall()
+    )
+
+
+def get_load(conn: psycopg.Connection, load_id: int) -> dict[str, Any]:
+    """One row of importer.loads; raises UsageError if there is none."""
+    row = (
+        conn.cursor(row_factory=dict_row)
+        .execute("SELECT * FROM importer.loads WHERE load_id = %s", (load_id,))
+        .fetchone()
+    )
+    if row is None:
+        raise UsageError(f"There is no load {load_id} in the ledger; `importer status` shows what there is.")
+    return row

@@ -1,0 +1,225 @@
+"""The gate: whether a delivery that can be read is also to be believed, decided before it is in force.
+
+Judges figures, and the staged rows where it must, in the load's own transaction.
+Nothing here costs anything for a type that declares no gate.
+
+What does not belong here: the options (``spec/policy.py``), and what becomes of a
+held load (``operations/release.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import psycopg
+from psycopg import errors as pg
+from psycopg import sql
+
+from importer_dagster.errors import RefusedError
+from importer_dagster.ledger import queries
+from importer_dagster.model import Delivery, Finding
+from importer_dagster.spec.fields import short_identifier
+from importer_dagster.spec.policy import Action, ReferencesGate, RowsGate
+from importer_dagster.spec.table import ForeignKey, TableSpec
+from importer_dagster.writer.tables import Name, Target, column_list
+
+_STAGE = sql.Identifier("importer_stage")
+_ENOUGH = 3  # earlier deliveries, from which on there is something usual to compare with
+_NO_SUCH_THING = (pg.UndefinedTable, pg.UndefinedColumn, pg.UndefinedFunction, pg.DatatypeMismatch)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What is known of a delivery when its last record has been read."""
+
+    read: int
+    rejected: int
+
+    @property
+    def accepted(self) -> int:
+        """Records that would be loaded."""
+        return self.read - self.rejected
+
+
+def needs_stage(spec: TableSpec) -> bool:
+    """Whether rows must lie aside until the gate has judged."""
+    gate = spec.gate
+    actions = [g.action for g in (gate.rows, gate.rejects) if g] + [gate.empty]
+    return "hold" in actions or bool(gate.unique) or gate.references is not None
+
+
+def repeats(conn: psycopg.Connection, spec: TableSpec) -> tuple[Finding, ...]:
+    """Keys that come more than once in the staged rows; to be asked before duplicates are taken out."""
+    return tuple(f for rule in spec.gate.unique for f in _repeats_of(conn, spec, rule.fields, rule.action))
+
+
+def _repeats_of(
+    conn: psycopg.Connection, spec: TableSpec, fields: Sequence[str], action: Action
+) -> Iterator[Finding]:
+    columns = [spec.field(name).column for name in fields]
+    query = sql.SQL(
+        """
+        SELECT coalesce(sum(n - 1), 0), min(shown) FROM (
+            SELECT count(*) AS n, concat_ws(', ', {columns}) AS shown FROM importer_stage
+            WHERE {present} GROUP BY {columns} HAVING count(*) > 1) AS repeated
+        """
+    ).format(columns=column_list(columns), present=_present(columns))
+    more, shown = conn.execute(query, {}).fetchone() or (0, None)
+    if more:
+        names = ", ".join(fields)
+        yield Finding(
+            "unique", action, f"{more} records repeat the {names} of an earlier one, such as {shown}"
+        )
+
+
+def judge(
+    conn: psycopg.Connection,
+    target: Target,
+    delivery: Delivery,
+    figures: Figures,
+    *,
+    prior: int | None,
+) -> tuple[Finding, ...]:
+    """What the gate objects to, apart from ``repeats``. The ledger must exist."""
+    gate = target.spec.gate
+    found: list[Finding] = []
+    if figures.accepted == 0:
+        found += _empty(conn, target, delivery, prior)
+    if gate.rows:
+        found += _rows(conn, delivery, gate.rows, figures.read, prior)
+    if gate.rejects and (too_many := gate.rejects.exceeded(figures.rejected, figures.read)):
+        found.append(Finding("rejects", gate.rejects.action, too_many))
+    if gate.references:
+        for key in target.spec.tableschema.foreignKeys:
+            found += _orphans(conn, target, key, gate.references, figures.accepted)
+    return tuple(found)
+
+
+def decide(findings: Sequence[Finding]) -> bool:
+    """Whether to hold the delivery. Raises RefusedError where it is to be refused."""
+    refusing = [f for f in findings if f.action == "refuse"]
+    if refusing:
+        raise RefusedError(
+            f"The gate refuses it: {words(refusing)}. Ask the supplier, or change `gate` in the spec.",
+            rule=f"gate.{refusing[0].rule}",
+        )
+    return any(f.action == "hold" for f in findings)
+
+
+def words(findings: Sequence[Finding]) -> str:
+    """Findings in one line, each with its rule."""
+    return "; ".join(f"{f.detail} (gate.{f.rule})" for f in findings)
+
+
+# --- empty --------------------------------------------------------------------------------
+
+
+def _empty(
+    conn: psycopg.Connection, target: Target, delivery: Delivery, prior: int | None
+) -> Iterator[Finding]:
+    """Not one good record: as declared, else where that would empty the table."""
+    declared = target.spec.gate.empty
+    if declared == "load":
+        return
+    if declared is not None:
+        yield Finding("empty", declared, "it has not one good record")
+    elif target.spec.absence_deletes and _would_empty(conn, target, delivery, prior):
+        yield Finding(
+            "empty",
+            "hold",
+            "it has not one good record and would leave nothing of what the table holds; "
+            "`gate: {empty: load}` in the spec allows that",
+        )
+
+
+def _would_empty(conn: psycopg.Connection, target: Target, delivery: Delivery, prior: int | None) -> bool:
+    """Whether the day would count (none is newer, or history is kept) and has no other delivery with rows."""
+    has_rows = sql.SQL("SELECT EXISTS (SELECT FROM {live} t WHERE {mine} AND t._business_date <= %(day)s)")
+    values = {"tenant": delivery.tenant, "day": delivery.business_date}
+    if conn.execute(has_rows.format(**target.names), values).fetchone() == (False,):
+        return False
+    newest = queries.newest_rank(conn, delivery.type, delivery.tenant, besides=prior)
+    if newest and newest[0] > delivery.business_date and not target.has_history:
+        return False
+    return not queries.day_has_rows(conn, delivery, besides=prior)
+
+
+# --- rows ---------------------------------------------------------------------------------
+
+
+def _rows(
+    conn: psycopg.Connection, delivery: Delivery, gate: RowsGate, read: int, prior: int | None
+) -> Iterator[Finding]:
+    if gate.least is not None and read < gate.least:
+        yield Finding("rows", gate.action, f"{read} records are fewer than the {gate.least} it must have")
+    earlier = queries.earlier_counts(conn, delivery, gate.over, besides=prior)
+    if len(earlier) < min(gate.over, _ENOUGH):
+        return
+    usual, (low, high) = median(earlier), gate.band
+    if not low * usual <= read <= high * usual:
+        of = f"{read / usual:.2f} times" if usual else "more than"
+        yield Finding(
+            "rows",
+            gate.action,
+            f"{read} records are {of} the usual {usual:g} (the median of the {len(earlier)} deliveries before); "
+            f"{low:g} to {high:g} times is allowed",
+        )
+
+
+# --- references ---------------------------------------------------------------------------
+
+
+def _orphans(
+    conn: psycopg.Connection, target: Target, key: ForeignKey, gate: ReferencesGate, rows: int
+) -> Iterator[Finding]:
+    to = key.reference.resource or target.spec.name
+    try:
+        with conn.transaction():
+            orphans, shown = conn.execute(_orphans_query(conn, target, key, to), {}).fetchone() or (0, None)
+    except _NO_SUCH_THING as error:
+        yield Finding("references", "warn", f"{to} cannot be looked at: {error.diag.message_primary}")
+        return
+    if gate.too_many(orphans, rows):
+        yield Finding(
+            "references",
+            gate.action,
+            f"{orphans} records refer by {', '.join(key.fields)} to a row that {to} does not have, such as {shown}",
+        )
+
+
+def _orphans_query(conn: psycopg.Connection, target: Target, key: ForeignKey, to: str) -> sql.Composed:
+    other = sql.Identifier(target.schema, to)
+    own = [target.spec.field(name).column for name in key.fields]
+    others = [short_identifier(name) for name in key.reference.fields]
+    same: list[sql.Composable] = [
+        sql.SQL("{} = {}").format(Name("r", o), Name("t", c)) for o, c in zip(others, own, strict=True)
+    ]
+    have = _columns_of(conn, other)
+    if target.has_tenant and "_tenant" in have:
+        same.append(sql.SQL("r._tenant = t._tenant"))
+    present: list[sql.Composable] = [sql.SQL("r._valid_to IS NULL")] if "_valid_to" in have else []
+    missing = [_none_in(other, [*same, *present])]
+    if to == target.spec.name:  # what it refers to may come in the same file
+        missing.append(_none_in(_STAGE, same))
+    return sql.SQL(
+        "SELECT count(*), min(concat_ws(', ', {own})) FROM importer_stage t WHERE {present} AND {missing}"
+    ).format(own=column_list(own, "t"), present=_present(own, "t"), missing=sql.SQL(" AND ").join(missing))
+
+
+def _none_in(table: sql.Composable, same: Sequence[sql.Composable]) -> sql.Composed:
+    return sql.SQL("NOT EXISTS (SELECT FROM {} r WHERE {})").format(table, sql.SQL(" AND ").join(same))
+
+
+def _present(columns: Sequence[str], alias: str | None = None) -> sql.Composed:
+    names = [Name(alias, c) if alias else Name(c) for c in columns]
+    return sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(n) for n in names)
+
+
+def _columns_of(conn: psycopg.Connection, table: sql.Identifier) -> set[str]:
+    rows = conn.execute(
+        "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
+        (table.as_string(conn),),
+    )
+    return {row[0] for row in rows}

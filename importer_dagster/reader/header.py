@@ -1,0 +1,315 @@
+"""The header of a delivery: found, read as names, and refused where it cannot be one.
+
+What does not belong here: what the names mean (``validation/drift.py``), records (``reader/reader.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from importer_dagster.errors import RefusedError
+from importer_dagster.reader.decoding import Window, first_bad_byte, shown
+from importer_dagster.reader.grammar import Grammar
+from importer_dagster.reader.records import MAX_RECORD
+from importer_dagster.spec.fields import MAX_COLUMNS
+from importer_dagster.spec.table import TableSpec, keep
+
+MAX_HEADER = 4 << 20  # bytes
+_SHOWN = 80  # characters of a name that a message shows
+_DELIMITERS = {";": "semicolon", "\t": "tab", "|": "vertical bar", ",": "comma"}
+
+
+@dataclass(frozen=True)
+class Header:
+    """The names, and how many fields a record has.
+
+    ``width`` is one more than the names where records end with a delimiter.
+    ``widths`` are those that a record may have. ``line`` is the physical line
+    in which the header starts.
+    """
+
+    names: tuple[str, ...]
+    width: int
+    widths: frozenset[int]
+    line: int
+    warnings: tuple[str, ...] = ()
+
+
+def read_header(window: Window, spec: TableSpec, grammar: Grammar) -> Header:
+    """Take the header off the text; raises RefusedError where there is none that could be meant."""
+    reading = _Reading(window, spec, grammar)
+    names = reading.names()
+    if names.count("") == 1 and any("" in f.names for f in spec.fields):
+        return Header(names, len(names), frozenset((len(names),)), reading.line)
+    return _with_trailing_delimiter(names, reading.line, window, grammar)
+
+
+_known: dict[
+    tuple[str, bytes, bool], tuple[str, ...]
+] = {}  # headers that were fine, by spec, bytes, and whether more follows
+_LONG = 64 << 10  # bytes of a header that is not worth keeping
+
+
+class _Reading:
+    def __init__(self, window: Window, spec: TableSpec, grammar: Grammar) -> None:
+        self.window, self.spec, self.grammar = window, spec, grammar
+        self.line = 1  # where the header starts
+        self.body, self.start = b"", 0  # its bytes, and their offset in the file
+
+    def names(self) -> tuple[str, ...]:
+        dialect = self.spec.dialect
+        if not dialect.header:
+            _skip_lines(self.window, max(dialect.headerRows or (0,)))
+            return self._check_width([f.names[0] for f in self.spec.fields])
+        if dialect.headerRows:
+            return self._from_lines(sorted(dialect.headerRows))
+        while True:
+            self.line = self.window.line
+            body = self._next_record()
+            if body is None:
+                raise RefusedError("The file is empty: it holds no line but blank ones.", rule="empty")
+            if not self._says_nothing(body):
+                return self._names_of(body)
+
+    def _names_of(self, body: bytes) -> tuple[str, ...]:
+        """The names in a header's bytes; those of another file of the type, if they are the same."""
+        key = self.spec.hash, body, self.line < self.window.line
+        found = _known.get(key)
+        if found is None:
+            found = self._check(self.grammar.fields(body))
+            if len(body) <= _LONG:
+                keep(_known, key, found)
+        return found
+
+    def _says_nothing(self, body: bytes) -> bool:
+        """Whether it is a blank line or a comment."""
+        if self.grammar.comment and body.startswith(self.grammar.comment):
+            return True
+        return not body or (not body.strip() and not self.grammar.delimiter.isspace())
+
+    def _from_lines(self, rows: Sequence[int]) -> tuple[str, ...]:
+        """A header on declared lines; several are joined with a blank, as the Table Dialect standard says."""
+        parts: list[list[str]] = []
+        for row in rows:
+            _skip_lines(self.window, row - 1)
+            self.line = self.window.line
+            body = self._next_record() if self.line == row else None
+            if body is None:
+                raise RefusedError(
+                    f"The file has no line {row}, where the header should be (dialect.headerRows).",
+                    rule="empty",
+                )
+            parts.append([self._text(v) for v, _ in self.grammar.fields(body)])
+        width = max(map(len, parts))
+        joined = [" ".join(p[i].strip() for p in parts if i < len(p) and p[i].strip()) for i in range(width)]
+        names = self._check([(name.encode(), False) for name in joined])
+        self.line = rows[0]
+        return names
+
+    def _next_record(self) -> bytes | None:
+        """The next record as bytes without its line end; b"" for a blank line, None at the end."""
+        window = self.window
+        while not window.ended and len(window.data) <= MAX_HEADER:
+            if self._is_comment() and _first_line(window.data) is not None:
+                break
+            found = self.grammar.record.match(window.data)
+            if found is not None and found.end() < len(window.data):
+                break
+            window.fill()
+        if not window.data:
+            return None
+        if self._is_comment():
+            line = _first_line(window.data) or window.data
+            window.use(len(line))
+            return line
+        found = self.grammar.record.match(window.data)
+        if found is None:
+            raise RefusedError(
+                f"The header in line {window.line} has a quote where none may stand: "
+                f"{shown(window.data[:_SHOWN])!r}. Check quoteChar and delimiter of the dialect.",
+                rule="header.damaged",
+                line=window.line,
+            )
+        body = found.group("body")
+        if len(body) > MAX_HEADER:
+            raise RefusedError(
+                f"The header in line {window.line} is longer than {MAX_HEADER >> 20} MB: this is no CSV file, or its "
+                "lines end in an unknown way.",
+                rule="header.long",
+                line=window.line,
+            )
+        self.body, self.start = body, window.offset
+        window.use(found.end())
+        return bytes(body)
+
+    def _is_comment(self) -> bool:
+        return bool(self.grammar.comment) and self.window.data.startswith(self.grammar.comment or b"")
+
+    # --- names ---
+
+    def _text(self, value: bytes) -> str:
+        if b"\0" in value:
+            raise RefusedError(
+                f"The header holds a NUL byte, in the name {shown(value)[:_SHOWN]!r}. Declare the right encoding, or "
+                "ask the supplier for a sound file.",
+                rule="nul",
+                line=self.line,
+            )
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            sample = b"\n".join([self.body, *_bad_lines(self.window.data)])
+            words = "the header holds bytes that are none"
+            place = self.start + first_bad_byte(self.body)
+            raise self.window.source.refuse(sample, words, self.line, place) from None
+
+    def _check(self, fields: Sequence[tuple[bytes, bool]]) -> tuple[str, ...]:
+        texts = [self._text(value) for value, _ in fields]
+        # a mark of order inside the text stems from files put together
+        names = [
+            t.lstrip("\ufeff").strip() if not quoted else t
+            for t, (_, quoted) in zip(texts, fields, strict=True)
+        ]
+        if not any(names):
+            raise RefusedError(
+                f"The header in line {self.line} holds no name at all. Declare its line as dialect.headerRows, or "
+                "ask the supplier for a header.",
+                rule="empty",
+                line=self.line,
+            )
+        self._check_width(names)
+        self._check_separator_line(names)
+        self._check_delimiter(names)
+        self._check_names(names)
+        return tuple(names)
+
+    def _check_width(self, names: Sequence[str]) -> tuple[str, ...]:
+        if len(names) > MAX_COLUMNS:
+            raise RefusedError(
+                f"The header has {len(names):,} columns; a PostgreSQL table can have 1,600, of which "
+                f"{MAX_COLUMNS:,} are left for data. Split the file, or ask for fewer columns.",
+                rule="header.wide",
+                line=self.line,
+            )
+        return tuple(names)
+
+    def _check_separator_line(self, names: Sequence[str]) -> None:
+        """``sep=;``, which Excel takes as a word to itself."""
+        if (
+            names[0].lower().startswith("sep=")
+            and len([n for n in names if n]) == 1
+            and self.line < self.window.line
+        ):
+            raise RefusedError(
+                f"Line {self.line} is {names[0]!r}, a word to Excel about the delimiter. Declare the delimiter and "
+                f"headerRows: [{self.line + 1}] in the dialect.",
+                rule="preamble",
+                line=self.line,
+            )
+
+    def _check_delimiter(self, names: Sequence[str]) -> None:
+        if len(names) > 1 or len(self.spec.fields) < 2:
+            return
+        for mark, word in _DELIMITERS.items():
+            if mark in names[0] and mark != self.spec.dialect.delimiter:
+                raise RefusedError(
+                    f"The header is one single name, {names[0][:_SHOWN]!r}: it looks like {word}-separated, but the "
+                    f"spec's delimiter is {self.spec.dialect.delimiter!r}. Declare the delimiter in the dialect.",
+                    rule="delimiter",
+                    line=self.line,
+                )
+
+    def _check_names(self, names: Sequence[str]) -> None:
+        places: dict[str, int] = {}
+        for i, name in enumerate(names):
+            if name and name in places:
+                raise RefusedError(
+                    f"The header has the name {name[:_SHOWN]!r} twice, as columns {places[name] + 1} and {i + 1}. "
+                    f"Ask the supplier for distinct names, or declare header: false with headerRows: [{self.line}] and "
+                    "name the fields by position.",
+                    rule="header.duplicate",
+                    line=self.line,
+                    column=name,
+                )
+            places.setdefault(name, i)
+        known = {alias for f in self.spec.fields for alias in f.names}
+        # a last one is what a delimiter at the line's end makes
+        nameless = [i for i, name in enumerate(names[:-1]) if not name]
+        if nameless and (len(nameless) > 1 or "" not in known):
+            raise RefusedError(
+                f"Column {nameless[0] + 1} of the header has no name. Ask the supplier for one, or declare "
+                f"header: false with headerRows: [{self.line}] and name the fields by position.",
+                rule="header.empty",
+                line=self.line,
+            )
+
+
+def _first_line(data: bytes) -> bytes | None:
+    """The first physical line with its end; None if its end is not there yet."""
+    ends = [p for p in (data.find(b"\n"), data.find(b"\r")) if p >= 0]
+    if not ends or (min(ends) == len(data) - 1 and data.endswith(b"\r")):
+        return None
+    end = min(ends)
+    return data[: end + 2] if data[end : end + 2] == b"\r\n" else data[: end + 1]
+
+
+def _skip_lines(window: Window, lines: int) -> None:
+    """Use up the text up to this physical line, whatever it holds."""
+    while window.line <= lines:
+        line = _first_line(window.data)
+        if line is None and not window.ended and len(window.data) <= MAX_RECORD:
+            window.fill()
+        elif not window.data:
+            return
+        else:
+            window.use(len(line or window.data))
+            if line is None and window.ended:
+                return
+
+
+def _bad_lines(data: bytes) -> list[bytes]:
+    return [line for line in data[: 1 << 20].splitlines() if not line.isascii()][:2_000]
+
+
+# --- a delimiter too many ---
+
+
+def _with_trailing_delimiter(names: tuple[str, ...], line: int, window: Window, grammar: Grammar) -> Header:
+    """An empty last name, or an empty last field beyond the header, is a delimiter too many."""
+    nameless = names[-1] == ""
+    names = names[:-1] if nameless else names
+    n = len(names)
+    first = _peek(window, grammar)
+    trailing = first is not None and len(first) == n + 1 and first[-1][0] == b""
+    warnings = []
+    if nameless and first is not None and not trailing:
+        warnings.append(
+            "the header ends with an empty name, which no record has a value for; it is taken as absent"
+        )
+    if trailing and not nameless:
+        warnings.append(
+            "records end with a delimiter, which the header does not; an empty last value is let go"
+        )
+    if nameless or trailing:
+        return Header(names, n + 1 if trailing else n, frozenset((n, n + 1)), line, tuple(warnings))
+    return Header(names, n, frozenset((n,)), line)
+
+
+def _peek(window: Window, grammar: Grammar) -> list[tuple[bytes, bool]] | None:
+    """The fields of the first record, left in place; None if there is none or it is damaged."""
+    at = 0
+    while True:
+        data = window.data
+        if grammar.comment and data.startswith(grammar.comment, at) and (line := _first_line(data[at:])):
+            at += len(line)
+            continue
+        found = grammar.record.match(data, at)
+        if not window.ended and len(data) - at <= MAX_RECORD and (found is None or found.end() >= len(data)):
+            window.fill()
+            continue
+        if found is None or at >= len(data):
+            return None
+        if not grammar.is_blank(found.group("body")):
+            return grammar.fields(found.group("body"))
+        at = max(found.end(), at + 1)

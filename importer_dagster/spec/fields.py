@@ -1,0 +1,261 @@
+"""The words of a spec below the type: a file's dialect, a field, and what a field must satisfy.
+
+All in the words of the Frictionless standards. What does not belong here: the
+type itself and reading YAML (``spec/table.py``), what to do about a delivery that is
+not as described (``spec/policy.py``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+FieldType = Literal["string", "integer", "number", "boolean", "date", "datetime", "time", "object"]
+
+MAX_COLUMNS = 1_590  # PostgreSQL's 1,600 less the columns that trace a row
+MAX_IDENTIFIER_BYTES = 63  # PostgreSQL's NAMEDATALEN - 1; longer names are cut silently
+HISTORY_COLUMNS = ("_valid_from", "_valid_to", "_current")  # of scd2 types, in the table that BI reads
+TRACE_COLUMNS = (
+    *("_load_id", "_row", "_business_date", "_tenant", "_extra", *HISTORY_COLUMNS),
+    *("_hash", "_same_as", "_block"),
+)
+
+# Words of the Frictionless standards that carry no meaning for a load.
+IGNORED_WORDS = {
+    "resource": {"profile", "format", "mediatype", "bytes", "hash", "sources", "licenses",
+                 "homepage", "$schema", "scheme", "type", "created", "version", "keywords"},
+    "schema": {"$schema", "name", "title", "description", "fieldsMatch", "uniqueKeys"},
+    "field": {"rdfType", "example", "categories", "categoriesOrdered"},
+    "dialect": {"$schema", "csvddfVersion", "lineTerminator", "caseSensitiveHeader", "type", "name"},
+}  # fmt: skip
+
+
+class Model(BaseModel):
+    """Frozen and strict about keys; the known, meaningless ones are dropped."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def without_ignored(kind: str, data: Any) -> Any:
+    """``data`` without the words of the standards that carry no meaning for a load."""
+    if isinstance(data, Mapping):
+        return {k: v for k, v in data.items() if k not in IGNORED_WORDS[kind]}
+    return data
+
+
+def one_or_many(value: Any) -> Any:
+    """A single name as a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
+def as_text(value: Any) -> Any:
+    """YAML reads ``1`` or ``true`` as typed; tokens in a CSV file are text."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int | float) else value
+
+
+def delimiter(value: str) -> str:
+    """``value`` if it can stand between two values; raises ValueError."""
+    if not value or set(value) & set("\r\n\0"):
+        raise ValueError("must be one character or more, and no line end")
+    return value
+
+
+def single_character(value: str) -> str:
+    """``value`` if it can be a delimiter or a quote; raises ValueError."""
+    if len(value) != 1 or value in "\r\n\0":
+        raise ValueError("must be one character, and no line end")
+    return value
+
+
+Token = Annotated[str, BeforeValidator(as_text)]
+Names = Annotated[tuple[str, ...], BeforeValidator(one_or_many)]
+Character = Annotated[str, AfterValidator(single_character)]
+Delimiter = Annotated[str, AfterValidator(delimiter)]
+
+
+class Dialect(Model):
+    """How the file is written down, in the words of the Frictionless CSV Dialect."""
+
+    delimiter: Delimiter = Field(",", description="The character, or characters, between two values.")
+    quoteChar: Character | None = Field(
+        '"', description="The character around a quoted value; null where quotes mean nothing."
+    )
+    doubleQuote: bool = Field(True, description="A quote inside a quoted value is written twice.")
+    escapeChar: Character | None = Field(
+        None, description="A character that takes the meaning from the one behind it."
+    )
+    header: bool = Field(True, description="The first record holds the names.")
+    headerRows: tuple[int, ...] | None = Field(
+        None, description="Numbers (from 1) of the lines that hold the header; what is above is preamble."
+    )
+    commentChar: str | None = Field(None, min_length=1, description="Lines that start with this are skipped.")
+    skipInitialSpace: bool = Field(
+        False,
+        description="Blanks behind a delimiter, and between a closing quote and the next one, do not belong "
+        "to the value.",
+    )
+    nullSequence: str | None = Field(None, description="One more text that stands for a missing value.")
+    footerRows: int = Field(0, ge=0, description="How many records at the end are no data.")
+    totals: Literal["reject", "keep"] = Field(
+        "reject",
+        description="What to do with a last record whose first value is a word such as Total: it repeats the "
+        "others as a sum. keep: load it like any other.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_ignored(cls, data: Any) -> Any:
+        return without_ignored("dialect", data)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Dialect:
+        if self.quoteChar and self.quoteChar in self.delimiter:
+            raise ValueError("delimiter and quoteChar must differ")
+        if self.escapeChar and self.escapeChar in self.delimiter:
+            raise ValueError("delimiter and escapeChar must differ")
+        return self
+
+
+class Constraints(Model):
+    """What a value must satisfy, in the words of the Frictionless Table Schema."""
+
+    required: bool = Field(False, description="A missing value is rejected.")
+    unique: bool = Field(False, description="A value that stood earlier in the same file is rejected.")
+    enum: tuple[Token, ...] | None = Field(None, min_length=1, description="The only values allowed.")
+    pattern: str | None = Field(
+        None, description="A regular expression (RE2) that the whole text must match."
+    )
+    minimum: Token | None = Field(None, description="The smallest value allowed, written as in the file.")
+    maximum: Token | None = Field(None, description="The largest value allowed, written as in the file.")
+    minLength: int | None = Field(None, ge=0, description="The least number of characters.")
+    maxLength: int | None = Field(None, ge=0, description="The greatest number of characters.")
+
+
+_FORMATS: Mapping[str, set[str]] = {
+    "string": {"default", "uuid", "email", "uri", "binary"},
+    "integer": {"default"},
+    "number": {"default", "double"},
+    "boolean": {"default"},
+    "object": {"default"},
+}
+
+
+class FieldSpec(Model):
+    """One column of a type, in the words of the Frictionless Table Schema."""
+
+    name: str = Field(min_length=1, description="The name in the file's header, and of the column.")
+    type: FieldType = Field("string", description="What the text is read as.")
+    format: str | tuple[str, ...] = Field(
+        "default",
+        description="string: uuid. number: double for a binary float instead of an exact number. "
+        "date, datetime, time: a strptime pattern; default is ISO 8601. "
+        "A datetime pattern with %z makes a time with time zone. A list of patterns is tried in its order for each "
+        "value, and the first that reads it counts: with [%d/%m/%Y, %m/%d/%Y], 03/04/2024 is in April.",
+    )
+    title: str | None = Field(None, description="A short name for people.")
+    description: str | None = Field(None, description="What the column means; becomes its comment.")
+    constraints: Constraints = Field(Constraints(), description="What a value must satisfy.")
+    missingValues: tuple[Token, ...] | None = Field(
+        None, description="Texts that mean 'no value' in this column; else those of the schema."
+    )
+    trueValues: tuple[Token, ...] = Field(("true", "True", "TRUE", "1"), description="Texts that mean true.")
+    falseValues: tuple[Token, ...] = Field(
+        ("false", "False", "FALSE", "0"), description="Texts that mean false."
+    )
+    decimalChar: Character = Field(".", description="The character before the decimals.")
+    groupChar: Character | None = Field(None, description="The character between groups of digits.")
+    bareNumber: bool = Field(
+        True, description="False: what stands around the digits, such as $ or %, is taken off."
+    )
+    precision: int = Field(38, ge=1, le=38, description="number: how many digits in all.")
+    scale: int = Field(18, ge=0, le=38, description="number: how many of them are decimals.")
+    timezone: str | None = Field(
+        None, description="datetime: the zone of times that name none; makes a time with time zone."
+    )
+    header: str | None = Field(
+        None, description="The name in the file's header, where it is another than the column's."
+    )
+    aliases: Names = Field((), description="Other header names that the column may come under.")
+    checks: Names = Field((), description="Named Pandera checks (see importer_dagster.validation.checks).")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_ignored(cls, data: Any) -> Any:
+        data = without_ignored("field", data)
+        if isinstance(data, Mapping) and "precision" in data and "scale" not in data:
+            data = {**data, "scale": 0}  # as in SQL: numeric(10) has no decimals
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FieldSpec:
+        if not isinstance(self.format, str):
+            self._check_formats(self.format)
+        allowed = _FORMATS.get(self.type)
+        if allowed and self.format not in allowed:
+            raise ValueError(
+                f"format {self.format!r} does not go with type {self.type}; use one of {sorted(allowed)}"
+            )
+        if self.scale > self.precision:
+            raise ValueError(f"scale {self.scale} is greater than precision {self.precision}")
+        if self.name in TRACE_COLUMNS:
+            raise ValueError(f"{self.name!r} is the name of a column that the importer adds itself")
+        if "\0" in self.name:
+            raise ValueError("a name cannot hold a NUL character")
+        if self.groupChar == self.decimalChar:
+            raise ValueError("groupChar and decimalChar must differ")
+        if self.constraints.pattern is not None:
+            try:
+                re.compile(self.constraints.pattern)
+            except re.error as error:
+                raise ValueError(
+                    f"pattern {self.constraints.pattern!r} is no regular expression: {error}"
+                ) from None
+        return self
+
+    def _check_formats(self, formats: tuple[str, ...]) -> None:
+        if self.type not in ("date", "datetime", "time"):
+            raise ValueError(f"several formats go with type date, datetime or time, not with {self.type}")
+        if not formats:
+            raise ValueError("a list of formats holds at least one")
+        if len(set(formats)) < len(formats):
+            raise ValueError("a format stands twice in the list")
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The formats in the order in which they are tried; of most fields one."""
+        return (self.format,) if isinstance(self.format, str) else self.format
+
+    @property
+    def required(self) -> bool:
+        """Whether a missing value is rejected."""
+        return self.constraints.required
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that a header may have for it, the usual one first."""
+        return (self.name if self.header is None else self.header, *self.aliases)
+
+    @cached_property
+    def column(self) -> str:
+        """The column's name in PostgreSQL: the field's name, cut to 63 bytes if need be."""
+        return short_identifier(self.name)
+
+
+def short_identifier(name: str) -> str:
+    """Return ``name``, or a unique stand-in of at most 63 bytes.
+
+    >>> short_identifier("a" * 70)
+    'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa_66d6f4d4'
+    """
+    if len(name.encode()) <= MAX_IDENTIFIER_BYTES:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    head = name.encode()[: MAX_IDENTIFIER_BYTES - 9].decode(errors="ignore")
+    return f"{head}_{digest}"
