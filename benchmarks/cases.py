@@ -23,8 +23,8 @@ from benchmarks.server import Server
 from importer_dagster.errors import UsageError
 from importer_dagster.model import Delivery, LoadResult
 from importer_dagster.pipeline.delivery import import_delivery
+from importer_dagster.spec import sql_table
 from importer_dagster.spec.table import TableSpec
-from importer_dagster.validation import schemas
 from importer_dagster.warehouse import Warehouse
 
 DAY = date(2024, 1, 1)
@@ -145,7 +145,7 @@ def plain_table(spec: TableSpec, name: str = "plain") -> str:
 def sql_types(spec: TableSpec) -> dict[str, str]:
     """Each column's type in the words of PostgreSQL."""
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    return {f.column: schemas.sql_type(f).compile(dialect=dialect) for f in spec.fields}
+    return {f.column: sql_table.sql_type(f).compile(dialect=dialect) for f in spec.fields}
 
 
 def _same_rows(server: Server, spec: TableSpec, rows: int) -> None:

@@ -18,7 +18,7 @@ from benchmarks.data import spec_dict, write_file
 from benchmarks.measure import Line, say
 from importer_dagster.settings import Settings
 from importer_dagster.source.inbox import find_deliveries
-from importer_dagster.spec.table import load_specs
+from importer_dagster.spec.loading import load_specs
 
 TYPES = 57
 TENANTS = 4

@@ -17,7 +17,7 @@ from psycopg import sql
 from importer_dagster.ledger.arrivals import compare
 from importer_dagster.settings import Settings
 from importer_dagster.source.inbox import find_deliveries
-from importer_dagster.spec.table import load_specs
+from importer_dagster.spec.loading import load_specs
 
 _LOADS = """
     INSERT INTO importer.loads (type, tenant, business_date, path, bytes, sha256, spec_hash, status, rows_read,

@@ -20,7 +20,7 @@ import psycopg
 from psycopg import sql
 
 from importer_dagster.errors import UsageError
-from importer_dagster.launch import embedded
+from importer_dagster.launch import embedded, postgres_programs
 from importer_dagster.warehouse import Warehouse, plain_url
 
 _SETTLE_S = 0.3  # a session's process ends a moment after its client
@@ -112,7 +112,7 @@ def _own_database(given: str) -> Iterator[str]:
 
 
 def _psql() -> str:
-    bundled = embedded._programs() / "psql"
+    bundled = postgres_programs.programs() / "psql"
     found = str(bundled) if bundled.exists() else shutil.which("psql")
     if found is None:
         raise UsageError(

@@ -26,7 +26,7 @@ from benchmarks.data import spec_dict, write_file
 from benchmarks.measure import Line, say
 from benchmarks.records import fill_dagster, fill_ledger
 from importer_dagster.settings import Settings, lookback
-from importer_dagster.spec.table import load_specs
+from importer_dagster.spec.loading import load_specs
 
 TYPES = 57
 TENANTS = 4

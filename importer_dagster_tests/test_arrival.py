@@ -23,7 +23,8 @@ from importer_dagster.pipeline.delivery import import_delivery
 from importer_dagster.reader.reader import fingerprint, open_delivery
 from importer_dagster.settings import Settings
 from importer_dagster.source.inbox import delivery_of_file, find_deliveries
-from importer_dagster.spec.table import TableSpec, parse_spec
+from importer_dagster.spec.loading import parse_spec
+from importer_dagster.spec.table import TableSpec
 
 FOLDER = "2024-01-01/acme"
 

@@ -38,7 +38,7 @@ from importer_dagster.defs.storage import materialized
 from importer_dagster.launch.environment import PROJECT_ROOT
 from importer_dagster.ledger import arrivals
 from importer_dagster.settings import Settings
-from importer_dagster.spec.table import load_specs
+from importer_dagster.spec.loading import load_specs
 from importer_dagster.warehouse import Warehouse
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")

@@ -37,7 +37,7 @@ from importer_dagster.launch.environment import (
 )
 from importer_dagster.launch.runs import LaunchResult, StepEnd, days_between, launch_daily
 from importer_dagster.settings import SHIPPED_SPECS, Settings
-from importer_dagster.spec.table import load_specs
+from importer_dagster.spec.loading import load_specs
 from importer_dagster.warehouse import Warehouse
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")

@@ -24,7 +24,7 @@ from importer_dagster.defs.retention import RETENTION, RETENTION_SCHEDULE
 from importer_dagster.defs.run_recovery import PROCESS
 from importer_dagster.operations.dagster_retention import prune_dagster, prune_files
 from importer_dagster.settings import Keep
-from importer_dagster.spec.table import load_specs
+from importer_dagster.spec.loading import load_specs
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
 

@@ -28,7 +28,7 @@ def test_every_setting_is_in_the_readme() -> None:
 
 
 def test_the_sample_spec_of_the_readme_is_right() -> None:
-    from importer_dagster.spec.table import parse_spec
+    from importer_dagster.spec.loading import parse_spec
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     sample = readme.split("```yaml\n")[1].split("```")[0]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from test_cli import IMPORTER, Command
 
+from importer_dagster.spec.loading import parse_spec
 from importer_dagster.spec.policy import SchemaContract
-from importer_dagster.spec.table import parse_spec
 
 GUIDE = (Path(__file__).parent.parent / "docs" / "drift.md").read_text(encoding="utf-8")
 

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from test_cli import IMPORTER, Command
 
-from importer_dagster.spec.export import from_frictionless
+from importer_dagster.spec.frictionless import from_frictionless
+from importer_dagster.spec.loading import load_specs, parse_spec
 from importer_dagster.spec.reference import json_schema, json_schema_text
-from importer_dagster.spec.table import load_specs, parse_spec
 
 DOCS = Path(__file__).parent.parent / "docs"
 GUIDE = (DOCS / "new-type.md").read_text(encoding="utf-8")

@@ -18,8 +18,8 @@ from importer_dagster.errors import SpecError
 from importer_dagster.settings import SHIPPED_SPECS
 from importer_dagster.spec import fields, policy, versions
 from importer_dagster.spec import table as spec_module
+from importer_dagster.spec.loading import parse_spec, spec_files
 from importer_dagster.spec.reference import json_schema, spec_reference
-from importer_dagster.spec.table import parse_spec, spec_files
 from importer_dagster.spec.yaml_text import parse_yaml
 
 SCHEMA = json_schema()

@@ -23,7 +23,7 @@ from reliability.patience import wait_for
 USER = """
 import sys
 from pathlib import Path
-from importer_dagster.embedded import ensure_server
+from importer_dagster.launch.embedded import ensure_server
 server = ensure_server(Path(sys.argv[1]))
 print(server.url("warehouse"), flush=True)
 sys.stdin.read()  # until the test lets go

@@ -13,6 +13,7 @@ from test_pipeline import day
 
 from importer_dagster.operations import unload
 from importer_dagster.spec.table import TableSpec
+from importer_dagster.validation import extra_columns
 from importer_dagster.warehouse import Warehouse
 from importer_dagster.writer import schema_evolution
 
@@ -60,7 +61,7 @@ def types(query: Query, schema: str = "public") -> dict[str, str]:
     ],
 )
 def test_types_by_evidence(values: list, kind: str | None) -> None:
-    evidence = schema_evolution.Evidence()
+    evidence = extra_columns.Evidence()
     for value in values:  # a batch each: it is the whole file that counts
         evidence.add(pa.array([value], pa.string()))
     assert evidence.kind == kind

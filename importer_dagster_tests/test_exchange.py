@@ -9,8 +9,10 @@ from conftest import make_spec
 from importer_dagster.errors import SpecError, UsageError
 from importer_dagster.inference.infer import infer
 from importer_dagster.settings import SHIPPED_SPECS
-from importer_dagster.spec.export import export, from_frictionless
-from importer_dagster.spec.table import TableSpec, load_specs, parse_spec
+from importer_dagster.spec.export import export
+from importer_dagster.spec.frictionless import from_frictionless
+from importer_dagster.spec.loading import load_specs, parse_spec
+from importer_dagster.spec.table import TableSpec
 from importer_dagster.warehouse import Warehouse
 
 SPECS = load_specs(SHIPPED_SPECS)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from test_cli import Command
 
-from importer_dagster.spec.table import parse_spec
+from importer_dagster.spec.loading import parse_spec
 
 DOCS = Path(__file__).parent.parent / "docs"
 GATED = """

@@ -19,7 +19,8 @@ from importer_dagster.model import Delivery, LoadResult
 from importer_dagster.pipeline.delivery import import_delivery
 from importer_dagster.reader.encoding_detection import find_charset
 from importer_dagster.spec.fields import FieldSpec
-from importer_dagster.spec.table import TableSpec, parse_spec
+from importer_dagster.spec.loading import parse_spec
+from importer_dagster.spec.table import TableSpec
 from importer_dagster.warehouse import Warehouse
 
 Infer = Callable[..., Inference]

@@ -10,7 +10,7 @@ import pytest
 
 from importer_dagster.defs.schedule import PRELOAD
 from importer_dagster.settings import SHIPPED_SPECS
-from importer_dagster.spec.table import load_specs
+from importer_dagster.spec.loading import load_specs
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"pandas", "pandera", "pyarrow", "numpy", "pgpq", "sqlalchemy", "psycopg", "psycopg2", "fsspec"}

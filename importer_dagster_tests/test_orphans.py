@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::
 RUN = f"""
 import sys
 from datetime import date
-from importer_dagster.defs.launch import launch_daily
+from importer_dagster.launch.runs import launch_daily
 from importer_dagster.settings import Settings
 launch_daily(Settings.from_env(), [date.fromisoformat(sys.argv[1])], ["alpha"], definitions={DEFINITIONS!r})
 """
@@ -60,8 +60,8 @@ def test_a_step_ends_with_its_run(project: Project, tmp_path: Path, hangs: bool)
 # a run as a daemon launches it: whoever started it does not look after it
 UNOWNED = f"""
 import contextlib
-from importer_dagster.defs import launch
-launch.owning = lambda run_id: contextlib.nullcontext({{}})
+from importer_dagster.launch import runs
+runs.owning = lambda run_id: contextlib.nullcontext({{}})
 {RUN}
 """
 
@@ -95,9 +95,10 @@ def test_a_run_that_died_with_all_around_it_is_ended(project: Project, tmp_path:
 # a run whose process is killed in the moment between Dagster's "started" and its own word
 KILLED_EARLY = f"""
 import contextlib, os
-from importer_dagster.defs import launch, orphans
-launch.owning = lambda run_id: contextlib.nullcontext({{}})
-orphans.own_for_good = lambda instance, run_id: os.kill(os.getpid(), 9)
+from importer_dagster.defs import run_recovery
+from importer_dagster.launch import runs
+runs.owning = lambda run_id: contextlib.nullcontext({{}})
+run_recovery.own_for_good = lambda instance, run_id: os.kill(os.getpid(), 9)
 {RUN}
 """
 

@@ -12,7 +12,8 @@ from conftest import DAY, Inbox, Query
 
 from importer_dagster.cli import main
 from importer_dagster.errors import WarehouseError
-from importer_dagster.spec.table import TableSpec, load_spec
+from importer_dagster.spec.loading import load_spec
+from importer_dagster.spec.table import TableSpec
 from importer_dagster.validation.drift import likeness
 
 SPEC = """\

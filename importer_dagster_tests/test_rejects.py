@@ -7,12 +7,12 @@ import pyarrow as pa
 from alembic import command
 from conftest import Inbox, Query, make_spec, migrate
 
-from importer_dagster.arrays import SHOWN
 from importer_dagster.ledger import rejects as ledger_rejects
 from importer_dagster.ledger import schema as ledger_schema
 from importer_dagster.pipeline import delivery
 from importer_dagster.reject_schema import REJECT_SCHEMA
 from importer_dagster.spec.table import TableSpec
+from importer_dagster.validation.faults import SHOWN
 from importer_dagster.validation.rejects import Rejects, from_table
 
 CELLS = "row, line, column_name, value, rule, message, raw"

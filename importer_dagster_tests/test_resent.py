@@ -16,7 +16,6 @@ from flood import set_cap
 from importer_dagster import slots
 from importer_dagster.errors import SourceUnavailable
 from importer_dagster.model import Delivery
-from importer_dagster.operations import release
 from importer_dagster.pipeline import unchanged_files
 from importer_dagster.pipeline.delivery import import_delivery
 from importer_dagster.pipeline.unchanged_files import Known, look_up
@@ -24,6 +23,7 @@ from importer_dagster.source import open_file
 from importer_dagster.source.inbox import find_deliveries
 from importer_dagster.spec.table import TableSpec
 from importer_dagster.warehouse import Warehouse
+from importer_dagster.writer import held_rows
 
 HEADER = "id,v,n\n"
 
@@ -98,7 +98,7 @@ def test_beside_a_held_content_nothing_is_recognised(inbox: Inbox) -> None:
     assert found(inbox, spec, again) == {}
     assert load(inbox, spec, again) == ["unchanged"]
     with inbox.warehouse.connect() as conn:
-        assert release.leftovers(conn) == []
+        assert held_rows.leftovers(conn) == []
 
 
 def test_a_load_that_another_session_changes_is_left_out(inbox: Inbox) -> None:

@@ -21,11 +21,13 @@ from sqlalchemy.schema import CreateTable
 
 from importer_dagster.errors import SpecError
 from importer_dagster.settings import SHIPPED_SPECS
-from importer_dagster.spec import columns
+from importer_dagster.spec import columns, sql_table
 from importer_dagster.spec.fields import FieldSpec
-from importer_dagster.spec.table import TableSpec, load_specs, parse_spec
+from importer_dagster.spec.loading import load_specs, parse_spec
+from importer_dagster.spec.table import TableSpec
 from importer_dagster.validation import schemas
 from importer_dagster.validation.validator import Validator
+from importer_dagster.writer import copy_rows
 
 assert SHARED  # conftest is imported for ``admin``
 
@@ -79,7 +81,7 @@ def ddl(table: sa.Table) -> str:
 
 
 def test_sql_table_of_an_append_type_has_no_key() -> None:
-    table = schemas.sql_table(spec(), sa.MetaData(), tenant=False)
+    table = sql_table.sql_table(spec(), sa.MetaData(), tenant=False)
     assert ddl(table) == (
         "CREATE TABLE everything ( s TEXT, u UUID, i BIGINT, n NUMERIC(38, 18), d DOUBLE PRECISION, b BOOLEAN, "
         "day DATE, wall TIMESTAMP WITHOUT TIME ZONE, point TIMESTAMP WITH TIME ZONE, local TIMESTAMP WITH TIME ZONE, "
@@ -92,12 +94,12 @@ def test_sql_table_of_an_append_type_has_no_key() -> None:
 
 def test_sql_table_of_a_merge_type_has_the_tenant_first_in_its_key() -> None:
     merge = parse_spec(EVERYTHING + "write_disposition: merge", "everything.yaml")
-    table = schemas.sql_table(merge, sa.MetaData(), schema="lake", name="other", tenant=True)
+    table = sql_table.sql_table(merge, sa.MetaData(), schema="lake", name="other", tenant=True)
     assert table.fullname == "lake.other"
     assert [c.name for c in table.primary_key] == ["_tenant", "i"]
     assert not table.c.i.nullable
     assert table.c.s.nullable
-    bare = schemas.sql_table(merge, sa.MetaData(), tenant=True, constraints=False)
+    bare = sql_table.sql_table(merge, sa.MetaData(), tenant=True, constraints=False)
     assert not bare.primary_key
     assert bare.c.i.nullable
 
@@ -119,7 +121,7 @@ def test_types_in_words_are_those_of_the_table() -> None:
     kinds = {f.type for f in spec().fields}
     assert kinds == set(get_args(FieldSpec.model_fields["type"].annotation)), "every kind is looked at"
     for field in (*spec().fields, *shipped):
-        assert columns.type_words(field) == schemas.sql_type(field).compile(dialect=dialect).lower()
+        assert columns.type_words(field) == sql_table.sql_type(field).compile(dialect=dialect).lower()
 
 
 def test_pandera_schema_is_made_once_and_judges_arrow_backed_frames() -> None:
@@ -178,9 +180,9 @@ def test_a_row_check_over_a_field_that_is_not_there_is_a_spec_error() -> None:
 def test_every_shipped_spec_has_all_projections() -> None:
     for shipped in load_specs(SHIPPED_SPECS).values():
         schemas.pandera_schema(shipped)
-        schemas.copy_encoder(schemas.arrow_schema(shipped), shipped)
+        copy_rows.copy_encoder(schemas.arrow_schema(shipped), shipped)
         assert len(columns.column_schema(shipped)) == len(shipped.fields)
-        assert ddl(schemas.sql_table(shipped, sa.MetaData(), tenant=True))
+        assert ddl(sql_table.sql_table(shipped, sa.MetaData(), tenant=True))
 
 
 # --- values → text → typed → COPY BINARY → values ---------------------------------------------
@@ -193,7 +195,7 @@ def conn(server: Any) -> Iterator[psycopg.Connection]:
         root.execute("CREATE DATABASE schema_factory")
     with psycopg.connect(server.url("schema_factory"), autocommit=True, prepare_threshold=None) as conn:
         conn.execute("SET TimeZone = 'UTC'")
-        conn.execute(ddl(schemas.sql_table(spec(), sa.MetaData(), tenant=True)).encode())
+        conn.execute(ddl(sql_table.sql_table(spec(), sa.MetaData(), tenant=True)).encode())
         yield conn
 
 
@@ -208,7 +210,7 @@ def copy(conn: psycopg.Connection, of: TableSpec, typed: pa.RecordBatch, extra: 
         "_row": pa.array(range(n), pa.int64()),
     }
     batch = pa.RecordBatch.from_arrays([*typed.columns, *trace.values()], names=[*typed.schema.names, *trace])
-    encoder = schemas.copy_encoder(batch.schema, of)
+    encoder = copy_rows.copy_encoder(batch.schema, of)
     names = ", ".join(f'"{name}"' for name in batch.schema.names)
     with conn.cursor().copy(f"COPY everything ({names}) FROM STDIN (FORMAT BINARY)".encode()) as out:
         out.write(encoder.write_header())
@@ -339,7 +341,7 @@ def test_numbers_of_any_scale_come_back_from_postgresql(
     assert len(good) == len(values)
     conn.execute(f"CREATE TEMP TABLE one (n numeric({precision}, {scale}), r serial)".encode())
     try:
-        encoder = schemas.copy_encoder(typed.schema, of)
+        encoder = copy_rows.copy_encoder(typed.schema, of)
         with conn.cursor().copy("COPY one (n) FROM STDIN (FORMAT BINARY)") as out:
             out.write(encoder.write_header() + encoder.write_batch(typed) + encoder.finish())
         found = conn.execute("SELECT n, n::text FROM one ORDER BY r").fetchall()

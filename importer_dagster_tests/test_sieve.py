@@ -24,7 +24,8 @@ from importer_dagster.validation.schemas import arrow_schema
 from importer_dagster.writer import unchanged_filter
 from importer_dagster.writer.key_order import Rising
 from importer_dagster.writer.publish import Publisher
-from importer_dagster.writer.tables import Target, move_rescued
+from importer_dagster.writer.tables import move_rescued
+from importer_dagster.writer.target import Target
 
 FIELDS = [
     {"name": "id", "type": "integer"},

@@ -25,7 +25,8 @@ import yaml
 from importer_dagster.errors import SpecError, UnknownTypeError
 from importer_dagster.settings import SHIPPED_SPECS, Settings
 from importer_dagster.spec.fields import FieldSpec
-from importer_dagster.spec.table import TableSpec, load_specs, parse_spec, spec_files
+from importer_dagster.spec.loading import load_specs, parse_spec, spec_files
+from importer_dagster.spec.table import TableSpec
 from importer_dagster.validation.checks import check_names
 
 GROUPS = {"people", "humanresources", "production", "purchasing", "sales"}

@@ -16,7 +16,8 @@ from importer_dagster.pipeline.delivery import import_delivery
 from importer_dagster.reader.reader import open_delivery
 from importer_dagster.settings import SHIPPED_SPECS
 from importer_dagster.source.inbox import find_deliveries
-from importer_dagster.spec.table import TableSpec, load_specs
+from importer_dagster.spec.loading import load_specs
+from importer_dagster.spec.table import TableSpec
 from importer_dagster.validation.drift import map_header
 from importer_dagster.validation.validator import Validator
 from importer_dagster.warehouse import Warehouse

@@ -13,8 +13,8 @@ from dagster._core.workspace.load_target import ModuleTarget
 from dagster._daemon.auto_run_reexecution.event_log_consumer import EventLogConsumerDaemon
 from test_dagster import DEFINITIONS, Project, day, project  # noqa: F401 - a fixture
 
+from importer_dagster.defs.run_recovery import tell_again
 from importer_dagster.defs.runs import ACTIVE, JOB, unfinished
-from importer_dagster.defs.unheard import tell_again
 from importer_dagster.launch.environment import PROJECT_ROOT as ROOT
 
 pytestmark = pytest.mark.filterwarnings(

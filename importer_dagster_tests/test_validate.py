@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandera.errors import SchemaErrors
 
-from importer_dagster.arrays import said
 from importer_dagster.errors import SpecError
 from importer_dagster.model import Failure
-from importer_dagster.spec.table import TableSpec, parse_spec
+from importer_dagster.spec.loading import parse_spec
+from importer_dagster.spec.table import TableSpec
 from importer_dagster.validation import checks
+from importer_dagster.validation.faults import said
 from importer_dagster.validation.parse import parse
 from importer_dagster.validation.schemas import arrow_schema, pandera_schema
 from importer_dagster.validation.validator import Validator
@@ -233,7 +234,7 @@ def test_a_check_over_rows_rejects_the_rows() -> None:
 OWN = '''
 """Checks as people write them."""
 import pandera.pandas as pandera
-from importer_dagster.checks import named_check
+from importer_dagster.validation.checks import named_check
 
 @named_check("own_multiple")
 def own_multiple(step):

@@ -6,11 +6,13 @@ import random
 import pytest
 from conftest import SHARED, Inbox, Query, database, make_spec
 
-from importer_dagster.defs.metadata import drift_result, read_account
+from importer_dagster.defs.checks import drift_result
+from importer_dagster.defs.metadata import read_account
 from importer_dagster.errors import SpecError
 from importer_dagster.operations import unload
 from importer_dagster.pipeline.delivery import import_delivery
-from importer_dagster.spec.table import TableSpec, parse_spec
+from importer_dagster.spec.loading import parse_spec
+from importer_dagster.spec.table import TableSpec
 from importer_dagster.warehouse import Warehouse
 
 # One type, 70 days: columns added twice, renamed and reordered, five ways of writing a time.
@@ -221,7 +223,7 @@ def test_a_declared_alias_is_news_only_where_it_begins(inbox: Inbox) -> None:
     for n, header in enumerate(["id,v", "id,w", "id,w", "id,v", "id,w", "id,W", "v,id", "v,id"]):
         result = inbox.load(spec, f"{header}\n1,2\n", path=f"{n}", day=day(f"2024-01-0{n + 1}"))
         with inbox.warehouse.connect() as conn:
-            account = read_account(conn, spec, [result])
+            account = read_account(conn, spec, [result], schema=inbox.warehouse.schema)
         said.append((len(account.drift), drift_result(spec, account.drift).passed))
     assert said == [
         (0, True),

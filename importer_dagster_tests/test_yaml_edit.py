@@ -5,7 +5,7 @@ import difflib
 import pytest
 
 from importer_dagster.operations.spec_edits import add_alias, add_field, add_version
-from importer_dagster.spec.table import parse_spec
+from importer_dagster.spec.loading import parse_spec
 
 TEXT = """\
 # head

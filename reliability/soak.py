@@ -35,7 +35,8 @@ from psycopg import sql
 from importer_dagster.model import Delivery
 from importer_dagster.settings import Settings
 from importer_dagster.source.inbox import find_deliveries
-from importer_dagster.spec.table import TableSpec, load_specs
+from importer_dagster.spec.loading import load_specs
+from importer_dagster.spec.table import TableSpec
 from importer_dagster.warehouse import Warehouse
 from reliability import count
 from reliability.server import OwnServer, kill, left_running, own_server

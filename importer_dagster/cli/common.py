@@ -21,7 +21,8 @@ from rich.markup import escape
 
 from importer_dagster.errors import ImporterError, RefusedError, UsageError
 from importer_dagster.settings import Settings
-from importer_dagster.spec.table import Specs, TableSpec, load_specs
+from importer_dagster.spec.loading import Specs, load_specs
+from importer_dagster.spec.table import TableSpec
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but for tab and line feed
 # into a file or a pipe, tables are not squeezed to 80 columns

@@ -19,7 +19,8 @@ from rich.table import Table
 from importer_dagster.cli.common import console, plain, specs_of, warehouse_of
 from importer_dagster.errors import SpecError, UsageError
 from importer_dagster.settings import Settings
-from importer_dagster.spec.table import Specs, TableSpec, parse_spec, spec_files
+from importer_dagster.spec.loading import Specs, parse_spec, spec_files
+from importer_dagster.spec.table import TableSpec
 
 _LOOKED_AT = 50_000  # rows of a field that an unknown column is compared with
 _LOADS = 20
@@ -127,7 +128,8 @@ def _changes_of(settings: Settings, specs: Sequence[TableSpec]) -> dict[str, lis
 
 
 def _known(conn: Any, schema: str, spec: TableSpec, loads: Sequence[int]) -> Any:
-    from importer_dagster.writer.tables import Target, recent_values
+    from importer_dagster.writer.tables import recent_values
+    from importer_dagster.writer.target import Target
 
     target = Target(spec, False, schema)
 
@@ -201,7 +203,8 @@ def _move_what_is_left(settings: Settings, spec: TableSpec, columns: Sequence[st
 def _move(settings: Settings, spec: TableSpec, columns: Sequence[str]) -> int:
     """Bring values that were rescued into the fields that they have by now; in how many rows."""
     from importer_dagster.source.path_patterns import names_tenants
-    from importer_dagster.writer.tables import Target, move_rescued
+    from importer_dagster.writer.tables import move_rescued
+    from importer_dagster.writer.target import Target
 
     names = [f.name for f in spec.fields if {f.name, f.column} & set(columns)]
     with warehouse_of(settings) as warehouse:

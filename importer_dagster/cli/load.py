@@ -18,7 +18,8 @@ from importer_dagster.cli.ledger import print_rejects
 from importer_dagster.errors import ImporterError, SpecError, UsageError
 from importer_dagster.redaction import redact
 from importer_dagster.settings import Settings
-from importer_dagster.spec.table import Specs, TableSpec, load_spec, load_specs, spec_files
+from importer_dagster.spec.loading import Specs, load_spec, load_specs, spec_files
+from importer_dagster.spec.table import TableSpec
 
 _LISTED = 50  # rejects that a rehearsal shows
 

@@ -19,7 +19,7 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from importer_dagster.cli.common import console, errors, must_be_there, plain, specs_of
 from importer_dagster.errors import ImporterError, RefusedError, TransientError, UsageError
 from importer_dagster.settings import Settings
-from importer_dagster.spec.table import spec_files
+from importer_dagster.spec.loading import spec_files
 
 EDITOR_SCHEMA = "spec.schema.json"
 FORMATS = ("frictionless", "json-schema", "sql", "markdown")
@@ -103,7 +103,7 @@ def infer(
 
 def _plan(files: Sequence[str], name: str | None) -> dict[str, _Proposal | list[str]]:
     """By type: the spec that a descriptor gives at once, or the files to infer it from. Two of one name are refused."""
-    from importer_dagster.inference.grouping import name_type
+    from importer_dagster.inference.samples import name_type
 
     descriptors = [f for f in files if f.lower().endswith(".json")]
     found: list[tuple[str, str, _Proposal | list[str]]] = [
@@ -152,7 +152,7 @@ def _tell(proposal: _Proposal) -> None:
 
 
 def _from_descriptor(file: str, name: str | None) -> Mapping[str, str]:
-    from importer_dagster.spec.export import from_frictionless
+    from importer_dagster.spec.frictionless import from_frictionless
 
     try:
         descriptor = json.loads(Path(file).read_text(encoding="utf-8"))
@@ -166,7 +166,7 @@ def _from_descriptor(file: str, name: str | None) -> Mapping[str, str]:
 
 
 def _groups(files: Sequence[str], name: str | None) -> list[list[str]]:
-    from importer_dagster.inference.grouping import called_alike, group_files
+    from importer_dagster.inference.samples import called_alike, group_files
 
     if name:
         return [list(files)]

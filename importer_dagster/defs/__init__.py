@@ -26,7 +26,8 @@ from importer_dagster.defs.assets import build_asset, build_inbox, daily_partiti
 from importer_dagster.defs.retention import build_retention
 from importer_dagster.defs.schedule import build_job, build_orphan_sensor, build_schedule, build_sensor
 from importer_dagster.settings import Settings
-from importer_dagster.spec.table import TableSpec, load_specs, spec_files
+from importer_dagster.spec.loading import load_specs, spec_files
+from importer_dagster.spec.table import TableSpec
 
 RETRY_DELAY_S = 10.0
 

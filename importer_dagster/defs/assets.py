@@ -12,7 +12,6 @@ from typing import Any
 
 import dagster as dg
 
-from importer_dagster.defs.checks import check_specs
 from importer_dagster.redaction import redact
 from importer_dagster.settings import POOL, Settings
 from importer_dagster.spec.columns import column_schema
@@ -20,6 +19,7 @@ from importer_dagster.spec.table import TableSpec
 
 INBOX = dg.AssetKey("supplier_inbox")
 MAX_RETRIES = 3
+ARRIVED = "arrived"  # the check of what never came
 
 
 def daily_partitions(settings: Settings) -> dg.DailyPartitionsDefinition:
@@ -180,3 +180,33 @@ def _references(spec: TableSpec) -> str:
     keys = spec.tableschema.foreignKeys
     ends = [f"{k.reference.resource or spec.name}({', '.join(k.reference.fields)})" for k in keys]
     return "\n".join(f"- {', '.join(k.fields)} → {end}" for k, end in zip(keys, ends, strict=True))
+
+
+def check_specs(spec: TableSpec) -> list[dg.AssetCheckSpec]:
+    """The checks of a type; they are evaluated in its own step, which costs no process."""
+    checks = [
+        dg.AssetCheckSpec("rejects", asset=spec.name, description="No record was put aside."),
+        dg.AssetCheckSpec("drift", asset=spec.name, description="The headers are those of the spec."),
+    ]
+    if spec.is_gated:
+        checks.append(
+            dg.AssetCheckSpec("gate", asset=spec.name, description="Nothing is suspicious or held.")
+        )
+    if spec.expected_by:
+        checks.append(
+            dg.AssetCheckSpec(
+                ARRIVED,
+                asset=spec.name,
+                description=f"Every tenant's file is there by {spec.expected_by}. Looked at by schedule and sensor.",
+            )
+        )
+    if spec.tableschema.foreignKeys:
+        checks.append(
+            dg.AssetCheckSpec(
+                "references",
+                asset=spec.name,
+                description="What the rows refer to is there. Looked at when they are loaded: what "
+                "arrives later, be it in the same run, is not counted.",
+            )
+        )
+    return checks

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 import psycopg
 
-from importer_dagster.defs.metadata import missing_evaluation
+from importer_dagster.defs.checks import missing_evaluation
 from importer_dagster.defs.runs import JOB, covers, gaps_of, is_automatic, run_request, under_way, unfinished
 from importer_dagster.defs.storage import materialized
 from importer_dagster.errors import UsageError

@@ -1,14 +1,13 @@
-"""What an asset says of what it did: metadata, a preview, and checks.
+"""What an asset says of what it did: metadata and a preview.
 
 All figures come from the ledger and are those of the loads in force, so that a
 run which finds everything unchanged says the same as the run that loaded it.
 
-What does not belong here: deciding anything.
+What does not belong here: the results of checks (``defs/checks.py``), deciding anything.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
 from typing import Any
 
 import dagster as dg
@@ -16,21 +15,14 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from importer_dagster.defs.checks import ARRIVED
-from importer_dagster.ledger import arrivals
 from importer_dagster.ledger import rejects as ledger_rejects
-from importer_dagster.ledger.arrivals import Missing
 from importer_dagster.model import LoadResult
-from importer_dagster.spec.fields import short_identifier
-from importer_dagster.spec.table import ForeignKey, TableSpec
-from importer_dagster.warehouse import Warehouse
+from importer_dagster.spec.table import TableSpec
 
 PREVIEW_ROWS = 5
 PREVIEW_REJECTS = 10
 PREVIEW_COLUMNS = 12
 CELL_LENGTH = 40  # enough to recognise a value; a preview is no copy of the data
-
-_LIVE_SCHEMA = "public"
 
 
 @dataclass(frozen=True)
@@ -112,8 +104,10 @@ def drift_of(results: Iterable[LoadResult]) -> list[dict[str, Any]]:
     ]
 
 
-def read_account(conn: psycopg.Connection, spec: TableSpec, results: Sequence[LoadResult]) -> Account:
-    """The account of one day's good ``results``."""
+def read_account(
+    conn: psycopg.Connection, spec: TableSpec, results: Sequence[LoadResult], *, schema: str
+) -> Account:
+    """The account of one day's good ``results``; ``schema`` is that of the type's table."""
     ids = [r.load_id for r in results if r.load_id is not None]
     rows = conn.cursor(row_factory=dict_row)
     loads = rows.execute(
@@ -125,7 +119,7 @@ def read_account(conn: psycopg.Connection, spec: TableSpec, results: Sequence[Lo
         (ids,),
     ).fetchall()
     drift = rows.execute(_DRIFT, {"ids": ids, "limit": PREVIEW_REJECTS}).fetchall()
-    return Account(results, loads, drift, _first_rejects(conn, loads), _first_rows(conn, spec, ids))
+    return Account(results, loads, drift, _first_rejects(conn, loads), _first_rows(conn, spec, ids, schema))
 
 
 def _first_rejects(conn: psycopg.Connection, loads: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -139,7 +133,9 @@ def _first_rejects(conn: psycopg.Connection, loads: Sequence[Mapping[str, Any]])
     return found
 
 
-def _first_rows(conn: psycopg.Connection, spec: TableSpec, load_ids: Sequence[int]) -> list[dict[str, Any]]:
+def _first_rows(
+    conn: psycopg.Connection, spec: TableSpec, load_ids: Sequence[int], schema: str
+) -> list[dict[str, Any]]:
     columns = [f.column for f in spec.fields][:PREVIEW_COLUMNS]
     # shortened by the server, so that a cell of megabytes never travels
     statement = sql.SQL("SELECT {} FROM {} WHERE _load_id = ANY(%s) LIMIT %s").format(
@@ -149,7 +145,7 @@ def _first_rows(conn: psycopg.Connection, spec: TableSpec, load_ids: Sequence[in
             )
             for c in columns
         ),
-        sql.Identifier(_LIVE_SCHEMA, spec.name),
+        sql.Identifier(schema, spec.name),
     )
     return conn.cursor(row_factory=dict_row).execute(statement, (list(load_ids), PREVIEW_ROWS)).fetchall()
 
@@ -171,174 +167,3 @@ def _cell(value: Any) -> str:
     text = "" if value is None else str(value)
     text = text[:CELL_LENGTH] + "…" if len(text) > CELL_LENGTH else text
     return " ".join(text.split()).replace("|", "\\|")
-
-
-# --- checks ---------------------------------------------------------------------------
-
-
-def check_results(
-    spec: TableSpec,
-    warehouse: Warehouse,
-    accounts: Collection[Account],
-    other_drift: Sequence[Mapping[str, Any]] = (),
-) -> Iterator[dg.AssetCheckResult]:
-    """One result for each check of the type; all warn at most, since the rows stand already.
-
-    ``other_drift`` is that of deliveries without an account, such as refused ones.
-    """
-    rejected = sum(a.total("rows_rejected") for a in accounts)
-    yield _result(
-        spec,
-        "rejects",
-        rejected == 0,
-        {"rows_rejected": rejected},
-        [reject for a in accounts for reject in a.rejects][:PREVIEW_REJECTS],
-    )
-    yield drift_result(spec, [*other_drift, *(event for a in accounts for event in a.drift)])
-    if spec.tableschema.foreignKeys:
-        load_ids = [load_id for a in accounts for load_id in a.new_loads]
-        missing, notes = _check_references(spec, warehouse, load_ids)
-        yield _result(spec, "references", not missing, {"notes": "; ".join(notes)} if notes else {}, missing)
-
-
-def missing_evaluation(name: str, missing: Sequence[Missing]) -> dg.AssetCheckEvaluation:
-    """The check of a type of which files have not come in time, for the record outside of any run."""
-    return dg.AssetCheckEvaluation(
-        asset_key=dg.AssetKey(name),
-        check_name=ARRIVED,
-        passed=not missing,
-        severity=dg.AssetCheckSeverity.WARN,
-        metadata=_missing_metadata(missing),
-    )
-
-
-def arrived_result(spec: TableSpec, warehouse: Warehouse, since: date) -> dg.AssetCheckResult:
-    """The same, of a step: what was reported missing and has still not come."""
-    with warehouse.connect() as conn:
-        missing = arrivals.still_missing(conn, since, [spec.name])
-    return _result(spec, ARRIVED, not missing, _missing_metadata(missing), ())
-
-
-def _missing_metadata(missing: Sequence[Missing]) -> dict[str, Any]:
-    if not missing:
-        return {}
-    rows = [
-        {"day": m.business_date, "tenant": m.tenant, "expected": f"{m.expected_at:%H:%M}", "what": m.detail}
-        for m in missing[:PREVIEW_REJECTS]
-    ]
-    return {"missing": len(missing), "first": dg.MetadataValue.md(markdown_table(rows))}
-
-
-def drift_result(spec: TableSpec, drift: Sequence[Mapping[str, Any]]) -> dg.AssetCheckResult:
-    """Warns of every difference but those that are settled and go on; says what to do."""
-    news = [event for event in drift if not event["known"]]
-    hint = {"events": len(drift), **({"remedy": f"importer drift {spec.name}"} if news else {})}
-    return _result(spec, "drift", not news, hint, drift[:PREVIEW_REJECTS])
-
-
-def gate_result(
-    spec: TableSpec, warehouse: Warehouse, results: Iterable[LoadResult]
-) -> dg.AssetCheckResult | None:
-    """Warns of what the gate objected to, unless a person decided; None where there is no gate."""
-    if not spec.is_gated:
-        return None
-    ids = [r.load_id for r in results if r.load_id is not None]
-    with warehouse.connect() as conn:
-        found = (
-            conn.cursor(row_factory=dict_row)
-            .execute(
-                """
-                SELECT l.load_id AS load, l.status, g.rule, g.detail, l.decided_by AS "decided by"
-                FROM importer.gate g JOIN importer.loads l USING (load_id)
-                WHERE load_id = ANY(%s) ORDER BY l.decided_by IS NOT NULL, load_id LIMIT %s
-                """,
-                (ids, PREVIEW_REJECTS),
-            )
-            .fetchall()
-        )
-    held = [row["load"] for row in found if row["status"] == "held"]
-    remedy = {"remedy": f"importer release {held[0]}, or importer refuse {held[0]}"} if held else {}
-    return _result(spec, "gate", all(row["decided by"] is not None for row in found), remedy, found)
-
-
-def _result(
-    spec: TableSpec, name: str, passed: bool, metadata: dict[str, Any], rows: Sequence[Mapping[str, Any]]
-) -> dg.AssetCheckResult:
-    if rows:
-        metadata = {**metadata, "first": dg.MetadataValue.md(markdown_table(rows))}
-    return dg.AssetCheckResult(
-        asset_key=spec.name,
-        check_name=name,
-        passed=passed,
-        severity=dg.AssetCheckSeverity.WARN,
-        metadata=metadata,
-    )
-
-
-def _check_references(
-    spec: TableSpec, warehouse: Warehouse, load_ids: Sequence[int]
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """(references that lead nowhere, notes) of the rows of ``load_ids``."""
-    missing: list[dict[str, Any]] = []
-    notes: list[str] = []
-    if not load_ids:
-        return missing, ["no new rows"]
-    with warehouse.connect() as conn:
-        for key in spec.tableschema.foreignKeys:
-            target = key.reference.resource or spec.name
-            try:
-                found = _orphans(conn, spec, key, target, load_ids)
-            except psycopg.ProgrammingError as error:  # no such table or column, types that do not compare
-                conn.rollback()
-                notes.append(f"{target} cannot be looked at: {error.diag.message_primary}")
-                continue
-            if found[0]:
-                missing.append(
-                    {
-                        "fields": ", ".join(key.fields),
-                        "refers to": target,
-                        "rows": found[0],
-                        "such as": found[1],
-                    }
-                )
-    return missing, notes
-
-
-def _columns_of(conn: psycopg.Connection, table: str) -> set[str]:
-    rows = conn.execute(
-        "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
-        (sql.Identifier(_LIVE_SCHEMA, table).as_string(conn),),
-    )
-    return {row[0] for row in rows}
-
-
-def _orphans(
-    conn: psycopg.Connection,
-    spec: TableSpec,
-    key: ForeignKey,
-    target: str,
-    load_ids: Sequence[int],
-) -> tuple[int, str | None]:
-    """How many rows of ``load_ids`` refer to a row that ``target`` does not have, and one such value."""
-    by_tenant = all("_tenant" in _columns_of(conn, table) for table in (spec.name, target))
-    own = [sql.Identifier("t", spec.field(name).column) for name in key.fields]
-    others = [sql.Identifier("r", short_identifier(name)) for name in key.reference.fields]
-    pairs: list[sql.Composable] = [sql.SQL("{} = {}").format(o, t) for o, t in zip(others, own, strict=True)]
-    if by_tenant:
-        pairs.append(sql.SQL("r._tenant = t._tenant"))
-    statement = sql.SQL(
-        """
-        SELECT count(*), min(concat_ws(', ', {own}))
-        FROM {table} t
-        WHERE t._load_id = ANY(%s) AND {present} AND NOT EXISTS (SELECT FROM {target} r WHERE {same})
-        """
-    ).format(
-        own=sql.SQL(", ").join(own),
-        table=sql.Identifier(_LIVE_SCHEMA, spec.name),
-        present=sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(o) for o in own),
-        target=sql.Identifier(_LIVE_SCHEMA, target),
-        same=sql.SQL(" AND ").join(pairs),
-    )
-    row = conn.execute(statement, (list(load_ids),)).fetchone()
-    assert row
-    return row[0], row[1]

@@ -132,8 +132,7 @@ def build_orphan_sensor() -> dg.SensorDefinition:
         "daemon of failed runs that it should have run again.",
     )
     def orphaned_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        from importer_dagster.defs.run_recovery import end_orphans  # late: see defs/__init__.py
-        from importer_dagster.defs.unheard import tell_again
+        from importer_dagster.defs.run_recovery import end_orphans, tell_again
 
         ended, told = end_orphans(context.instance), tell_again(context.instance)
         found = [f"Ended {', '.join(ended)}."] if ended else []

@@ -19,16 +19,8 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from importer_dagster.defs.metadata import (
-    Account,
-    arrived_result,
-    check_results,
-    drift_of,
-    drift_result,
-    gate_result,
-    markdown_table,
-    read_account,
-)
+from importer_dagster.defs.checks import arrived_result, check_results, drift_result, gate_result
+from importer_dagster.defs.metadata import Account, drift_of, markdown_table, read_account
 from importer_dagster.defs.run_recovery import end_with_parent
 from importer_dagster.defs.runs import PARENT, RETRY, is_automatic
 from importer_dagster.errors import PermanentError, TransientError, WarehouseUnavailable
@@ -326,7 +318,12 @@ def _accounts(
     try:
         with warehouse.connect() as conn:
             return {
-                day: read_account(conn, spec, [r for r in results if r.delivery.business_date == day])
+                day: read_account(
+                    conn,
+                    spec,
+                    [r for r in results if r.delivery.business_date == day],
+                    schema=warehouse.schema,
+                )
                 for day in days
             }
     except (TransientError, PermanentError) as error:

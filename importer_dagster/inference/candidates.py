@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from importer_dagster.inference import date_candidates, number_candidates
-from importer_dagster.inference.candidate import Candidate, Style, all_of, counted
 from importer_dagster.inference.column_stats import Column, Shape
+from importer_dagster.inference.state import Candidate, Style, all_of, counted
 
 _FLAG_NAMES = re.compile(
     r"(?i)^(?:is|has|was|can|should)[_\s]|(?:^|[_\s])(?:flag|active|enabled|deleted|valid)$|flag$|indicator$"

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from importer_dagster.inference.candidate import Candidate, Order, all_of
 from importer_dagster.inference.column_stats import Column, Shape
+from importer_dagster.inference.state import Candidate, Order, all_of
 
 _NEARLY_ALL = 0.98  # of the values, how many one format has to fit: the rest may be damage
 _MOST_FORMATS = 5  # of one column of dates

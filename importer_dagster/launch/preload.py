@@ -27,8 +27,9 @@ from importer_dagster.defs.run_recovery import die_with_parent
 from importer_dagster.defs.storage import prepare
 from importer_dagster.settings import Settings
 from importer_dagster.source.path_patterns import pattern_of
-from importer_dagster.spec.fields import Constraints, FieldSpec
-from importer_dagster.spec.table import TableSchema, TableSpec, load_specs
+from importer_dagster.spec.fields import Constraints, FieldSpec, TableSchema
+from importer_dagster.spec.loading import load_specs
+from importer_dagster.spec.table import TableSpec
 from importer_dagster.validation.validator import Validator
 
 # What Dagster and others import late in a step, each a hundred files to look for.

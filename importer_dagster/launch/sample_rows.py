@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 
 from importer_dagster.errors import UsageError
 from importer_dagster.launch.sample_values import Values
-from importer_dagster.spec.fields import Constraints, FieldSpec
-from importer_dagster.spec.table import ForeignKey, TableSpec
+from importer_dagster.spec.fields import Constraints, FieldSpec, ForeignKey
+from importer_dagster.spec.table import TableSpec
 from importer_dagster.validation.validator import Validator
 
 Row = tuple[str, ...]

@@ -203,3 +203,7 @@ def get_load(conn: psycopg.Connection, load_id: int) -> dict[str, Any]:
     if row is None:
         raise UsageError(f"There is no load {load_id} in the ledger; `importer status` shows what there is.")
     return row
+
+
+# the remedy where absence closes versions, and versions alone are kept of the days before the horizon
+ONLY_ANEW = "To correct such days, give the type a new name and import its files again"

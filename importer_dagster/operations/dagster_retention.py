@@ -25,7 +25,7 @@ from psycopg import sql
 from importer_dagster.operations.retention import Gone
 from importer_dagster.settings import Keep
 from importer_dagster.warehouse import Warehouse
-from importer_dagster.writer.tables import run_statement, statements
+from importer_dagster.writer.target import run_statement, statements
 
 _SOME = 5_000
 _SOME_RUNS = 10  # each may have thousands of events

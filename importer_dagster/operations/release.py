@@ -23,15 +23,13 @@ from importer_dagster.ledger import schema as ledger_schema
 from importer_dagster.model import Delivery
 from importer_dagster.operations.row_diff import Changes, Watch
 from importer_dagster.operations.unload import HasTenant, refuse_before_horizon
-from importer_dagster.spec.table import TableSpec
-from importer_dagster.spec.versions import declarations
+from importer_dagster.spec.table import TableSpec, declarations
 from importer_dagster.warehouse import Warehouse
+from importer_dagster.writer.held_rows import drop, table_of
 from importer_dagster.writer.publish import Counts, Publisher
 from importer_dagster.writer.schema_evolution import with_gained
-from importer_dagster.writer.tables import Target, ensure_tables
-
-SCHEMA = "importer_held"
-_NAME_PART = 43  # of the type's name: with a load's number it stays below PostgreSQL's 63
+from importer_dagster.writer.tables import ensure_tables, table_columns
+from importer_dagster.writer.target import Target
 
 
 @dataclass(frozen=True)
@@ -48,44 +46,7 @@ class Settled:
     changes: Changes
 
 
-def table_of(type_name: str, load_id: int) -> sql.Identifier:
-    """Where a held load's rows are."""
-    return sql.Identifier(SCHEMA, f"{type_name[:_NAME_PART]}_{load_id}")
-
-
-def leftovers(conn: psycopg.Connection) -> list[str]:
-    """Tables of loads that are not held any more."""
-    rows = conn.execute(
-        r"""
-        SELECT tablename FROM pg_tables
-        WHERE schemaname = %s AND tablename ~ '_\d+$' AND NOT EXISTS (
-            SELECT FROM importer.loads
-            WHERE status = 'held' AND load_id::text = substring(tablename from '_(\d+)$'))
-        ORDER BY tablename
-        """,
-        (SCHEMA,),
-    ).fetchall()
-    return [row[0] for row in rows]
-
-
 # --- while importing -----------------------------------------------------------------------
-
-
-def put_aside(conn: psycopg.Connection, type_name: str, load_id: int) -> None:
-    """Keep the staged rows in a table of their own, in the caller's transaction."""
-    conn.execute(
-        sql.SQL("CREATE TABLE {} AS SELECT * FROM importer_stage").format(table_of(type_name, load_id))
-    )
-
-
-def make_way(conn: psycopg.Connection, delivery: Delivery, new: int, words: str) -> None:
-    """Drop what is held of the same delivery: it was sent again, and load ``new`` is its content by now."""
-    for load_id in loads.give_up_held(conn, delivery, new, words):
-        _drop(conn, delivery.type, load_id)
-
-
-def _drop(conn: psycopg.Connection, type_name: str, load_id: int) -> None:
-    conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table_of(type_name, load_id)))
 
 
 # --- a person's word -----------------------------------------------------------------------
@@ -140,7 +101,7 @@ def refuse(
         row = _held(conn, load_id)
         rows = _count(conn, row)
         loads.refuse_held(conn, load_id, by=by, why=why)
-        _drop(conn, row["type"], load_id)
+        drop(conn, row["type"], load_id)
         if dry_run:
             conn.rollback()
         else:
@@ -184,7 +145,7 @@ def _release(
     watch = Watch(conn, target, delivery.tenant, [load_id, prior])
     counts = publisher.publish(newest, rows)
     loads.release_held(conn, load_id, rows, counts_of(counts), by=by, why=why)
-    _drop(conn, delivery.type, load_id)
+    drop(conn, delivery.type, load_id)
     if target.spec.versions:
         ledger_drift.settle_versions(conn, delivery.type, delivery.tenant, declarations(target.spec))
     return _settled(row, rows, counts, watch.changes())
@@ -202,16 +163,10 @@ def counts_of(counts: Counts) -> dict[str, int]:
 def _restage(conn: psycopg.Connection, row: dict[str, Any]) -> int:
     """Put the held rows on the stage, as the type's columns are by now; returns how many."""
     conn.execute("SET LOCAL DateStyle = 'ISO, YMD'")  # a column may have become text
-    have = conn.execute(
-        """
-        SELECT h.attname, format_type(s.atttypid, s.atttypmod)
-        FROM pg_attribute h JOIN pg_attribute s USING (attname)
-        WHERE h.attrelid = to_regclass(%s) AND s.attrelid = 'importer_stage'::regclass
-          AND h.attname <> '_hash'  -- of what the columns were when the file came
-          AND h.attnum > 0 AND s.attnum > 0 AND NOT h.attisdropped AND NOT s.attisdropped
-        """,
-        (table_of(row["type"], row["load_id"]).as_string(conn),),
-    ).fetchall()
+    held = table_columns(conn, table_of(row["type"], row["load_id"]))
+    stage = table_columns(conn, sql.Identifier("importer_stage"))
+    # not _hash, which tells of the columns as they were when the file came
+    have = [(name, stage[name]) for name in held if name in stage and name != "_hash"]
     statement = sql.SQL("INSERT INTO importer_stage ({}) SELECT {} FROM {}").format(
         sql.SQL(", ").join(sql.Identifier(name) for name, _ in have),
         sql.SQL(", ").join(

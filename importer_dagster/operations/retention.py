@@ -23,11 +23,11 @@ import psycopg
 from psycopg import sql
 
 from importer_dagster.ledger import schema as ledger_schema
-from importer_dagster.operations import release
 from importer_dagster.settings import Keep, keep_variable
 from importer_dagster.spec.table import TableSpec
 from importer_dagster.warehouse import Warehouse
-from importer_dagster.writer.tables import REPEATS, SUPERSEDED, Target, column_list, run_statement, statements
+from importer_dagster.writer import held_rows
+from importer_dagster.writer.target import REPEATS, SUPERSEDED, Target, column_list, run_statement, statements
 
 HasTenant = Callable[[TableSpec], bool]
 
@@ -226,11 +226,11 @@ class _Prune:
     def _held_leftovers(self) -> Gone:
         """Tables of held loads that are not held any more: none, unless somebody meddled with the ledger."""
         with self._turn() as conn:
-            names = release.leftovers(conn)
+            names = held_rows.leftovers(conn)
             if not self.dry_run:
                 for name in names:
                     conn.execute(
-                        sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(release.SCHEMA, name))
+                        sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(held_rows.SCHEMA, name))
                     )
                     conn.commit()
         return Gone("tables of loads that are not held any more", None, 0, len(names))

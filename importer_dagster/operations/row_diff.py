@@ -15,7 +15,7 @@ from typing import Any, Literal
 import psycopg
 from psycopg import sql
 
-from importer_dagster.writer.tables import Name, Target, run_statement
+from importer_dagster.writer.target import Name, Target, run_statement
 
 EXAMPLES = 3  # of each kind
 

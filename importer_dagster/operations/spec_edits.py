@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from importer_dagster.spec.spec_yaml import scalar
+from importer_dagster.spec.yaml_text import scalar
 
 
 def add_alias(text: str, field: str, alias: str) -> str:

@@ -17,13 +17,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from importer_dagster.inference import candidates
-from importer_dagster.inference.candidate import Style
-from importer_dagster.inference.column_stats import Column, shapes_of
+from importer_dagster.inference.column_stats import shapes_of
+from importer_dagster.inference.type_choice import _style, infer_field
 from importer_dagster.operations.spec_edits import add_alias, add_field, add_version
 from importer_dagster.spec.fields import FieldSpec
-from importer_dagster.spec.table import TableSpec
-from importer_dagster.spec.versions import FieldChange, Layout, changed, stored
+from importer_dagster.spec.table import Layout, TableSpec
+from importer_dagster.spec.versions import FieldChange, changed, stored
 from importer_dagster.validation import parse
 from importer_dagster.validation.drift import likeness
 
@@ -322,35 +321,6 @@ def _for_added(spec: TableSpec, change: Change, deliveries: Sequence[Seen]) -> P
         advice = f"a new field from {change.since} on, as {made['type']}: {why}"
         return advice, lambda text: add_version(text, str(change.since), [made], [])
     return f"a new field, as {made['type']}: {why}", lambda text: add_field(text, made)
-
-
-def infer_field(
-    name: str, profile: Mapping[str, Any], style: Style | None = None
-) -> tuple[dict[str, Any], str]:
-    """A field for an unknown column, by the values that were kept of it, and the reason.
-
-    ``style`` is how the file's other numbers are written, where that is known.
-    """
-    values = profile.get("values") or []
-    column = Column(name)
-    column.add(pa.array(values, pa.string()), 1 << 20)
-    for candidate in candidates.candidates(column, style) if values else ():
-        made = {"name": name, **candidate.field}
-        if _all_read(values, FieldSpec.model_validate(made)):
-            return made, candidate.reason
-    return {"name": name, "type": "string"}, candidates.why_text(column)[0]
-
-
-def _style(spec: TableSpec) -> Style | None:
-    """How the type's files write decimals: as its other numbers, else as goes with the delimiter."""
-    points = {f.decimalChar for f in spec.fields if f.type == "number"}
-    if len(points) == 1:
-        return points.pop(), None
-    return (".", None) if spec.dialect.delimiter == "," else None
-
-
-def _all_read(values: Sequence[str], own: FieldSpec) -> bool:
-    return parse.parse(pa.array(values, pa.string()), own, ("",))[1] is None
 
 
 def _for_removed(spec: TableSpec, change: Change, deliveries: Sequence[Seen]) -> Proposal:

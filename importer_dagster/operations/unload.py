@@ -17,18 +17,16 @@ from importer_dagster.errors import UsageError
 from importer_dagster.ledger import drift as ledger_drift
 from importer_dagster.ledger import loads, queries
 from importer_dagster.ledger import schema as ledger_schema
+from importer_dagster.ledger.queries import ONLY_ANEW
 from importer_dagster.operations.row_diff import Changes, Watch
-from importer_dagster.spec.table import TableSpec
-from importer_dagster.spec.versions import declarations
+from importer_dagster.spec.table import TableSpec, declarations
 from importer_dagster.warehouse import Warehouse
 from importer_dagster.writer.publish import Publisher
 from importer_dagster.writer.schema_evolution import with_gained
-from importer_dagster.writer.tables import Target, ensure_tables
+from importer_dagster.writer.tables import ensure_tables
+from importer_dagster.writer.target import Target
 
 HasTenant = Callable[[TableSpec], bool]
-
-# the remedy where absence closes versions, and versions alone are kept of the days before the horizon
-ONLY_ANEW = "To correct such days, give the type a new name and import its files again"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from importer_dagster.errors import RefusedError
 from importer_dagster.ledger import loads, queries
 from importer_dagster.ledger.queries import Standing
 from importer_dagster.model import Delivery, LoadResult, Status
-from importer_dagster.operations import release
 from importer_dagster.reader.reader import fingerprint
 from importer_dagster.slots import SMALL_BYTES
 from importer_dagster.source.completeness import look_at, with_manifest
@@ -27,6 +26,7 @@ from importer_dagster.source.manifest import url_of as manifest_url
 from importer_dagster.spec.table import TableSpec
 from importer_dagster.transactions import single
 from importer_dagster.warehouse import Warehouse
+from importer_dagster.writer import held_rows
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Before:
     def _back_to(self, conn: psycopg.Connection, loaded: Standing) -> None:
         """The content in force was sent once more, so that what is held is of no account any longer."""
         words = f"sent again with the content of load {loaded.load_id}"
-        release.make_way(conn, self.content.delivery, loaded.load_id, words)
+        make_way(conn, self.content.delivery, loaded.load_id, words)
         conn.commit()
 
 
@@ -193,3 +193,9 @@ def _left_out(status: Status, same: Standing) -> Answer:
         "`importer load --force` judges it anew."
     )
     return Answer(status, same.load_id, figures, reason)
+
+
+def make_way(conn: psycopg.Connection, delivery: Delivery, new: int, words: str) -> None:
+    """Drop what is held of the same delivery: it was sent again, and load ``new`` is its content by now."""
+    for load_id in loads.give_up_held(conn, delivery, new, words):
+        held_rows.drop(conn, delivery.type, load_id)

@@ -41,19 +41,17 @@ from importer_dagster.model import (
     Status,
     TextBatch,
 )
-from importer_dagster.operations import release
-from importer_dagster.pipeline import gate, staging
+from importer_dagster.pipeline import already_loaded, gate, staging
 from importer_dagster.pipeline.already_loaded import Answer, Before, Content, Unread, result_of, with_remedy
-from importer_dagster.pipeline.profiles import with_profiles
-from importer_dagster.pipeline.stages import ahead
+from importer_dagster.pipeline.columns import with_profiles
+from importer_dagster.pipeline.rows import ahead
 from importer_dagster.reader.reader import Reader, open_delivery
 from importer_dagster.reject_schema import REJECT_SCHEMA
 from importer_dagster.source.completeness import unchanged
 from importer_dagster.source.manifest import read_claims
-from importer_dagster.spec.table import TableSpec
-from importer_dagster.spec.versions import declarations
+from importer_dagster.spec.table import TableSpec, declarations
 from importer_dagster.validation.control_totals import Totals
-from importer_dagster.validation.drift import map_header
+from importer_dagster.validation.drift import TypeWatch, map_header
 from importer_dagster.validation.extra_columns import Extras, Rescued
 from importer_dagster.validation.rejects import (
     Rejected,
@@ -63,14 +61,14 @@ from importer_dagster.validation.rejects import (
     located,
     repeated,
 )
-from importer_dagster.validation.retype import TypeWatch
 from importer_dagster.validation.validator import Validator
 from importer_dagster.warehouse import Warehouse, refusal_of
-from importer_dagster.writer import schema_evolution
+from importer_dagster.writer import held_rows, schema_evolution
 from importer_dagster.writer.copy_rows import RowStream, Trace
 from importer_dagster.writer.key_order import Rising
 from importer_dagster.writer.publish import Counts, Publisher
-from importer_dagster.writer.tables import create_tables, ensure_tables, target_of
+from importer_dagster.writer.tables import create_tables, ensure_tables
+from importer_dagster.writer.target import target_of
 from importer_dagster.writer.unchanged_filter import Sieve
 
 log = logging.getLogger(__name__)
@@ -621,7 +619,7 @@ class _Import:
             conn.rollback()
             return replace(result, rejects=self._kept_rejects())
         self._make_way(conn, load_id)
-        release.put_aside(conn, self.spec.name, load_id)
+        held_rows.put_aside(conn, self.spec.name, load_id)
         self._record(conn, load_id, "held", self._left_out(), reason)
         conn.commit()
         return self._result("held", load_id, self._left_out(), with_remedy(reason, load_id))
@@ -636,7 +634,7 @@ class _Import:
 
     def _make_way(self, conn: psycopg.Connection, load_id: int) -> None:
         if self.before.is_held:
-            release.make_way(
+            already_loaded.make_way(
                 conn, self.delivery, load_id, f"sent again with other content, as load {load_id}"
             )
 

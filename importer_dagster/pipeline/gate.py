@@ -14,20 +14,19 @@ from dataclasses import dataclass
 from statistics import median
 
 import psycopg
-from psycopg import errors as pg
 from psycopg import sql
 
 from importer_dagster.errors import RefusedError
 from importer_dagster.ledger import queries
 from importer_dagster.model import Delivery, Finding
-from importer_dagster.spec.fields import short_identifier
+from importer_dagster.spec.fields import ForeignKey
 from importer_dagster.spec.policy import Action, ReferencesGate, RowsGate
-from importer_dagster.spec.table import ForeignKey, TableSpec
-from importer_dagster.writer.tables import Name, Target, column_list
+from importer_dagster.spec.table import TableSpec
+from importer_dagster.writer.references import CANNOT_LOOK, dangling
+from importer_dagster.writer.target import Name, Target, column_list
 
 _STAGE = sql.Identifier("importer_stage")
 _ENOUGH = 3  # earlier deliveries, from which on there is something usual to compare with
-_NO_SUCH_THING = (pg.UndefinedTable, pg.UndefinedColumn, pg.UndefinedFunction, pg.DatatypeMismatch)
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,10 @@ def _repeats_of(
             SELECT count(*) AS n, concat_ws(', ', {columns}) AS shown FROM importer_stage
             WHERE {present} GROUP BY {columns} HAVING count(*) > 1) AS repeated
         """
-    ).format(columns=column_list(columns), present=_present(columns))
+    ).format(
+        columns=column_list(columns),
+        present=sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(Name(c)) for c in columns),
+    )
     more, shown = conn.execute(query, {}).fetchone() or (0, None)
     if more:
         names = ", ".join(fields)
@@ -93,7 +95,7 @@ def judge(
         found.append(Finding("rejects", gate.rejects.action, too_many))
     if gate.references:
         for key in target.spec.tableschema.foreignKeys:
-            found += _orphans(conn, target, key, gate.references, figures.accepted)
+            found += _dangling(conn, target, key, gate.references, figures.accepted)
     return tuple(found)
 
 
@@ -171,55 +173,19 @@ def _rows(
 # --- references ---------------------------------------------------------------------------
 
 
-def _orphans(
+def _dangling(
     conn: psycopg.Connection, target: Target, key: ForeignKey, gate: ReferencesGate, rows: int
 ) -> Iterator[Finding]:
-    to = key.reference.resource or target.spec.name
     try:
-        with conn.transaction():
-            orphans, shown = conn.execute(_orphans_query(conn, target, key, to), {}).fetchone() or (0, None)
-    except _NO_SUCH_THING as error:
-        yield Finding("references", "warn", f"{to} cannot be looked at: {error.diag.message_primary}")
+        found = dangling(conn, target.spec, key, schema=target.schema, rows=_STAGE)
+    except CANNOT_LOOK as error:
+        resource = key.reference.resource or target.spec.name
+        yield Finding("references", "warn", f"{resource} cannot be looked at: {error.diag.message_primary}")
         return
-    if gate.too_many(orphans, rows):
+    if gate.too_many(found.rows, rows):
         yield Finding(
             "references",
             gate.action,
-            f"{orphans} records refer by {', '.join(key.fields)} to a row that {to} does not have, such as {shown}",
+            f"{found.rows} records refer by {', '.join(key.fields)} to a row that {found.resource} does not have, "
+            f"such as {found.example}",
         )
-
-
-def _orphans_query(conn: psycopg.Connection, target: Target, key: ForeignKey, to: str) -> sql.Composed:
-    other = sql.Identifier(target.schema, to)
-    own = [target.spec.field(name).column for name in key.fields]
-    others = [short_identifier(name) for name in key.reference.fields]
-    same: list[sql.Composable] = [
-        sql.SQL("{} = {}").format(Name("r", o), Name("t", c)) for o, c in zip(others, own, strict=True)
-    ]
-    have = _columns_of(conn, other)
-    if target.has_tenant and "_tenant" in have:
-        same.append(sql.SQL("r._tenant = t._tenant"))
-    present: list[sql.Composable] = [sql.SQL("r._valid_to IS NULL")] if "_valid_to" in have else []
-    missing = [_none_in(other, [*same, *present])]
-    if to == target.spec.name:  # what it refers to may come in the same file
-        missing.append(_none_in(_STAGE, same))
-    return sql.SQL(
-        "SELECT count(*), min(concat_ws(', ', {own})) FROM importer_stage t WHERE {present} AND {missing}"
-    ).format(own=column_list(own, "t"), present=_present(own, "t"), missing=sql.SQL(" AND ").join(missing))
-
-
-def _none_in(table: sql.Composable, same: Sequence[sql.Composable]) -> sql.Composed:
-    return sql.SQL("NOT EXISTS (SELECT FROM {} r WHERE {})").format(table, sql.SQL(" AND ").join(same))
-
-
-def _present(columns: Sequence[str], alias: str | None = None) -> sql.Composed:
-    names = [Name(alias, c) if alias else Name(c) for c in columns]
-    return sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(n) for n in names)
-
-
-def _columns_of(conn: psycopg.Connection, table: sql.Identifier) -> set[str]:
-    rows = conn.execute(
-        "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
-        (table.as_string(conn),),
-    )
-    return {row[0] for row in rows}

@@ -31,7 +31,7 @@ from importer_dagster.ledger import queries
 from importer_dagster.ledger import schema as ledger_schema
 from importer_dagster.model import ColumnMapping, Delivery, LoadResult
 from importer_dagster.pipeline.already_loaded import Content
-from importer_dagster.pipeline.profiles import needs_profile
+from importer_dagster.pipeline.columns import needs_profile
 from importer_dagster.reader.reader import Reader, open_delivery
 from importer_dagster.source.completeness import state_of
 from importer_dagster.source.open_file import read_files
@@ -42,7 +42,8 @@ from importer_dagster.validation.validator import Validator
 from importer_dagster.warehouse import Warehouse
 from importer_dagster.writer.copy_rows import RowStream, Trace, traced_together
 from importer_dagster.writer.key_order import Rising
-from importer_dagster.writer.tables import ensure_tables, target_of
+from importer_dagster.writer.tables import ensure_tables
+from importer_dagster.writer.target import target_of
 
 log = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ import pyarrow as pa
 
 from importer_dagster.errors import RefusedError
 from importer_dagster.ledger import queries
+from importer_dagster.ledger.queries import ONLY_ANEW
 from importer_dagster.model import Delivery, Rank
-from importer_dagster.operations.unload import ONLY_ANEW
 from importer_dagster.pipeline import gate
 from importer_dagster.spec.table import TableSpec
 from importer_dagster.writer.publish import Publisher
-from importer_dagster.writer.tables import Target
+from importer_dagster.writer.target import Target
 
 
 def unique_columns(spec: TableSpec) -> list[tuple[str, tuple[str, ...]]]:

@@ -8,215 +8,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable, SetColumnComment, SetTableComment
 
 from importer_dagster.errors import UsageError
 from importer_dagster.spec.columns import column_schema
-from importer_dagster.spec.fields import Constraints, Dialect, FieldSpec, FieldType
-from importer_dagster.spec.spec_yaml import Document, to_yaml
-from importer_dagster.spec.table import TableSchema, TableSpec, parse_spec
-from importer_dagster.validation.schemas import sql_table
+from importer_dagster.spec.fields import FieldSpec
+from importer_dagster.spec.sql_table import sql_table
+from importer_dagster.spec.table import TableSpec
 
 Format = Literal["frictionless", "json-schema", "sql", "markdown"]
 
 # --- in -----------------------------------------------------------------------------
-
-# Types of the Table Schema standard that are read as another one here.
-_OTHER_TYPES = {
-    "any": "string",
-    "array": "string",
-    "list": "string",
-    "duration": "string",
-    "yearmonth": "string",
-    "geopoint": "string",
-    "geojson": "object",
-    "year": "integer",
-}
-_TEXT_ONLY = ("pattern", "minLength", "maxLength")
-_LEFT_OUT_SILENTLY = {"$schema", "profile", "csvddfVersion", "lineTerminator", "caseSensitiveHeader", "hash", "bytes",
-                      "mediatype", "scheme", "licenses", "sources", "rdfType", "example", "compression"}  # fmt: skip
-
-
-def from_frictionless(descriptor: Mapping[str, Any], name: str | None = None) -> dict[str, str]:
-    """Specs as YAML, by type name, from a Frictionless Table Schema, Resource or Data Package.
-
-    Comments in the YAML tell what was read otherwise or left out. ``name`` is
-    that of the type where the descriptor has just one, and is needed for a bare
-    Table Schema. Raises UsageError for what is none of the three, SpecError for
-    a descriptor that makes no sense as a spec.
-    """
-    if "resources" in descriptor:
-        resources = [r for r in descriptor["resources"] if isinstance(r, Mapping) and "schema" in r]
-        if not resources or (name is not None and len(resources) > 1):
-            found = f"{len(resources)} resources with a schema"
-            raise UsageError(
-                f"The Data Package has {found}; {'name them there' if name else 'it needs at least one'}."
-            )
-        specs = [_one(r, name) for r in resources]
-        if len({n for n, _ in specs}) < len(specs):
-            raise UsageError("Two resources of the Data Package would have the same type name; rename one.")
-        return dict(specs)
-    if "schema" in descriptor:
-        return dict([_one(descriptor, name)])
-    if "fields" in descriptor:
-        return dict([_one({"schema": descriptor, "name": descriptor.get("name")}, name)])
-    raise UsageError(
-        "This is no Frictionless descriptor: it has no `fields` (Table Schema), no `schema` (Resource) and no "
-        "`resources` (Data Package)."
-    )
-
-
-def _one(resource: Mapping[str, Any], name: str | None) -> tuple[str, str]:
-    given = name or resource.get("name")
-    if not given:
-        raise UsageError("The descriptor has no name; say which with --name.")
-    type_name = _type_name(str(given))
-    schema = resource["schema"]
-    if not isinstance(schema, Mapping):
-        raise UsageError(
-            f"The schema of {given!r} is a reference, {schema!r}; put the schema itself in its place."
-        )
-    notes: list[str] = []
-    data: dict[str, Any] = {"name": type_name}
-    known = {f.alias or n for n, f in TableSpec.model_fields.items()}
-    for key, value in resource.items():
-        if key in ("name", "schema", "dialect", "path", "compression"):
-            continue
-        if key in known and value is not None:
-            data[key] = value
-        elif key not in known | _LEFT_OUT_SILENTLY | {"type", "format", "data"}:
-            notes.append(f"left out: {key}")
-    if "path" in resource:
-        _take_path(resource["path"], data, notes)
-    if "dialect" in resource:
-        data["dialect"] = _dialect(resource["dialect"], notes)
-    data["schema"], comments = _schema(schema, notes)
-    if data["schema"].get("primaryKey"):
-        data.setdefault("write_disposition", "merge")
-    head = ["From a Frictionless descriptor.", *notes]
-    text = to_yaml(Document(data, tuple(head), field_comments=tuple(comments)))
-    parse_spec(text, f"{type_name}.yaml")
-    return type_name, text
-
-
-def _type_name(given: str) -> str:
-    """A name as a spec can have it, from a resource's."""
-    name = re.sub(r"\W+", "_", given, flags=re.ASCII).strip("_").lower()
-    return (f"t_{name}" if not name or name[0].isdigit() else name)[:55]
-
-
-def _take_path(path: Any, data: dict[str, Any], notes: list[str]) -> None:
-    """A pattern is kept; the place of one data file says nothing of tomorrow's."""
-    if isinstance(path, str) and "{" in path:
-        data["path"] = path
-    else:
-        notes.append(
-            f"left out: path {path!r}, the place of one file; `path` here is a pattern below the inbox"
-        )
-
-
-def _dialect(dialect: Any, notes: list[str]) -> dict[str, Any]:
-    if not isinstance(dialect, Mapping):
-        raise UsageError(f"The dialect is a reference, {dialect!r}; put the dialect itself in its place.")
-    flat = {**{k: v for k, v in dialect.items() if k != "csv"}, **(dialect.get("csv") or {})}
-    if flat.get("headerRows") == [1]:
-        del flat["headerRows"]
-    kept = {
-        k: v for k, v in flat.items() if k in Dialect.model_fields and not (v is None and k != "quoteChar")
-    }
-    notes += [f"left out: dialect.{k}" for k in flat if k not in kept and k not in _LEFT_OUT_SILENTLY]
-    return kept
-
-
-def _schema(schema: Mapping[str, Any], notes: list[str]) -> tuple[dict[str, Any], list[str]]:
-    fields, comments = [], []
-    for raw in schema.get("fields") or ():
-        field, comment = _field({"name": raw} if isinstance(raw, str) else raw)
-        fields.append(field)
-        comments.append(comment)
-    data: dict[str, Any] = {"fields": fields}
-    for key in ("primaryKey", "foreignKeys"):
-        if schema.get(key):
-            data[key] = schema[key]
-    if "missingValues" in schema:
-        data["missingValues"] = _tokens(schema["missingValues"])
-    known = {*TableSchema.model_fields, "name", "title", "description", "uniqueKeys", "fieldsMatch"}
-    notes += [f"left out: schema.{k}" for k in schema if k not in known | _LEFT_OUT_SILENTLY]
-    return data, comments
-
-
-def _tokens(values: Sequence[Any]) -> list[str]:
-    """Missing values; version 2 of the standard allows them to have labels."""
-    return [str(v["value"]) if isinstance(v, Mapping) else str(v) for v in values]
-
-
-def _field(raw: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    words: list[str] = []
-    field = {k: v for k, v in raw.items() if k in FieldSpec.model_fields and v is not None}
-    left_out = [k for k in raw if k not in {*FieldSpec.model_fields, "formats", *_LEFT_OUT_SILENTLY}]
-    kind = field.get("type", "string")
-    if kind not in get_args(FieldType):
-        field["type"] = _OTHER_TYPES.get(kind, "string")
-        words.append(f"type {kind} is read as {field['type']}")
-        field.pop("format", None)
-    _fit_format(field, words, raw)
-    if "missingValues" in field:
-        field["missingValues"] = _tokens(field["missingValues"])
-    if field.get("constraints"):
-        field["constraints"] = _constraints(field, words)
-    if left_out:
-        words.append(f"left out: {', '.join(left_out)}")
-    return field, "; ".join(words)
-
-
-def _fit_format(field: dict[str, Any], words: list[str], raw: Mapping[str, Any]) -> None:
-    kind, fmt = field.get("type", "string"), field.get("format", "default")
-    if kind in ("date", "datetime", "time"):
-        if raw.get("formats"):  # as given out below
-            field["format"] = list(raw["formats"])
-        elif fmt == "any":
-            field.pop("format")
-            words.append("format any guesses at each value; ISO 8601 is read here, or declare a pattern")
-        elif isinstance(fmt, str) and fmt.startswith("fmt:"):
-            field["format"] = fmt[4:]
-    elif fmt not in {
-        "string": ("default", "uuid", "email", "uri", "binary"),
-        "number": ("default", "double"),
-    }.get(kind, ("default",)):
-        field.pop("format")
-        words.append(f"left out: format {fmt}")
-    if kind == "datetime" and field.get("format", "default") == "default" and "timezone" not in raw:
-        field["timezone"] = "UTC"
-        words.append("the standard's datetimes are in UTC")
-
-
-def _constraints(field: Mapping[str, Any], words: list[str]) -> dict[str, Any]:
-    kept: dict[str, Any] = {}
-    text = field.get("type", "string") == "string" and field.get("format") != "uuid"
-    for key, value in field["constraints"].items():
-        if key not in Constraints.model_fields or (key in _TEXT_ONLY and not text) or not _usable(key, value):
-            words.append(f"left out: constraint {key}")
-        elif key == "pattern" or value is not None:
-            kept[key] = value
-    return kept
-
-
-def _usable(key: str, value: Any) -> bool:
-    """Whether a pattern is one that RE2 knows; anything else is."""
-    if key != "pattern":
-        return True
-    try:
-        pc.match_substring_regex(pa.array([""]), str(value))
-    except pa.ArrowInvalid:
-        return False
-    return True
 
 
 # --- out ----------------------------------------------------------------------------

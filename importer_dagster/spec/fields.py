@@ -7,13 +7,22 @@ not as described (``spec/policy.py``).
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 FieldType = Literal["string", "integer", "number", "boolean", "date", "datetime", "time", "object"]
 
@@ -259,3 +268,85 @@ def short_identifier(name: str) -> str:
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
     head = name.encode()[: MAX_IDENTIFIER_BYTES - 9].decode(errors="ignore")
     return f"{head}_{digest}"
+
+
+class Reference(Model):
+    """The other end of a foreign key."""
+
+    resource: str = Field("", description="The type referred to; empty for this type itself.")
+    fields: Names = Field(description="Its fields.")
+
+
+class ForeignKey(Model):
+    """A reference to another type. Shown and checked; never a reason to skip a load."""
+
+    fields: Names = Field(description="The fields that refer.")
+    reference: Reference = Field(description="What they refer to.")
+
+
+class TableSchema(Model):
+    """A Frictionless Table Schema."""
+
+    fields: tuple[FieldSpec, ...] = Field(min_length=1, description="The columns, in the table's order.")
+    primaryKey: Names = Field((), description="The fields that identify a row (with the tenant).")
+    foreignKeys: tuple[ForeignKey, ...] = Field((), description="References to other types.")
+    missingValues: tuple[Token, ...] = Field(("",), description="Texts that mean 'no value'.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_ignored(cls, data: Any) -> Any:
+        return without_ignored("schema", data)
+
+    @field_validator("fields", mode="after")
+    @classmethod
+    def _columns_distinct(cls, fields: tuple[FieldSpec, ...]) -> tuple[FieldSpec, ...]:
+        columns = [f.column for f in fields]
+        for twice in sorted({c for c in columns if columns.count(c) > 1}):
+            raise ValueError(f"two fields would be the column {twice!r}")
+        return fields
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys_are_required(cls, data: Any) -> Any:
+        """A primary key has no missing values, as the Table Schema standard says."""
+        if not isinstance(data, Mapping) or not isinstance(data.get("fields"), list | tuple):
+            return data
+        keys = one_or_many(data.get("primaryKey") or ())
+        fields = [
+            {**f, "constraints": {**(f.get("constraints") or {}), "required": True}}
+            if isinstance(f, Mapping) and f.get("name") in keys
+            else f
+            for f in data["fields"]
+        ]
+        return {**data, "fields": fields}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TableSchema:
+        names = [f.name for f in self.fields]
+        if len(names) > MAX_COLUMNS:
+            raise ValueError(f"{len(names):,} fields are more than the {MAX_COLUMNS:,} that a table can have")
+        for twice in sorted({n for n in names if names.count(n) > 1}):
+            raise ValueError(f"two fields are named {twice!r}")
+        headers = [h for f in self.fields for h in f.names]
+        for twice in sorted({h for h in headers if headers.count(h) > 1}):
+            raise ValueError(f"the header name {twice!r} would mean two fields")
+        check_known("primaryKey", self.primaryKey, names)
+        for key in self.foreignKeys:
+            if len(key.fields) != len(key.reference.fields):
+                raise ValueError(
+                    f"foreignKeys: {list(key.fields)} and {list(key.reference.fields)} differ in number"
+                )
+        return self
+
+
+def check_known(where: str, used: Iterable[str], names: Sequence[str]) -> None:
+    """Raise ValueError for the first of ``used`` that is not among ``names``; ``where`` is the option that uses it."""
+    for name in used:
+        if name not in names:
+            raise ValueError(f"{where} names {name!r}, which is no field{nearest(name, names)}")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint for a misspelt word, to be put behind a message; empty where nothing is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -12,28 +12,26 @@ or Dagster (``validation/schemas.py``), and how values are read (``validation/va
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property, wraps
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from importer_dagster.errors import SpecError, UnknownTypeError
+from importer_dagster.model import DriftEvent
 from importer_dagster.spec.fields import (
-    MAX_COLUMNS,
     Dialect,
     FieldSpec,
     Model,
     Names,
-    Token,
-    one_or_many,
+    TableSchema,
+    check_known,
     without_ignored,
 )
 from importer_dagster.spec.policy import (
@@ -45,85 +43,37 @@ from importer_dagster.spec.policy import (
     SchemaContract,
     Trailer,
 )
-from importer_dagster.spec.versions import Layout, Version, layouts
-from importer_dagster.spec.yaml_text import line_of, parse_yaml
+from importer_dagster.spec.versions import LayoutState, Version, work_out
 
 Disposition = Literal["append", "replace", "merge", "scd2"]
 
 
-class Reference(Model):
-    """The other end of a foreign key."""
+@dataclass(frozen=True)
+class Layout:
+    """How files of some days are written.
 
-    resource: str = Field("", description="The type referred to; empty for this type itself.")
-    fields: Names = Field(description="Its fields.")
+    ``spec`` has the fields that they should have; ``whole`` all columns of the
+    table, where those of other layouts are optional. ``declared`` are the
+    differences from the layout before, valid from ``since``; the first layout
+    has none and begins with the first file.
+    """
 
+    spec: TableSpec
+    whole: TableSpec
+    since: date | None = None
+    declared: tuple[DriftEvent, ...] = ()
+    former: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # field → its names in other layouts
 
-class ForeignKey(Model):
-    """A reference to another type. Shown and checked; never a reason to skip a load."""
-
-    fields: Names = Field(description="The fields that refer.")
-    reference: Reference = Field(description="What they refer to.")
-
-
-class TableSchema(Model):
-    """A Frictionless Table Schema."""
-
-    fields: tuple[FieldSpec, ...] = Field(min_length=1, description="The columns, in the table's order.")
-    primaryKey: Names = Field((), description="The fields that identify a row (with the tenant).")
-    foreignKeys: tuple[ForeignKey, ...] = Field((), description="References to other types.")
-    missingValues: tuple[Token, ...] = Field(("",), description="Texts that mean 'no value'.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_ignored(cls, data: Any) -> Any:
-        return without_ignored("schema", data)
-
-    @field_validator("fields", mode="after")
-    @classmethod
-    def _columns_distinct(cls, fields: tuple[FieldSpec, ...]) -> tuple[FieldSpec, ...]:
-        columns = [f.column for f in fields]
-        for twice in sorted({c for c in columns if columns.count(c) > 1}):
-            raise ValueError(f"two fields would be the column {twice!r}")
-        return fields
-
-    @model_validator(mode="before")
-    @classmethod
-    def _keys_are_required(cls, data: Any) -> Any:
-        """A primary key has no missing values, as the Table Schema standard says."""
-        if not isinstance(data, Mapping) or not isinstance(data.get("fields"), list | tuple):
-            return data
-        keys = one_or_many(data.get("primaryKey") or ())
-        fields = [
-            {**f, "constraints": {**(f.get("constraints") or {}), "required": True}}
-            if isinstance(f, Mapping) and f.get("name") in keys
-            else f
-            for f in data["fields"]
-        ]
-        return {**data, "fields": fields}
-
-    @model_validator(mode="after")
-    def _consistent(self) -> TableSchema:
-        names = [f.name for f in self.fields]
-        if len(names) > MAX_COLUMNS:
-            raise ValueError(f"{len(names):,} fields are more than the {MAX_COLUMNS:,} that a table can have")
-        for twice in sorted({n for n in names if names.count(n) > 1}):
-            raise ValueError(f"two fields are named {twice!r}")
-        headers = [h for f in self.fields for h in f.names]
-        for twice in sorted({h for h in headers if headers.count(h) > 1}):
-            raise ValueError(f"the header name {twice!r} would mean two fields")
-        _check_known("primaryKey", self.primaryKey, names)
-        for key in self.foreignKeys:
-            if len(key.fields) != len(key.reference.fields):
-                raise ValueError(
-                    f"foreignKeys: {list(key.fields)} and {list(key.reference.fields)} differ in number"
-                )
-        return self
+    @property
+    def absent(self) -> tuple[FieldSpec, ...]:
+        """Fields of the table that files of this layout do not have."""
+        own = {f.name for f in self.spec.fields}
+        return tuple(f for f in self.whole.fields if f.name not in own)
 
 
-def _check_known(where: str, used: Iterable[str], names: Sequence[str]) -> None:
-    for name in used:
-        if name not in names:
-            raise ValueError(f"{where} names {name!r}, which is no field{_nearest(name, names)}")
+def declarations(spec: TableSpec) -> list[tuple[date, tuple[DriftEvent, ...]]]:
+    """(first day, differences from the layout before) of each version."""
+    return [(x.since, x.declared) for x in spec.layouts if x.since is not None]
 
 
 class TableSpec(Model):
@@ -215,7 +165,7 @@ class TableSpec(Model):
             _ = self.layouts  # raises ValueError where they make no sense
         names = [f.name for f in self.fields]
         for key in self.tableschema.foreignKeys:  # a version may have added the field
-            _check_known("schema: foreignKeys", key.fields, names)
+            check_known("schema: foreignKeys", key.fields, names)
         self._check_gate(names)
         if self.trailer is not None:
             self._check_trailer(self.trailer, names)
@@ -228,16 +178,14 @@ class TableSpec(Model):
                 "trailer needs dialect.footerRows: 1, or how many records at the end are no data; the trailer "
                 "is the last of them"
             )
-        _check_known("trailer.sums", list(trailer.sums), names)
-        for field in (f for f in self.fields if f.name in trailer.sums):
-            if field.type not in ("integer", "number") or field.format == "double":
-                raise ValueError(
-                    f"trailer.sums names {field.name!r}, which is no integer and no exact number"
-                )
+        check_known("trailer.sums", list(trailer.sums), names)
+        for own in (f for f in self.fields if f.name in trailer.sums):
+            if own.type not in ("integer", "number") or own.format == "double":
+                raise ValueError(f"trailer.sums names {own.name!r}, which is no integer and no exact number")
 
     def _check_gate(self, names: Sequence[str]) -> None:
         for rule in self.gate.unique:
-            _check_known("gate.unique", rule.fields, names)
+            check_known("gate.unique", rule.fields, names)
         if self.gate.references and not self.tableschema.foreignKeys:
             raise ValueError("gate.references needs foreignKeys in the schema")
 
@@ -249,7 +197,7 @@ class TableSpec(Model):
     @cached_property
     def layouts(self) -> tuple[Layout, ...]:
         """The type's layouts by date, the oldest first."""
-        return layouts(self) if self.versions else (Layout(self, self),)
+        return _layouts(self) if self.versions else (Layout(self, self),)
 
     def layout(self, day: date) -> Layout:
         """How files of a business date are written."""
@@ -309,6 +257,46 @@ class TableSpec(Model):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _layouts(spec: TableSpec) -> tuple[Layout, ...]:
+    """All layouts of a type with versions, the oldest first; raises ValueError where they make no sense."""
+    schema = spec.tableschema
+    first = LayoutState({f.name: f for f in schema.fields}, spec.encoding, spec.dialect, schema.missingValues)
+    return tuple(
+        Layout(
+            _as_only_layout(spec, dated.state, dated.state.fields),
+            _as_only_layout(spec, dated.state, dated.columns),
+            dated.since,
+            dated.declared,
+            dated.former,
+        )
+        for dated in work_out(first, spec.versions, schema.primaryKey)
+    )
+
+
+def _as_only_layout(spec: TableSpec, state: LayoutState, fields: Mapping[str, FieldSpec]) -> TableSpec:
+    """The type as if ``state`` were all there is; references and gates are those of its fields."""
+    keys = [k for k in spec.tableschema.foreignKeys if set(k.fields) <= set(fields)]
+    gate = {
+        "unique": tuple(rule for rule in spec.gate.unique if set(rule.fields) <= set(fields)),
+        "references": spec.gate.references if keys else None,
+    }
+    schema = {
+        **{k: getattr(spec.tableschema, k) for k in type(spec.tableschema).model_fields},
+        "fields": [f.model_dump(exclude_unset=True) for f in fields.values()],
+        "missingValues": state.missing,
+        "foreignKeys": keys,
+    }
+    own = {
+        **{k: getattr(spec, k) for k in type(spec).model_fields if k != "compression"},
+        "tableschema": type(spec.tableschema).model_validate(schema),
+        "dialect": state.dialect,
+        "encoding": state.encoding,
+        "gate": spec.gate.model_copy(update=gate),
+        "versions": (),
+    }
+    return type(spec).model_validate(own)
+
+
 T = TypeVar("T")
 K = TypeVar("K")
 _MOST_KEPT = 500  # of what types, and the headers of their files, are known by
@@ -339,121 +327,4 @@ def once_per_spec(make: Callable[[TableSpec], T]) -> Callable[[TableSpec], T]:
 # --- one file -----------------------------------------------------------------
 
 
-def parse_spec(text: str, file: str) -> TableSpec:
-    """Read one spec from YAML text; ``file`` names it in errors and gives the default name."""
-    data = parse_yaml(text, file)
-    if not isinstance(data, dict):
-        raise SpecError("a spec is a YAML mapping with at least a schema", file=file, line=1)
-    stem = Path(file).name.removesuffix(".yaml").removesuffix(".yml")
-    data.setdefault("name", stem)
-    if data["name"] != stem:
-        raise SpecError(
-            f"name is {data['name']!r} but the file is called {stem!r}; the file's stem is the type's name",
-            file=file,
-            line=line_of(text, ("name",)),
-            key="name",
-        )
-    try:
-        return TableSpec.model_validate(data)
-    except ValidationError as error:
-        raise _spec_error(error, text, file) from None
-
-
-def _spec_error(error: ValidationError, text: str, file: str) -> SpecError:
-    """The first fault, with its line; a misspelt key before what is missed because of it."""
-    faults = error.errors(include_url=False)
-    first = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
-    path = tuple(p for p in first["loc"] if p != "function-after")
-    key = ".".join(str(p) for p in path)
-    if first["type"] == "extra_forbidden":
-        message = f"unknown key {key!r}{_nearest(str(path[-1]), _known_keys(path[:-1]))}"
-    else:
-        message = f"{key}: {first['msg'].removeprefix('Value error, ')}" if key else first["msg"]
-    more = error.error_count() - 1
-    if more:
-        message += f" (and {more} more)"
-    return SpecError(message, file=file, line=line_of(text, path), key=key)
-
-
-def _known_keys(path: Sequence[str | int]) -> list[str]:
-    """Keys allowed at ``path`` inside a spec."""
-    model: type[BaseModel] | None = TableSpec
-    for part in path:
-        if isinstance(part, str) and model is not None:
-            fields = model.model_fields.items()
-            model = next((_model_in(f.annotation) for n, f in fields if part in (n, f.alias)), None)
-    return [f.alias or n for n, f in model.model_fields.items()] if model else []
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model that a field holds: itself, one of several, or in a list."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next(filter(None, map(_model_in, get_args(annotation))), None)
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
 # --- a folder of specs ----------------------------------------------------------
-
-
-class Specs(Mapping[str, TableSpec]):
-    """All types of a folder, by name. ``specs[name]`` raises UnknownTypeError with the nearest name."""
-
-    def __init__(self, specs: Iterable[TableSpec], folder: Path | None = None) -> None:
-        self._by_name = {s.name: s for s in specs}
-        self.folder = folder
-
-    def __getitem__(self, name: str) -> TableSpec:
-        try:
-            return self._by_name[name]
-        except KeyError:
-            where = f" in {self.folder}" if self.folder else ""
-            raise UnknownTypeError(
-                f"There is no CSV type {name!r}{where}{_nearest(name, self._by_name) or '.'} "
-                "`importer check` lists all types; IMPORTER_SPECS names their folder."
-            ) from None
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._by_name
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._by_name)
-
-    def __len__(self) -> int:
-        return len(self._by_name)
-
-
-def spec_files(folder: Path) -> list[Path]:
-    """All ``*.yaml`` and ``*.yml`` files below ``folder``, sorted; hidden ones left out."""
-    if not folder.is_dir():
-        raise SpecError(f"The folder of specs {folder} does not exist; IMPORTER_SPECS names it.")
-    files = [*folder.rglob("*.yaml"), *folder.rglob("*.yml")]
-    return sorted(f for f in files if not any(p.startswith(".") for p in f.relative_to(folder).parts))
-
-
-def load_specs(folder: Path) -> Specs:
-    """Read every spec below ``folder``, recursively; raises SpecError at the first wrong one."""
-    specs: dict[str, TableSpec] = {}
-    places: dict[str, Path] = {}
-    for file in spec_files(folder):
-        spec = load_spec(file)
-        if spec.name.lower() in places:
-            raise SpecError(
-                f"type {spec.name!r} is already described in {places[spec.name.lower()]}", file=str(file)
-            )
-        places[spec.name.lower()] = file
-        specs[spec.name] = spec
-    return Specs(specs.values(), folder)
-
-
-def load_spec(file: Path) -> TableSpec:
-    """Read one spec file; raises SpecError."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"cannot be read: {error}", file=str(file)) from None
-    return parse_spec(text, str(file))

@@ -9,18 +9,15 @@ What does not belong here: comparing a header with a layout (``validation/drift.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ConfigDict, Field, model_validator
 
 from importer_dagster.model import DriftEvent
 from importer_dagster.spec.fields import Dialect, FieldSpec, Model, Names, Token
-
-if TYPE_CHECKING:
-    from importer_dagster.spec.table import TableSpec
 
 M = TypeVar("M", bound=Model)
 
@@ -53,34 +50,6 @@ class Version(Model):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How files of some days are written.
-
-    ``spec`` has the fields that they should have; ``whole`` all columns of the
-    table, where those of other layouts are optional. ``declared`` are the
-    differences from the layout before, valid from ``since``; the first layout
-    has none and begins with the first file.
-    """
-
-    spec: TableSpec
-    whole: TableSpec
-    since: date | None = None
-    declared: tuple[DriftEvent, ...] = ()
-    former: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # field → its names in other layouts
-
-    @property
-    def absent(self) -> tuple[FieldSpec, ...]:
-        """Fields of the table that files of this layout do not have."""
-        own = {f.name for f in self.spec.fields}
-        return tuple(f for f in self.whole.fields if f.name not in own)
-
-
-def declarations(spec: TableSpec) -> list[tuple[date, tuple[DriftEvent, ...]]]:
-    """(first day, differences from the layout before) of each version."""
-    return [(x.since, x.declared) for x in spec.layouts if x.since is not None]
-
-
 def changed(model: M, change: Model) -> M:
     """``model`` with what ``change`` says, however deep; raises ValueError where that makes no sense."""
     written = _merge(model.model_dump(exclude_unset=True), change.model_dump(exclude_unset=True))
@@ -97,35 +66,51 @@ def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _State:
-    """A layout while it is worked out."""
+class LayoutState:
+    """What one layout says: its fields by name, and how its files are written."""
 
     fields: Mapping[str, FieldSpec]
     encoding: str
     dialect: Dialect
     missing: tuple[str, ...]
-    gone: Mapping[str, FieldSpec] = field(default_factory=dict)  # removed ones, should they come back
+    gone: Mapping[str, FieldSpec] = field(
+        default_factory=dict
+    )  # removed fields, for the case that they return
 
 
-def layouts(spec: TableSpec) -> tuple[Layout, ...]:
+@dataclass(frozen=True)
+class DatedLayout:
+    """One layout with its place in time.
+
+    ``columns`` are the fields of all layouts in the table's order, those of other layouts optional;
+    ``declared`` the differences from the layout before; ``former`` the names of each field in other layouts.
+    """
+
+    state: LayoutState
+    columns: Mapping[str, FieldSpec]
+    since: date | None
+    declared: tuple[DriftEvent, ...]
+    former: Mapping[str, tuple[str, ...]]
+
+
+def work_out(
+    first: LayoutState, versions: Sequence[Version], primary_key: Sequence[str]
+) -> tuple[DatedLayout, ...]:
     """All layouts of a type, the oldest first; raises ValueError for versions that make no sense."""
-    states = [_State(
-        {f.name: f for f in spec.tableschema.fields}, spec.encoding, spec.dialect, spec.tableschema.missingValues
-    )]  # fmt: skip
-    for version in spec.versions:
-        states.append(_after(states[-1], version, spec))
+    states = [first]
+    for version in versions:
+        states.append(_after(states[-1], version, primary_key))
     columns = _columns(states)
     found = []
     for i, state in enumerate(states):
         declared = tuple(_differences(states[i - 1], state)) if i else ()
-        since = spec.versions[i - 1].since if i else None
+        since = versions[i - 1].since if i else None
         whole = {n: state.fields.get(n) or _optional(f) for n, f in columns.items()}
-        own, all_columns = _spec(spec, state, state.fields), _spec(spec, state, whole)
-        found.append(Layout(own, all_columns, since, declared, _former(state, states)))
+        found.append(DatedLayout(state, whole, since, declared, _former(state, states)))
     return tuple(found)
 
 
-def _former(state: _State, states: list[_State]) -> dict[str, tuple[str, ...]]:
+def _former(state: LayoutState, states: list[LayoutState]) -> dict[str, tuple[str, ...]]:
     """Names that fields have in other layouts, unless this one gives them to another field."""
     taken = {name for f in state.fields.values() for name in f.names}
     found: dict[str, dict[str, None]] = {}
@@ -135,13 +120,13 @@ def _former(state: _State, states: list[_State]) -> dict[str, tuple[str, ...]]:
     return {name: tuple(names) for name, names in found.items() if names}
 
 
-def _after(before: _State, version: Version, spec: TableSpec) -> _State:
+def _after(before: LayoutState, version: Version, primary_key: Sequence[str]) -> LayoutState:
     where = f"versions, from {version.since}"
     fields, gone = dict(before.fields), dict(before.gone)
     for name in version.removed:
         if name not in fields:
             raise ValueError(f"{where}: removed names {name!r}, which is no field by then")
-        if name in spec.tableschema.primaryKey:
+        if name in primary_key:
             raise ValueError(f"{where}: {name!r} belongs to the primaryKey, so it cannot be removed")
         gone[name] = fields.pop(name)
     for change in version.fields:
@@ -155,7 +140,7 @@ def _after(before: _State, version: Version, spec: TableSpec) -> _State:
         fields = {name: fields[name] for name in listed}
     dialect = changed(before.dialect, version.dialect) if version.dialect else before.dialect
     missing = before.missing if version.missingValues is None else version.missingValues
-    return _State(fields, version.encoding or before.encoding, dialect, missing, gone)
+    return LayoutState(fields, version.encoding or before.encoding, dialect, missing, gone)
 
 
 def _first_line(error: ValueError) -> str:
@@ -163,7 +148,7 @@ def _first_line(error: ValueError) -> str:
     return str(errors()[0]["msg"]).removeprefix("Value error, ") if errors else str(error)
 
 
-def _columns(states: list[_State]) -> dict[str, FieldSpec]:
+def _columns(states: list[LayoutState]) -> dict[str, FieldSpec]:
     """The table's columns in order of appearance, each as the newest layout that has it says."""
     columns: dict[str, FieldSpec] = {}
     for state in states:
@@ -196,31 +181,7 @@ def _optional(field: FieldSpec) -> FieldSpec:
     )
 
 
-def _spec(spec: TableSpec, state: _State, fields: Mapping[str, FieldSpec]) -> TableSpec:
-    """The type as if ``state`` were all there is; references and gates are those of its fields."""
-    keys = [k for k in spec.tableschema.foreignKeys if set(k.fields) <= set(fields)]
-    gate = {
-        "unique": tuple(rule for rule in spec.gate.unique if set(rule.fields) <= set(fields)),
-        "references": spec.gate.references if keys else None,
-    }
-    schema = {
-        **{k: getattr(spec.tableschema, k) for k in type(spec.tableschema).model_fields},
-        "fields": [f.model_dump(exclude_unset=True) for f in fields.values()],
-        "missingValues": state.missing,
-        "foreignKeys": keys,
-    }
-    own = {
-        **{k: getattr(spec, k) for k in type(spec).model_fields if k != "compression"},
-        "tableschema": type(spec.tableschema).model_validate(schema),
-        "dialect": state.dialect,
-        "encoding": state.encoding,
-        "gate": spec.gate.model_copy(update=gate),
-        "versions": (),
-    }
-    return type(spec).model_validate(own)
-
-
-def _differences(before: _State, after: _State) -> Iterator[DriftEvent]:
+def _differences(before: LayoutState, after: LayoutState) -> Iterator[DriftEvent]:
     """What a version declares, as drift from the layout before it."""
     for name, own in after.fields.items():
         old = before.fields.get(name)
@@ -238,7 +199,7 @@ def _differences(before: _State, after: _State) -> Iterator[DriftEvent]:
     yield from _rewritten(before, after)
 
 
-def _rewritten(before: _State, after: _State) -> Iterator[DriftEvent]:
+def _rewritten(before: LayoutState, after: LayoutState) -> Iterator[DriftEvent]:
     """Fields and files that are written in another way."""
     for name, own in after.fields.items():
         old = before.fields.get(name)

@@ -11,16 +11,21 @@ What does not belong here: reading the header (``reader/reader.py``), changing t
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 import unicodedata
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
 
 from importer_dagster.errors import RefusedError
-from importer_dagster.model import ColumnMapping, DriftEvent
+from importer_dagster.model import ColumnMapping, DriftEvent, Failure
 from importer_dagster.spec.fields import FieldSpec
-from importer_dagster.spec.table import TableSpec, keep
-from importer_dagster.spec.versions import Layout
+from importer_dagster.spec.table import Layout, TableSpec, keep
+from importer_dagster.validation.faults import said
 
 
 def fold(name: str) -> str:
@@ -272,3 +277,54 @@ def _rename_hint(field: FieldSpec, unknown: Sequence[str]) -> str:
     return (
         f" The unknown column {near!r} may be the same under a new name: then add it to the field's aliases."
     )
+
+
+SHARE = 0.9  # of a column's values that cannot be read
+LEAST = 20  # values below which it may be chance
+
+
+@dataclass
+class TypeWatch:
+    """Counts, per column, the values of a delivery and those that cannot be read.
+
+    ``sources`` maps a column of the table to the text column that feeds it.
+    """
+
+    sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    present: Counter[str] = dataclasses.field(default_factory=Counter)
+    bad: Counter[str] = dataclasses.field(default_factory=Counter)
+    example: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def add(self, columns: pa.RecordBatch, failures: Sequence[Failure]) -> None:
+        """Take in one batch of text and what validation says of it."""
+        for column, source in self.sources.items():
+            cells = columns.column(source)
+            self.present[column] += len(cells) - cells.null_count
+        for failure in failures:
+            if failure.rule == "type" and failure.column is not None:
+                self.bad[failure.column] += len(failure.indexes)
+                if failure.column not in self.example:
+                    words = failure.words if isinstance(failure.words, str) else failure.words.slice(0, 1)
+                    self.example[failure.column] = said(failure.values.slice(0, 1), words)[0].as_py()
+
+    def add_rescued(self, column: str, cells: pa.Array) -> None:
+        """Take in values (NULL elsewhere) that could not be read, but are no rejects."""
+        self.bad[column] += len(cells) - cells.null_count
+        if column not in self.example and cells.null_count < len(cells):
+            self.example[column] = repr(cells.drop_null()[0].as_py()[:80])
+
+    def changed(self) -> list[str]:
+        """Columns that nearly no value of could be read so far."""
+        return [c for c, n in self.bad.items() if n >= LEAST and n >= SHARE * self.present[c]]
+
+    def words(self, column: str) -> str:
+        """What was found, for people."""
+        return (
+            f"{self.bad[column]:,} of {self.present[column]:,} values are of another type, "
+            f"such as: {self.example[column]}"
+        )
+
+    def events(self, done: str) -> Iterator[DriftEvent]:
+        """What is to be recorded; ``done`` says what became of the values."""
+        for column in self.changed():
+            yield DriftEvent("retyped", column, f"{self.words(column)}; {done}")

@@ -12,9 +12,10 @@ from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from importer_dagster.arrays import try_cast
 from importer_dagster.spec.fields import FieldSpec
-from importer_dagster.writer.schema_evolution import Evidence
 
 EXTRA = "_extra"
 
@@ -88,3 +89,51 @@ def _as_json(whole: Mapping[str, pa.Array], parts: Mapping[str, pa.Array]) -> pa
 def _object(names: Sequence[str], values: Sequence[str | None], parts: Collection[str]) -> str | None:
     found = {n: v for n, v in zip(names, values, strict=True) if v is not None or n not in parts}
     return json.dumps(found, ensure_ascii=False) if found else None
+
+
+TEXT = "text"
+_BIGINT, _NUMERIC, _TIMESTAMP = "bigint", "numeric", "timestamp without time zone"
+# PostgreSQL type → what its values look like when PostgreSQL writes them
+_WRITTEN = {
+    "boolean": "true|false",
+    _BIGINT: r"0|-?[1-9][0-9]{0,17}",
+    _NUMERIC: r"(?:0|-?[1-9][0-9]{0,99}|-?(?:0|[1-9][0-9]{0,99})\.[0-9]{1,99})",
+    "date": r"[1-9][0-9]{3}-[01][0-9]-[0-3][0-9]",
+    _TIMESTAMP: r"[1-9][0-9]{3}-[01][0-9]-[0-3][0-9] [0-2][0-9]:[0-5][0-9]:[0-5][0-9](?:\.[0-9]{0,5}[1-9])?",
+}
+_CASTS = {"date": pa.date32(), _TIMESTAMP: pa.timestamp("us")}
+
+
+@dataclass
+class Evidence:
+    """What the values of one column can be, over all of a file."""
+
+    possible: list[str] = field(default_factory=lambda: list(_WRITTEN))
+    seen: bool = False
+
+    def add(self, cells: pa.Array) -> None:
+        """Take in one batch of text."""
+        cells = cells.drop_null()
+        self.seen |= len(cells) > 0
+        if len(cells) and self.possible:
+            self.possible = [kind for kind in self.possible if _all_are(kind, cells)]
+
+    @property
+    def kind(self) -> str | None:
+        """The type of the values; None if there were none."""
+        return next(iter(self.possible), TEXT) if self.seen else None
+
+
+def _all_are(kind: str, cells: pa.Array) -> bool:
+    if not pc.all(pc.match_substring_regex(cells, rf"\A(?:{_WRITTEN[kind]})\z")).as_py():
+        return False
+    if kind == _NUMERIC:  # PostgreSQL has no negative zero
+        return not pc.any(pc.match_substring_regex(cells, r"\A-0\.0+\z")).as_py()
+    return kind not in _CASTS or try_cast(cells, _CASTS[kind]) is not None
+
+
+def join(a: str | None, b: str | None) -> str | None:
+    """The least type that holds the values of both."""
+    if a is None or b is None or a == b:
+        return a or b
+    return _NUMERIC if {a, b} == {_BIGINT, _NUMERIC} else TEXT

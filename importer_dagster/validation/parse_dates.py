@@ -25,7 +25,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from importer_dagster.arrays import (
-    Faults,
     Mask,
     all_within,
     as_mask,
@@ -40,6 +39,7 @@ from importer_dagster.arrays import (
 )
 from importer_dagster.spec.date_formats import MONTHS, OF_DATE, Arrow, Format, Step, compile_format, zoned_iso
 from importer_dagster.spec.fields import FieldSpec
+from importer_dagster.validation.faults import Faults
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 # (text, field, one of its formats, faults, what is wanted in words) → typed

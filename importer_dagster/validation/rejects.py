@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from importer_dagster.arrays import SHOWN
 from importer_dagster.errors import RefusedError
 from importer_dagster.model import Duplicate, Failure, Reason, TextBatch
 from importer_dagster.reject_schema import RECORD_SCHEMA, REJECT_SCHEMA
+from importer_dagster.validation.faults import SHOWN
 
 REASONS_KEPT = 1_000  # rejects on record for a refused file
 

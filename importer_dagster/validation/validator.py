@@ -16,13 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pandera.config import ValidationDepth, config_context
 
-from importer_dagster.arrays import BadCells, Positions
+from importer_dagster.arrays import Positions
 from importer_dagster.errors import SpecError
 from importer_dagster.model import Failure
 from importer_dagster.spec.fields import FieldSpec
 from importer_dagster.spec.table import TableSpec
 from importer_dagster.validation import checks, parse, schemas
 from importer_dagster.validation.checks import Verdict
+from importer_dagster.validation.faults import BadCells
 
 _NO_COLUMNS = pd.DataFrame()
 

@@ -21,7 +21,8 @@ from psycopg import sql
 from importer_dagster.errors import WarehouseError
 from importer_dagster.spec.fields import FieldSpec
 from importer_dagster.spec.table import TableSpec
-from importer_dagster.validation import parse, schemas
+from importer_dagster.validation import parse
+from importer_dagster.writer import copy_rows
 
 MARK = "Not in the spec; first met in "  # how the comment of a gained column begins
 
@@ -204,7 +205,7 @@ def _read_batch(conn: psycopg.Connection, texts: pa.Array, spec: TableSpec, own:
 
 
 def _copy(conn: psycopg.Connection, batch: pa.RecordBatch, spec: TableSpec, own: FieldSpec) -> None:
-    encoder: Any = schemas.copy_encoder(batch.schema, spec)
+    encoder: Any = copy_rows.copy_encoder(batch.schema, spec)
     statement = sql.SQL("COPY {} (_text, {}) FROM STDIN (FORMAT BINARY)")
     with conn.cursor().copy(statement.format(_TEXTS, sql.Identifier(own.column))) as copy:
         copy.write(encoder.write_header())

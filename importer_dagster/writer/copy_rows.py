@@ -13,6 +13,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import pgpq
+import pgpq.encoders
+import pgpq.schema
 import psycopg
 import pyarrow as pa
 from psycopg import sql
@@ -113,7 +116,7 @@ class RowStream:
 
     def _open(self) -> None:
         statement = _copy_statement(self.table.as_string(), tuple(self.arrow_schema.names))
-        self._encoder = schemas.copy_encoder(self.arrow_schema, self.spec)
+        self._encoder = copy_encoder(self.arrow_schema, self.spec)
         self._stack = ExitStack()
         if not self.is_short:
             self._timeout = _statement_timeout(self.conn, "0")
@@ -153,3 +156,21 @@ def _statement_timeout(conn: psycopg.Connection, value: str) -> str:
     ).fetchone()
     assert row
     return str(row[0])
+
+
+def copy_encoder(schema: pa.Schema, spec: TableSpec) -> pgpq.ArrowToPostgresBinaryEncoder:
+    """An encoder to PostgreSQL's binary COPY format for typed columns and trace columns.
+
+    Arrow's 16 bytes of a uuid and microseconds of a timestamp with zone are
+    what PostgreSQL expects of uuid and timestamptz; only jsonb needs a word.
+    """
+    json_columns = {f.column for f in spec.fields if f.type == "object"} | {"_extra"}
+    if json_columns.isdisjoint(schema.names):  # which takes a fortieth of the time
+        return pgpq.ArrowToPostgresBinaryEncoder(schema)
+    encoders = {
+        field.name: pgpq.encoders.StringEncoderBuilder.new_with_output(field, pgpq.schema.Jsonb())
+        if field.name in json_columns
+        else pgpq.ArrowToPostgresBinaryEncoder.infer_encoder(field)
+        for field in schema
+    }
+    return pgpq.ArrowToPostgresBinaryEncoder.new_with_encoders(schema, encoders)

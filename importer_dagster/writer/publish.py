@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from importer_dagster.model import Duplicate, Rank
-from importer_dagster.writer.tables import Name, Target, column_list, statements
+from importer_dagster.writer.target import Name, Target, column_list, statements
 
 _STAGE = sql.Identifier("importer_stage")
 FEW = 1_000  # staged rows

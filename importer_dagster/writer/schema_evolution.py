@@ -15,68 +15,20 @@ What does not belong here: columns that the spec declares (``writer/tables.py``)
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import psycopg
-import pyarrow as pa
-import pyarrow.compute as pc
 from psycopg import sql
 
-from importer_dagster.arrays import try_cast
 from importer_dagster.model import DriftEvent
 from importer_dagster.spec.fields import TRACE_COLUMNS, short_identifier
+from importer_dagster.validation.extra_columns import _WRITTEN, TEXT, join
 from importer_dagster.warehouse import SETUP_LOCK
 from importer_dagster.writer.column_backfill import MARK
-from importer_dagster.writer.tables import Target, lock
+from importer_dagster.writer.tables import lock, table_columns_deferred
+from importer_dagster.writer.target import Target
 
-TEXT = "text"
-_BIGINT, _NUMERIC, _TIMESTAMP = "bigint", "numeric", "timestamp without time zone"
 _MOST_COLUMNS = 1_590
-
-# PostgreSQL type → what its values look like when PostgreSQL writes them
-_WRITTEN = {
-    "boolean": "true|false",
-    _BIGINT: r"0|-?[1-9][0-9]{0,17}",
-    _NUMERIC: r"(?:0|-?[1-9][0-9]{0,99}|-?(?:0|[1-9][0-9]{0,99})\.[0-9]{1,99})",
-    "date": r"[1-9][0-9]{3}-[01][0-9]-[0-3][0-9]",
-    _TIMESTAMP: r"[1-9][0-9]{3}-[01][0-9]-[0-3][0-9] [0-2][0-9]:[0-5][0-9]:[0-5][0-9](?:\.[0-9]{0,5}[1-9])?",
-}
-_CASTS = {"date": pa.date32(), _TIMESTAMP: pa.timestamp("us")}
-
-
-@dataclass
-class Evidence:
-    """What the values of one column can be, over all of a file."""
-
-    possible: list[str] = field(default_factory=lambda: list(_WRITTEN))
-    seen: bool = False
-
-    def add(self, cells: pa.Array) -> None:
-        """Take in one batch of text."""
-        cells = cells.drop_null()
-        self.seen |= len(cells) > 0
-        if len(cells) and self.possible:
-            self.possible = [kind for kind in self.possible if _all_are(kind, cells)]
-
-    @property
-    def kind(self) -> str | None:
-        """The type of the values; None if there were none."""
-        return next(iter(self.possible), TEXT) if self.seen else None
-
-
-def _all_are(kind: str, cells: pa.Array) -> bool:
-    if not pc.all(pc.match_substring_regex(cells, rf"\A(?:{_WRITTEN[kind]})\z")).as_py():
-        return False
-    if kind == _NUMERIC:  # PostgreSQL has no negative zero
-        return not pc.any(pc.match_substring_regex(cells, r"\A-0\.0+\z")).as_py()
-    return kind not in _CASTS or try_cast(cells, _CASTS[kind]) is not None
-
-
-def join(a: str | None, b: str | None) -> str | None:
-    """The least type that holds the values of both."""
-    if a is None or b is None or a == b:
-        return a or b
-    return _NUMERIC if {a, b} == {_BIGINT, _NUMERIC} else TEXT
 
 
 # --- which columns ------------------------------------------------------------------------
@@ -88,18 +40,9 @@ def gained(conn: psycopg.Connection, target: Target) -> dict[str, str]:
 
 
 def _ask_gained(conn: psycopg.Connection, target: Target) -> Callable[[], dict[str, str]]:
-    asked: psycopg.Cursor[tuple[str, str]] = conn.execute(
-        """
-        SELECT a.attname, format_type(a.atttypid, a.atttypmod)
-        FROM pg_attribute a
-        JOIN pg_attribute s ON s.attname = a.attname AND s.attnum > 0 AND s.attrelid = to_regclass(%s)
-        WHERE a.attrelid = to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
-        ORDER BY a.attnum
-        """,
-        (target.superseded.as_string(conn), target.live.as_string(conn)),
-    )
+    columns = table_columns_deferred(conn, target.live, also_in=target.superseded)
     known = {*(f.column for f in target.spec.fields), *TRACE_COLUMNS}
-    return lambda: {name: type_ for name, type_ in asked.fetchall() if name not in known}
+    return lambda: {name: type_ for name, type_ in columns().items() if name not in known}
 
 
 def with_gained(conn: psycopg.Connection, target: Target) -> Target:

@@ -1,10 +1,4 @@
-"""What the values of a drifted column look like, kept with the event so that a proposal can be made later.
-
-Only a delivery with such columns pays for it: the first part of the file is
-read once more, those columns alone.
-
-What does not belong here: what follows from it (``operations/spec_proposals.py``).
-"""
+"""The columns of one delivery: what becomes of each."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Stages of an import side by side: each in a thread, a short queue behind it.
-
-What does not belong here: what a stage does (``pipeline/delivery.py``).
-"""
+"""Rows of one delivery, from the reader to the table."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 QUEUE_BATCHES = 1  # batches between two stages; more only costs memory
-
 T = TypeVar("T")
 
 
