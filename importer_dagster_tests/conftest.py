@@ -1,28 +1,19 @@
 """A real PostgreSQL for every test: one embedded server, one database cloned from a template per test."""
 
-import datetime
 import os
 import shutil
 import tempfile
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
-import sqlalchemy as sa
-from alembic.config import Config
 
 from importer_dagster.launch.embedded import EmbeddedServer, ensure_server
 from importer_dagster.ledger import schema as ledger_schema
-from importer_dagster.model import Delivery, LoadResult
-from importer_dagster.pipeline.delivery import import_delivery
-from importer_dagster.spec.table import TableSpec
 from importer_dagster.warehouse import Warehouse
-
-SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
-DAY = datetime.date(2024, 1, 1)
+from importer_dagster_tests.helpers.command import Command
+from importer_dagster_tests.helpers.inbox import SHARED, Inbox, Query, admin, database
+from importer_dagster_tests.helpers.project import Project
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -50,29 +41,12 @@ def server(_clean_environment: None) -> Iterator[EmbeddedServer]:
     shutil.rmtree(home, ignore_errors=True)
 
 
-def admin(server: EmbeddedServer) -> psycopg.Connection:
-    return psycopg.connect(server.url("postgres"), autocommit=True)
-
-
 @pytest.fixture(scope="session")
 def _template(server: EmbeddedServer) -> str:
     with admin(server) as conn:
         conn.execute("CREATE DATABASE template_ledger")
     ledger_schema.migrate(Warehouse(server.url("template_ledger")))
     return "template_ledger"
-
-
-@contextmanager
-def database(server: EmbeddedServer, template: str = "template1") -> Iterator[str]:
-    """The URL of a new database, which is gone afterwards."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    with admin(server) as conn:
-        conn.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-    try:
-        yield server.url(name)
-    finally:
-        with admin(server) as conn:
-            conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
@@ -86,9 +60,6 @@ def warehouse(database_url: str) -> Warehouse:
     return Warehouse(database_url, db_writes=4)
 
 
-Query = Callable[..., list[tuple]]
-
-
 @pytest.fixture
 def query(warehouse: Warehouse) -> Query:
     def run(statement: str, *values: object) -> list[tuple]:
@@ -98,56 +69,29 @@ def query(warehouse: Warehouse) -> Query:
     return run
 
 
-def make_spec(
-    name: str = "things", fields: list | None = None, *, key: list | None = None, **more
-) -> TableSpec:
-    """A small spec; fields default to an integer, a text and an exact number."""
-    fields = fields or [
-        {"name": "id", "type": "integer"},
-        {"name": "v"},
-        {"name": "n", "type": "number", "precision": 8, "scale": 2},
-    ]
-    schema = {"fields": fields, **({"primaryKey": key} if key else {})}
-    return TableSpec.model_validate({"name": name, "schema": schema, **more})
-
-
-def migrate(warehouse: Warehouse, step: Callable[[Config, str], None], to: str) -> None:
-    """Bring the ledger up (``alembic.command.upgrade``) or down to a revision."""
-    config = Config()
-    config.set_main_option("script_location", "importer_dagster.ledger:migrations")
-    url = warehouse.url.replace("postgresql://", "postgresql+psycopg://", 1)
-    with sa.create_engine(url, poolclass=sa.pool.NullPool).begin() as connection:
-        config.attributes["connection"] = connection
-        step(config, to)
-
-
-class Inbox:
-    """Writes files and imports them."""
-
-    def __init__(self, folder: Path, warehouse: Warehouse) -> None:
-        self.folder, self.warehouse = folder, warehouse
-
-    def delivery(
-        self,
-        spec: TableSpec,
-        content: str | bytes,
-        *,
-        path: str = "f.csv",
-        day: datetime.date = DAY,
-        tenant: str = "acme",
-        has_tenant: bool = True,
-    ) -> Delivery:
-        file = self.folder / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content.encode() if isinstance(content, str) else content)
-        return Delivery(spec.name, tenant if has_tenant else "", day, path, str(file), has_tenant=has_tenant)
-
-    def load(self, spec: TableSpec, content: str | bytes, **more) -> LoadResult:
-        options = {k: more.pop(k) for k in ("force", "dry_run", "run_id") if k in more}
-        delivery = self.delivery(spec, content, **more)
-        return import_delivery(delivery, spec, warehouse=self.warehouse, **options)
-
-
 @pytest.fixture
 def inbox(tmp_path: Path, warehouse: Warehouse) -> Inbox:
     return Inbox(tmp_path, warehouse)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, _clean_environment: None) -> Iterator[Project]:
+    before = dict(os.environ)
+    project = Project(tmp_path_factory.mktemp("project"))
+    yield project
+    if project.environment.server is not None:
+        project.environment.server.release()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def shared_warehouse(server, _template: str) -> Iterator[Warehouse]:
+    """One database for many examples: each has a tenant of its own."""
+    with database(server, _template) as url:
+        yield Warehouse(url)
+
+
+@pytest.fixture
+def importer(tmp_path: Path, database_url: str) -> Command:
+    return Command(tmp_path, database_url)

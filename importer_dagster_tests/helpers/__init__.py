@@ -1,0 +1,1 @@
+"""What tests of several rooms share: an inbox, a project with its own instance, the command, load generators."""
