@@ -131,7 +131,7 @@ def _lines(cells: Sequence[pa.Array]) -> memoryview:
 def mixed_columns(rng: np.random.Generator, n: int) -> list[pa.Array]:
     """All columns of the type but the keys, as text; empty where there is no value."""
     day = np.datetime64("2023-01-01") + rng.integers(0, 700, n)
-    stamp = day.astype("datetime64[ms]") + rng.integers(0, 86_400_000, n)
+    file_version = day.astype("datetime64[ms]") + rng.integers(0, 86_400_000, n)
     return [
         pa.array(rng.integers(1, 90_000, n)).cast(pa.string()),
         pc.binary_join_element_wise("0", _digits(rng.integers(0, 100, n), 2), ""),
@@ -142,8 +142,8 @@ def mixed_columns(rng: np.random.Generator, n: int) -> list[pa.Array]:
         pa.array(np.round(rng.random(n) * 100, 3)).cast(pa.string()),
         pa.array(day).cast(pa.string()),
         _holes(pa.array(day + rng.integers(1, 60, n)).cast(pa.string()), rng, 0.5),
-        pc.strftime(pa.array(stamp), "%Y-%m-%d %H:%M:%S"),
-        _holes(pc.strftime(pa.array(stamp + 86_400_000), "%Y-%m-%d %H:%M:%S"), rng, 0.6),
+        pc.strftime(pa.array(file_version), "%Y-%m-%d %H:%M:%S"),
+        _holes(pc.strftime(pa.array(file_version + 86_400_000), "%Y-%m-%d %H:%M:%S"), rng, 0.6),
         pa.array(["false", "true"]).take(pa.array(rng.integers(0, 2, n))),
         _uuids(rng, n),
         pa.array(["new", "open", "sent", "paid", "closed"]).take(pa.array(rng.integers(0, 5, n))),

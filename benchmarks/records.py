@@ -96,7 +96,7 @@ def fill_ledger(conn: psycopg.Connection, settings: Settings, day: date, days: i
     conn.cursor().executemany(
         "UPDATE importer.loads SET stamp = %s, bytes = %s"
         " WHERE (type, tenant, business_date, path) = (%s, %s, %s, %s)",
-        [(d.stamp, d.size, d.type, d.tenant, d.business_date, d.path) for d in listed],
+        [(d.file_version, d.size, d.type, d.tenant, d.business_date, d.path) for d in listed],
     )
     conn.commit()
     conn.execute("ANALYZE importer.loads")

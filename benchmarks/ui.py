@@ -37,7 +37,7 @@ _AT_ONCE = 6  # requests of a browser to one host
 
 
 @dataclass(frozen=True)
-class Answer:
+class PriorOutcome:
     """What asking a page took: seconds until the last answer, CPU seconds of the server, answers as they came."""
 
     seconds: float
@@ -96,7 +96,7 @@ class Ui:
             raise RuntimeError(f"{name}: {answer['errors'][0]['message']}")
         return answer["data"]
 
-    def page(self, asks: Sequence[Ask]) -> Answer:
+    def page(self, asks: Sequence[Ask]) -> PriorOutcome:
         """Ask for everything that a page asks for, as many requests at once as a browser has."""
         took: dict[str, float] = {}
         answers: dict[str, Any] = {}
@@ -111,7 +111,7 @@ class Ui:
             list(pool.map(one, asks))
         seconds = time.perf_counter() - start
         slowest = max(took, key=lambda name: took[name])
-        return Answer(seconds, self._cpu() - cpu, f"{slowest} {took[slowest]:.2f} s", answers)
+        return PriorOutcome(seconds, self._cpu() - cpu, f"{slowest} {took[slowest]:.2f} s", answers)
 
     def _cpu(self) -> float:
         server = psutil.Process(self.process.pid)

@@ -29,7 +29,7 @@ class Delivery:
     opens. ``tenant`` is "" where none is named; ``has_tenant`` says whether the
     type's paths name tenants at all, so whether its table has ``_tenant``.
     ``size`` is in bytes as listed, None when unknown. ``waiting`` says what a
-    file that is not complete yet waits for. ``stamp`` is what the listing said of
+    file that is not complete yet waits for. ``file_version`` is what the listing said of
     it that changes with its content, None if it was not listed. ``inbox`` is the
     local folder that it was listed in, and must be read from.
     """
@@ -42,7 +42,7 @@ class Delivery:
     size: int | None = None
     has_tenant: bool = True
     waiting: str | None = None
-    stamp: str | None = None
+    file_version: str | None = None
     inbox: str | None = None
 
 

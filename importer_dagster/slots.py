@@ -102,7 +102,7 @@ ON CONFLICT (tenant, small) DO UPDATE SET last = excluded.last
 
 
 @dataclass(frozen=True)
-class Place:
+class QueuePosition:
     """Where a writer stands: slots free under the ``cap``, and how many come before it.
 
     ``ahead`` is None for one that could not use a slot now: its type and tenant
@@ -136,7 +136,7 @@ class Place:
         return min(_FIRST_PAUSE_S * max(behind, 1), _LONGEST_PAUSE_S) * random.uniform(0.5, 1)  # noqa: S311
 
 
-class Turn:
+class SlotRequest:
     """One writer's wait for its turn: a ticket in the queue, from the first question to the slot.
 
     Without ``trace`` (a rehearsal) there is no ticket: it comes behind all others.
@@ -152,7 +152,7 @@ class Turn:
         self.waited = 0.0
         self.crowded = False  # whether others waited too when it last asked
 
-    def ask(self, conn: psycopg.Connection) -> Place | None:
+    def ask(self, conn: psycopg.Connection) -> QueuePosition | None:
         """Take a slot and the lock of type and tenant if it is this writer's turn, else say its place.
 
         To be asked over one connection as long as that has a seat; without one the
@@ -233,7 +233,7 @@ class Turn:
         assert row
         self.ticket = row[0]
 
-    def _place(self, conn: psycopg.Connection) -> Place:
+    def _place(self, conn: psycopg.Connection) -> QueuePosition:
         row = conn.execute(
             _ORDER,
             {
@@ -248,7 +248,7 @@ class Turn:
         cap = row[0] or self.cap
         self.crowded = row[3] > (row[2] is not None)
         ahead = row[2] if self.ticket is not None else row[3]
-        return Place(cap, max(cap - row[1], 0), ahead, bool(row[4]))
+        return QueuePosition(cap, max(cap - row[1], 0), ahead, bool(row[4]))
 
     def _take(self, conn: psycopg.Connection, cap: int) -> bool:
         slot = try_slot(conn, cap)
@@ -259,7 +259,7 @@ class Turn:
         unlock(conn, SLOT_LOCKS, slot)
         return False
 
-    def _sit(self, conn: psycopg.Connection, place: Place) -> bool:
+    def _sit(self, conn: psycopg.Connection, place: QueuePosition) -> bool:
         """Have a seat if one is due and free. One beyond a cap that was lowered is given up."""
         if not place.next_in_line:
             return False
@@ -279,15 +279,15 @@ class Turn:
             conn.execute(_SERVED, (self.tenant, self.small))
 
 
-class TurnWithoutQueue(Turn):
+class UnqueuedSlotRequest(SlotRequest):
     """For a rehearsal on a database whose ledger is missing or of another version: whoever finds a slot has it."""
 
-    def ask(self, conn: psycopg.Connection) -> Place | None:
+    def ask(self, conn: psycopg.Connection) -> QueuePosition | None:
         """Take a slot if one is free."""
         known = conn.execute("SELECT to_regclass('importer.settings')").fetchone() != (None,)
         cap = (get_cap(conn) if known else None) or self.cap
         conn.commit()
-        return None if self._take(conn, cap) else Place(cap, 0, None, counts=False)
+        return None if self._take(conn, cap) else QueuePosition(cap, 0, None, counts=False)
 
 
 def try_slot(conn: psycopg.Connection, cap: int) -> int | None:

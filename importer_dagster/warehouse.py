@@ -26,7 +26,7 @@ from importer_dagster.errors import (
 )
 from importer_dagster.redaction import redact, redact_text
 from importer_dagster.settings import Settings
-from importer_dagster.slots import Turn, TurnWithoutQueue
+from importer_dagster.slots import SlotRequest, UnqueuedSlotRequest
 from importer_dagster.transactions import single
 
 # First key of the two-key advisory locks; any fixed number that others hardly use.
@@ -291,7 +291,7 @@ class Warehouse:
         a current ledger, it is not even read. ``conn`` is a connection that the
         caller has already; it is closed if there is much waiting to do.
         """
-        kind = Turn if queue else TurnWithoutQueue
+        kind = SlotRequest if queue else UnqueuedSlotRequest
         turn = kind(type_name, tenant, size, self.db_writes, trace=trace)
         start = time.monotonic()
         with ExitStack() as stack:
@@ -314,7 +314,7 @@ class Warehouse:
     def _wait_connected(
         self,
         conn: psycopg.Connection,
-        turn: Turn,
+        turn: SlotRequest,
         start: float,
         on_wait: Callable[[float], None] | None,
     ) -> float | None:
@@ -334,7 +334,7 @@ class Warehouse:
         return None
 
 
-def _give_up(conn: psycopg.Connection, turn: Turn) -> None:
+def _give_up(conn: psycopg.Connection, turn: SlotRequest) -> None:
     """Leave the queue at once, so that nobody waits for one who is gone, nor for what it holds."""
     with suppress(psycopg.Error):
         conn.rollback()

@@ -169,12 +169,12 @@ def _lives(process: str) -> bool:
     return False
 
 
-TOLD_AGAIN = "importer/told_again"
+REPORTED_AGAIN = "importer/told_again"
 _AFTER = timedelta(seconds=60)  # the daemon looks every 5 seconds; it may have work of others before it
 _WITHIN = timedelta(days=1)  # where the daemon was down for longer, the catch-up has its day by now
 
 
-def tell_again(instance: dg.DagsterInstance, *, now: datetime | None = None) -> list[str]:
+def report_failure_again(instance: dg.DagsterInstance, *, now: datetime | None = None) -> list[str]:
     """Report overlooked failures once more, each a single time; returns the ids of the runs."""
     now = now or datetime.now(UTC)
     records = instance.get_run_records(
@@ -191,9 +191,9 @@ def tell_again(instance: dg.DagsterInstance, *, now: datetime | None = None) -> 
         and r.end_time < (now - _AFTER).timestamp()
         and AUTO_RETRY_RUN_ID_TAG not in r.dagster_run.tags
         # a retry has the tags of the run that it repeats
-        and r.dagster_run.tags.get(TOLD_AGAIN) != r.dagster_run.run_id
+        and r.dagster_run.tags.get(REPORTED_AGAIN) != r.dagster_run.run_id
     ]
     for run in overlooked:
-        instance.add_run_tags(run.run_id, {TOLD_AGAIN: run.run_id})
+        instance.add_run_tags(run.run_id, {REPORTED_AGAIN: run.run_id})
         instance.report_run_failed(run, "Said once more, since Dagster's daemon has not run it again.")
     return [run.run_id for run in overlooked]

@@ -132,9 +132,9 @@ def build_orphan_sensor() -> dg.SensorDefinition:
         "daemon of failed runs that it should have run again.",
     )
     def orphaned_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        from importer_dagster.defs.run_recovery import end_orphans, tell_again
+        from importer_dagster.defs.run_recovery import end_orphans, report_failure_again
 
-        ended, told = end_orphans(context.instance), tell_again(context.instance)
+        ended, told = end_orphans(context.instance), report_failure_again(context.instance)
         found = [f"Ended {', '.join(ended)}."] if ended else []
         found += [f"Said again that {', '.join(told)} failed."] if told else []
         return dg.SkipReason(" ".join(found) or "No run has lost its process.")

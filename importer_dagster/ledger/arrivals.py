@@ -34,7 +34,7 @@ class Known:
     status: str
     superseded: bool
     bytes: int | None
-    stamp: str | None
+    file_version: str | None
     spec_hash: str
     decided: bool
     rows_read: int
@@ -44,7 +44,7 @@ class Known:
 
     def is_of(self, delivery: Delivery) -> bool:
         """Whether the file is the one that was read; what the file system does not tell is not compared."""
-        return self.stamp == delivery.stamp and delivery.size in (None, self.bytes)
+        return self.file_version == delivery.file_version and delivery.size in (None, self.bytes)
 
     def settles(self, spec: TableSpec) -> bool:
         """Whether reading the same file again would end in the same."""
@@ -139,7 +139,7 @@ class Question:
 
 def question(delivery: Delivery, spec: TableSpec) -> Question:
     """The question for one file as it is listed."""
-    version = f"{delivery.size} bytes, {delivery.stamp}, spec {spec.hash}"
+    version = f"{delivery.size} bytes, {delivery.file_version}, spec {spec.hash}"
     return Question(delivery.type, delivery.business_date, delivery.tenant, delivery.path, version)
 
 

@@ -23,12 +23,12 @@ _COUNTS = ("rows_read", "rows_loaded", "rows_rejected", "rows_skipped", "rows_un
 
 def begin_load(conn: psycopg.Connection, delivery: Delivery, spec_hash: str, run_id: str | None) -> int:
     """Write the load's row and return its number; others see it, complete, when the transaction commits."""
-    load_id = ask_begin_load(conn, delivery, spec_hash, run_id)()
+    load_id = begin_load_deferred(conn, delivery, spec_hash, run_id)()
     assert load_id is not None
     return load_id
 
 
-def ask_begin_load(
+def begin_load_deferred(
     conn: psycopg.Connection,
     delivery: Delivery,
     spec_hash: str,
@@ -83,7 +83,7 @@ def finish_load(
     counts: dict[str, int],
     size: int | None,
     sha256: str | None,
-    stamp: str | None = None,
+    file_version: str | None = None,
     reason: str | None = None,
 ) -> None:
     """Complete the load's row. ``counts`` has the five rows_… figures; the table checks their sum."""
@@ -102,7 +102,7 @@ def finish_load(
             "status": status,
             "bytes": size,
             "sha256": sha256,
-            "stamp": stamp,
+            "stamp": file_version,
             "reason": reason,
             "load_id": load_id,
         },
@@ -124,14 +124,14 @@ def take_numbers(conn: psycopg.Connection, count: int) -> tuple[datetime, list[i
 def write_loaded(
     conn: psycopg.Connection,
     loads: Sequence[LoadResult],
-    stamps: Sequence[str | None],
+    file_versions: Sequence[str | None],
     spec_hash: str,
     run_id: str | None,
     started_at: datetime,
 ) -> None:
     """The rows of loads of one type and tenant, complete, in one statement; of each all records are loaded.
 
-    ``stamps`` has one for each of ``loads``, of which there is at least one.
+    ``file_versions`` has one for each of ``loads``, of which there is at least one.
     """
     first = loads[0].delivery
     conn.execute(
@@ -156,7 +156,7 @@ def write_loaded(
             "paths": [r.delivery.path for r in loads],
             "sizes": [r.bytes for r in loads],
             "hashes": [r.sha256 for r in loads],
-            "stamps": list(stamps),
+            "stamps": list(file_versions),
             "read": [r.rows_read for r in loads],
             "loaded": [r.rows_loaded for r in loads],
         },
@@ -237,12 +237,12 @@ def release_held(
     )
 
 
-def set_stamp(conn: psycopg.Connection, load_id: int, stamp: str | None) -> None:
+def set_file_version(conn: psycopg.Connection, load_id: int, file_version: str | None) -> None:
     """Say that a file with this stamp has the content of a load."""
-    conn.execute("UPDATE importer.loads SET stamp = %s WHERE load_id = %s", (stamp, load_id))
+    conn.execute("UPDATE importer.loads SET stamp = %s WHERE load_id = %s", (file_version, load_id))
 
 
-def set_stamps(conn: psycopg.Connection, stamps: Mapping[int, str | None]) -> set[int]:
+def set_file_versions(conn: psycopg.Connection, file_versions: Mapping[int, str | None]) -> set[int]:
     """The same for many loads; those that were done: in force, and not being changed by another session."""
     rows = conn.execute(
         """
@@ -253,6 +253,6 @@ def set_stamps(conn: psycopg.Connection, stamps: Mapping[int, str | None]) -> se
             WHERE load_id = ANY(%s) AND status = 'loaded' AND superseded_by IS NULL FOR UPDATE SKIP LOCKED)
         RETURNING l.load_id
         """,
-        (list(stamps), list(stamps.values()), list(stamps)),
+        (list(file_versions), list(file_versions.values()), list(file_versions)),
     )
     return {row[0] for row in rows}

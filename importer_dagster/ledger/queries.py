@@ -7,7 +7,7 @@ drift events (``ledger/drift.py``), rejects (``ledger/rejects.py``).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, LiteralString
 
@@ -21,7 +21,7 @@ Key = tuple[str, str, date, str]
 
 
 @dataclass(frozen=True)
-class Standing:
+class ActiveLoad:
     """A load of a delivery that answers for it when it is sent again: in force, held, or refused by a person."""
 
     load_id: int
@@ -31,7 +31,7 @@ class Standing:
     rows_read: int
     rows_rejected: int
     rows_skipped: int
-    stamp: str | None
+    file_version: str | None
     bytes: int | None
 
 
@@ -40,40 +40,40 @@ def key_of(delivery: Delivery) -> Key:
     return delivery.type, delivery.tenant, delivery.business_date, delivery.path
 
 
-_STANDING = ", ".join(field.name for field in fields(Standing))
+_ACTIVE_LOAD: LiteralString = "load_id, status, sha256, reason, rows_read, rows_rejected, rows_skipped, stamp, bytes"  # as the fields of ActiveLoad
 # of a load that answers for its delivery
-STANDS: LiteralString = """
+IS_ACTIVE: LiteralString = """
     ((status = 'loaded' AND superseded_by IS NULL) OR status = 'held' OR (status = 'refused' AND decided_by IS NOT NULL))
 """
 
 
-def standing(conn: psycopg.Connection, delivery: Delivery) -> list[Standing]:
+def active_loads(conn: psycopg.Connection, delivery: Delivery) -> list[ActiveLoad]:
     """Loads of this very delivery that answer for it, in order; at most one is in force and one held."""
-    return ask_standing(conn, delivery)()
+    return active_loads_deferred(conn, delivery)()
 
 
-def ask_standing(conn: psycopg.Connection, delivery: Delivery) -> Callable[[], list[Standing]]:
+def active_loads_deferred(conn: psycopg.Connection, delivery: Delivery) -> Callable[[], list[ActiveLoad]]:
     """The same in two steps, so that other statements may go along in a pipeline: ask, and see the answer."""
     asked = conn.execute(
-        f"SELECT {_STANDING} FROM importer.loads "  # noqa: S608 - our own words
-        f"WHERE (type, tenant, business_date, path) = (%s, %s, %s, %s) AND {STANDS} ORDER BY load_id",
+        f"SELECT {_ACTIVE_LOAD} FROM importer.loads "  # noqa: S608 - our own words
+        f"WHERE (type, tenant, business_date, path) = (%s, %s, %s, %s) AND {IS_ACTIVE} ORDER BY load_id",
         key_of(delivery),
     )
-    return lambda: [Standing(*row) for row in asked.fetchall()]
+    return lambda: [ActiveLoad(*row) for row in asked.fetchall()]
 
 
-def standing_of(conn: psycopg.Connection, deliveries: Sequence[Delivery]) -> dict[Key, list[Standing]]:
+def active_loads_of(conn: psycopg.Connection, deliveries: Sequence[Delivery]) -> dict[Key, list[ActiveLoad]]:
     """The same for many deliveries in one question."""
     types, tenants, days, paths = zip(*map(key_of, deliveries), strict=True) if deliveries else ([],) * 4
     rows = conn.execute(
-        f"SELECT type, tenant, business_date, path, {_STANDING} "  # noqa: S608 - our own words
+        f"SELECT type, tenant, business_date, path, {_ACTIVE_LOAD} "  # noqa: S608 - our own words
         "FROM unnest(%s::text[], %s::text[], %s::date[], %s::text[]) AS d (type, tenant, business_date, path) "
-        f"JOIN importer.loads USING (type, tenant, business_date, path) WHERE {STANDS} ORDER BY load_id",
+        f"JOIN importer.loads USING (type, tenant, business_date, path) WHERE {IS_ACTIVE} ORDER BY load_id",
         (list(types), list(tenants), list(days), list(paths)),
     )
-    found: dict[Key, list[Standing]] = {}
+    found: dict[Key, list[ActiveLoad]] = {}
     for row in rows:
-        found.setdefault(row[:4], []).append(Standing(*row[4:]))
+        found.setdefault(row[:4], []).append(ActiveLoad(*row[4:]))
     return found
 
 
@@ -101,10 +101,10 @@ def replaced_by(conn: psycopg.Connection, load_id: int) -> dict[str, Any] | None
 
 def newest_rank(conn: psycopg.Connection, type_name: str, tenant: str, *, besides: int | None) -> Rank | None:
     """The rank of the newest delivery in force for a type and tenant, ``besides`` left out."""
-    return ask_newest_rank(conn, type_name, tenant, besides=besides)()
+    return newest_rank_deferred(conn, type_name, tenant, besides=besides)()
 
 
-def ask_newest_rank(
+def newest_rank_deferred(
     conn: psycopg.Connection, type_name: str, tenant: str, *, besides: int | None
 ) -> Callable[[], Rank | None]:
     """The same in two steps, so that other statements may go along in a pipeline: ask, and see the answer."""

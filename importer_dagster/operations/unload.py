@@ -138,7 +138,7 @@ def _take_out(
 ) -> None:
     """Bring the tables to what the ledger says by now."""
     if target.is_keyed:
-        publisher.derive_found()
+        publisher.recompute_found_keys()
         return
     publisher.delete_load(row["load_id"])
     if target.spec.write_disposition == "replace":

@@ -29,7 +29,7 @@ from importer_dagster.ledger import drift as ledger_drift
 from importer_dagster.ledger import loads, queries
 from importer_dagster.ledger import rejects as ledger_rejects
 from importer_dagster.ledger import schema as ledger_schema
-from importer_dagster.ledger.queries import Standing
+from importer_dagster.ledger.queries import ActiveLoad
 from importer_dagster.model import (
     ColumnMapping,
     Delivery,
@@ -42,7 +42,14 @@ from importer_dagster.model import (
     TextBatch,
 )
 from importer_dagster.pipeline import already_loaded, gate, staging
-from importer_dagster.pipeline.already_loaded import Answer, Before, Content, Unread, result_of, with_remedy
+from importer_dagster.pipeline.already_loaded import (
+    FileContent,
+    FingerprintNeeded,
+    PriorLoads,
+    PriorOutcome,
+    result_of,
+    with_remedy,
+)
 from importer_dagster.pipeline.columns import with_profiles
 from importer_dagster.pipeline.rows import ahead
 from importer_dagster.reader.reader import Reader, open_delivery
@@ -65,11 +72,11 @@ from importer_dagster.validation.validator import Validator
 from importer_dagster.warehouse import Warehouse, refusal_of
 from importer_dagster.writer import held_rows, schema_evolution
 from importer_dagster.writer.copy_rows import RowStream, Trace
-from importer_dagster.writer.key_order import Rising
+from importer_dagster.writer.key_order import KeyOrder
 from importer_dagster.writer.publish import Counts, Publisher
 from importer_dagster.writer.tables import create_tables, ensure_tables
 from importer_dagster.writer.target import target_of
-from importer_dagster.writer.unchanged_filter import Sieve
+from importer_dagster.writer.unchanged_filter import UnchangedFilter
 
 log = logging.getLogger(__name__)
 
@@ -164,8 +171,8 @@ class _Import:
         self.has_duplicates = False  # found where there was no stage
         self.rescued: dict[str, bool] = {}  # fields of another type: whether they are rescued
         self._begin()
-        self.content = Content(delivery, spec)
-        self.before = Before(self.content, force=force, dry_run=dry_run)
+        self.content = FileContent(delivery, spec)
+        self.before = PriorLoads(self.content, force=force, dry_run=dry_run)
         self.has_ledger = True
 
     def _begin(self) -> None:
@@ -188,9 +195,9 @@ class _Import:
         while True:
             try:
                 return self._rehearse() if self.dry_run else self._import()
-            except Unread as unread:
+            except FingerprintNeeded as unread:
                 self.content.read(self.warehouse)
-                if same := self.before.say(unread.standing):
+                if same := self.before.say(unread.active_loads):
                     return self._settled(same)
             except _NotNew:
                 self.is_new = False
@@ -200,7 +207,7 @@ class _Import:
             if not self.is_new:
                 if same := self.before.ask(conn):
                     return self._settled(same)
-                self.is_new = not self.before.standing and not self.force
+                self.is_new = not self.before.active_loads and not self.force
             with self._writing(conn) as writer:
                 if not self.is_new and (same := self.before.ask(writer, alone=True)):
                     return self._settled(same)  # someone else was quicker
@@ -283,7 +290,7 @@ class _Import:
                         schema_evolution.prepare_stage(
                             conn, list(self.extras.grows.values()), self.target.gained
                         )
-                    sifting = publisher if staged and staging.may_sift(publisher, newest) else None
+                    sifting = publisher if staged and staging.may_filter(publisher, newest) else None
                     stream = self._copy_rows(conn, load_id, table, reader, batches, sifting)
             self._judge_types()
             self.findings = gate.repeats(conn, self.spec)
@@ -301,7 +308,7 @@ class _Import:
         counts = publisher.publish(newest, stream.rows) if staged else Counts(loaded=stream.rows)
         return self._commit(conn, load_id, counts)
 
-    def _begin_load(self, conn: psycopg.Connection, prior: Standing | None) -> tuple[int, Rank | None]:
+    def _begin_load(self, conn: psycopg.Connection, prior: ActiveLoad | None) -> tuple[int, Rank | None]:
         """The load's number, its row written, and what it meets: in one round trip.
 
         The latter is the newest delivery as :meth:`Publisher.publish` wants it (nobody else loads the
@@ -311,7 +318,7 @@ class _Import:
             begun = self._ask_begin_load(conn)
             newest = self._ask_newest(conn, prior)
             if self._meets_rows(prior):
-                gained = schema_evolution.ask_with_gained(conn, self.target)
+                gained = schema_evolution.with_gained_deferred(conn, self.target)
         load_id = begun()
         if load_id is None:
             raise _NotNew
@@ -323,20 +330,20 @@ class _Import:
         if not self.has_ledger:
             return lambda: 0
         number = loads.number_of_rehearsal() if self.dry_run else None
-        unless = queries.STANDS if self.is_new else "FALSE"
-        return loads.ask_begin_load(
+        unless = queries.IS_ACTIVE if self.is_new else "FALSE"
+        return loads.begin_load_deferred(
             conn, self.delivery, self.spec.hash, self.run_id, load_id=number, unless=unless
         )
 
-    def _meets_rows(self, prior: Standing | None) -> bool:
+    def _meets_rows(self, prior: ActiveLoad | None) -> bool:
         """Whether rows of other deliveries may be moved, which takes along what the tables have gained, or that may grow."""
         return self.spec.write_disposition != "append" or prior is not None or self._evolves()
 
-    def _ask_newest(self, conn: psycopg.Connection, prior: Standing | None) -> Callable[[], Rank | None]:
+    def _ask_newest(self, conn: psycopg.Connection, prior: ActiveLoad | None) -> Callable[[], Rank | None]:
         if not self.has_ledger or self.spec.write_disposition == "append":
             return lambda: None
         besides = prior.load_id if prior else None
-        return queries.ask_newest_rank(conn, self.delivery.type, self.delivery.tenant, besides=besides)
+        return queries.newest_rank_deferred(conn, self.delivery.type, self.delivery.tenant, besides=besides)
 
     def _map(self, conn: psycopg.Connection, header: Sequence[str], line: int) -> None:
         """Decide what becomes of each column of the header."""
@@ -389,7 +396,7 @@ class _Import:
             self.reserved = True
             raise _Again
 
-    def _publisher(self, conn: psycopg.Connection, load_id: int, prior: Standing | None) -> Publisher:
+    def _publisher(self, conn: psycopg.Connection, load_id: int, prior: ActiveLoad | None) -> Publisher:
         return Publisher(
             conn,
             self.target,
@@ -425,7 +432,7 @@ class _Import:
         fed = {f.name: sources.get(f.name) for f in self.spec.fields}
         self.validator = Validator(self.layout.whole, fed, [r.field.name for r in self.extras.rescued])
         self.totals = Totals(self.layout.spec, sources)
-        self.rising = Rising(self.spec)
+        self.rising = KeyOrder(self.spec)
         if reader.is_short:  # a thread takes as long to start as to read it
             yield [self._judge(batch) for batch in reader.batches()]
             return
@@ -452,7 +459,7 @@ class _Import:
         trace = Trace(self.delivery, load_id, hashed=self.target.is_keyed)
         layout = trace.schema(self.spec, self.extras.names)
         rows = RowStream(conn, table, self.spec, layout, reader.is_short)
-        stream = Sieve(sifting, rows) if sifting else rows
+        stream = UnchangedFilter(sifting, rows) if sifting else rows
         try:
             for batch in batches:
                 self._one_batch(conn, load_id, batch, trace, stream)
@@ -477,7 +484,7 @@ class _Import:
         load_id: int,
         judged: _Judged,
         trace: Trace,
-        stream: RowStream | Sieve,
+        stream: RowStream | UnchangedFilter,
     ) -> None:
         batch, typed, good, failures, failing = judged
         self.totals.add(batch.columns)
@@ -498,7 +505,9 @@ class _Import:
         if self.progress:
             self.progress(self.read, self.rejects.records)
 
-    def _write_rejects(self, conn: psycopg.Connection, load_id: int, stream: RowStream | Sieve) -> None:
+    def _write_rejects(
+        self, conn: psycopg.Connection, load_id: int, stream: RowStream | UnchangedFilter
+    ) -> None:
         stream.pause()
         self._flush_rejects(conn, load_id)
 
@@ -601,7 +610,7 @@ class _Import:
 
     # --- to be believed? ---
 
-    def _is_to_be_held(self, conn: psycopg.Connection, prior: Standing | None) -> bool:
+    def _is_to_be_held(self, conn: psycopg.Connection, prior: ActiveLoad | None) -> bool:
         """Ask the gate; raises RefusedError where it refuses."""
         if self.has_ledger and self.spec.is_gated:
             figures = gate.Figures(self.read - self.skipped, self.rejects.records)
@@ -609,7 +618,7 @@ class _Import:
             self.findings += gate.judge(conn, self.target, self.delivery, figures, prior=besides)
         return gate.decide(self.findings)
 
-    def _hold(self, conn: psycopg.Connection, load_id: int, prior: Standing | None) -> LoadResult:
+    def _hold(self, conn: psycopg.Connection, load_id: int, prior: ActiveLoad | None) -> LoadResult:
         """Put the rows aside; what was in force stays in force."""
         if prior is not None:
             loads.supersede(conn, prior.load_id, None)
@@ -710,7 +719,7 @@ class _Import:
             counts=figures,
             size=self.content.size,
             sha256=self.content.sha256,
-            stamp=self.content.stamp,
+            file_version=self.content.file_version,
             reason=reason,
         )
 
@@ -718,7 +727,7 @@ class _Import:
         """How the header differs from the spec, and what else was odd."""
         return (*self.events, *(DriftEvent("warning", None, w) for w in self.warnings))
 
-    def _settled(self, answer: Answer) -> LoadResult:
+    def _settled(self, answer: PriorOutcome) -> LoadResult:
         """What became of the same content before."""
         return result_of(self.content, answer, time.monotonic() - self.started)
 

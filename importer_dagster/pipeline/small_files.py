@@ -30,7 +30,7 @@ from importer_dagster.ledger import loads as ledger_loads
 from importer_dagster.ledger import queries
 from importer_dagster.ledger import schema as ledger_schema
 from importer_dagster.model import ColumnMapping, Delivery, LoadResult
-from importer_dagster.pipeline.already_loaded import Content
+from importer_dagster.pipeline.already_loaded import FileContent
 from importer_dagster.pipeline.columns import needs_profile
 from importer_dagster.reader.reader import Reader, open_delivery
 from importer_dagster.source.completeness import state_of
@@ -41,7 +41,7 @@ from importer_dagster.validation.drift import map_header
 from importer_dagster.validation.validator import Validator
 from importer_dagster.warehouse import Warehouse
 from importer_dagster.writer.copy_rows import RowStream, Trace, traced_together
-from importer_dagster.writer.key_order import Rising
+from importer_dagster.writer.key_order import KeyOrder
 from importer_dagster.writer.tables import ensure_tables
 from importer_dagster.writer.target import target_of
 
@@ -99,7 +99,7 @@ def _by_tenant(deliveries: Sequence[Delivery]) -> list[list[Delivery]]:
 class _File:
     """One file as it was read: its columns as text (None: no record), and their record numbers."""
 
-    content: Content
+    content: FileContent
     mapping: ColumnMapping
     columns: pa.RecordBatch | None
     rows: pa.Array
@@ -169,7 +169,7 @@ class _Together:
 
     def _read_some(self, deliveries: Sequence[Delivery]) -> Iterator[_File | None]:
         """Read some files; None for each that is to be imported alone."""
-        contents = [Content(d, self.spec) for d in deliveries]
+        contents = [FileContent(d, self.spec) for d in deliveries]
         for content in contents:
             content.look()
         contents = [c for c in contents if c.size is not None and c.size <= SMALL_FILE]
@@ -182,7 +182,7 @@ class _Together:
             file = self._read(content, data.get(delivery)) if is_there else None
             yield file if file and state_of(delivery.url) == state else None
 
-    def _read(self, content: Content, data: bytes | None) -> _File | None:
+    def _read(self, content: FileContent, data: bytes | None) -> _File | None:
         try:
             with open_delivery(content.delivery, self.spec, data=data) as reader:
                 mapping = self._mapping(reader)
@@ -236,7 +236,7 @@ class _Together:
         ends = np.cumsum([len(f.rows) for f in judged.files])
         found = []
         for file, end in zip(judged.files, ends.tolist(), strict=True):
-            rising = Rising(self.spec)
+            rising = KeyOrder(self.spec)
             rising.add(judged.typed.slice(end - len(file.rows), len(file.rows)))
             found.append(rising.holds)
         return found
@@ -255,16 +255,16 @@ class _Together:
 
     def _load(self, conn: psycopg.Connection, judged: _Judged) -> list[LoadResult]:
         """Load what nothing stands of by now, and nobody else loads meanwhile."""
-        standing = queries.standing_of(conn, [f.delivery for f in judged.files])
-        judged = judged.only([queries.key_of(f.delivery) not in standing for f in judged.files])
+        active_loads = queries.active_loads_of(conn, [f.delivery for f in judged.files])
+        judged = judged.only([queries.key_of(f.delivery) not in active_loads for f in judged.files])
         if not judged.files:
             return []
         begun, numbers = ledger_loads.take_numbers(conn, len(judged.files))
         self._copy_rows(conn, judged, numbers)
         loads = [_loaded(file, number) for file, number in zip(judged.files, numbers, strict=True)]
-        stamps = [file.content.stamp for file in judged.files]
+        file_versions = [file.content.file_version for file in judged.files]
         with conn.pipeline():  # which ends with the first statement that fails, before the commit
-            ledger_loads.write_loaded(conn, loads, stamps, self.spec.hash, self.run_id, begun)
+            ledger_loads.write_loaded(conn, loads, file_versions, self.spec.hash, self.run_id, begun)
             for load in loads:
                 ledger_drift.write(conn, load.load_id or 0, load.drift)
             conn.commit()

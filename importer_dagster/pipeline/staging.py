@@ -76,7 +76,7 @@ def _has_none_of(publisher: Publisher, known: Sequence[pa.RecordBatch]) -> bool:
     return all(publisher.has_none_between(typed) for typed in known)
 
 
-def may_sift(publisher: Publisher, newest: Rank | None) -> bool:
+def may_filter(publisher: Publisher, newest: Rank | None) -> bool:
     """Whether rows that say nothing new may stay out of the stage: nobody but the publisher looks at it."""
     spec = publisher.target.spec
     if not publisher.target.is_keyed or gate.needs_stage(spec) or len(unique_columns(spec)) > 1:

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from importer_dagster.errors import ImporterError
 from importer_dagster.ledger import loads, queries
 from importer_dagster.ledger import schema as ledger_schema
-from importer_dagster.ledger.queries import Key, Standing
+from importer_dagster.ledger.queries import ActiveLoad, Key
 from importer_dagster.model import Delivery, LoadResult
-from importer_dagster.pipeline.already_loaded import Content, result_of, unchanged
+from importer_dagster.pipeline.already_loaded import FileContent, result_of, unchanged
 from importer_dagster.slots import SMALL_BYTES
 from importer_dagster.source.open_file import hash_files
 from importer_dagster.spec.table import TableSpec
@@ -67,12 +67,16 @@ def _look_up(
 ) -> None:
     ledger_schema.migrate(warehouse)
     with warehouse.connect() as conn, single(conn):
-        standing = queries.standing_of(conn, deliveries)
-    found.new |= {d for d in deliveries if queries.key_of(d) not in standing}
+        active_loads = queries.active_loads_of(conn, deliveries)
+    found.new |= {d for d in deliveries if queries.key_of(d) not in active_loads}
     start = time.monotonic()
-    same = list(_same(deliveries, specs, standing))
+    same = list(_same(deliveries, specs, active_loads))
     seconds = (time.monotonic() - start) / max(len(same), 1)
-    new = {known.load_id: content.stamp for content, known in same if known.stamp != content.stamp}
+    new = {
+        known.load_id: content.file_version
+        for content, known in same
+        if known.file_version != content.file_version
+    }
     recorded = _record(new, same[0][0].delivery, warehouse) if new else set()
     found.same |= {
         content.delivery: result_of(content, unchanged(known), seconds)
@@ -84,15 +88,15 @@ def _look_up(
 def _same(
     deliveries: Sequence[Delivery],
     specs: Mapping[str, TableSpec],
-    standing: Mapping[Key, Sequence[Standing]],
-) -> Iterator[tuple[Content, Standing]]:
+    active_loads: Mapping[Key, Sequence[ActiveLoad]],
+) -> Iterator[tuple[FileContent, ActiveLoad]]:
     """The files with the content that is in force, and its load. Only those of the same size are read."""
-    alike: list[tuple[Content, Standing]] = []
+    alike: list[tuple[FileContent, ActiveLoad]] = []
     for delivery in deliveries:
-        known = standing.get(queries.key_of(delivery), ())
+        known = active_loads.get(queries.key_of(delivery), ())
         if len(known) != 1 or known[0].status != "loaded" or known[0].sha256 is None:
             continue
-        content = Content(delivery, specs[delivery.type])
+        content = FileContent(delivery, specs[delivery.type])
         content.look()
         if content.size is not None and content.size == known[0].bytes and content.size < SMALL_BYTES:
             alike.append((content, known[0]))
@@ -102,10 +106,10 @@ def _same(
 
 
 def _portions(
-    alike: list[tuple[Content, Standing]],
-) -> Iterator[list[tuple[Content, Standing]]]:
+    alike: list[tuple[FileContent, ActiveLoad]],
+) -> Iterator[list[tuple[FileContent, ActiveLoad]]]:
     """Files of up to SMALL_BYTES together, and up to _READ_AT_ONCE."""
-    some: list[tuple[Content, Standing]] = []
+    some: list[tuple[FileContent, ActiveLoad]] = []
     for pair in alike:
         if some and (len(some) == _READ_AT_ONCE or sum(c.size or 0 for c, _ in [*some, pair]) > SMALL_BYTES):
             yield some
@@ -115,7 +119,7 @@ def _portions(
         yield some
 
 
-def _read(contents: Sequence[Content]) -> None:
+def _read(contents: Sequence[FileContent]) -> None:
     """Note the hashes; those of local files are read in one go."""
     local = [c for c in contents if "://" not in c.delivery.url]
     files = [(c.delivery.url, c.delivery.inbox) for c in local]
@@ -127,10 +131,10 @@ def _read(contents: Sequence[Content]) -> None:
             content.fingerprint()
 
 
-def _record(stamps: Mapping[int, str | None], first: Delivery, warehouse: Warehouse) -> set[int]:
+def _record(file_versions: Mapping[int, str | None], first: Delivery, warehouse: Warehouse) -> set[int]:
     """Put new stamps of loads on record, in a turn like any other; the loads that are still in force.
 
     The lock that comes with the turn is of no account: the statement sees for itself.
     """
     with warehouse.writing(first.type, first.tenant, size=0) as conn, single(conn):
-        return loads.set_stamps(conn, stamps)
+        return loads.set_file_versions(conn, file_versions)

@@ -22,7 +22,7 @@ from importer_dagster.reject_schema import NO_REJECTS
 from importer_dagster.spec.table import TableSpec
 
 
-class Misfits:
+class RaggedRows:
     """Puts aside what does not fit, block by block. ``selected`` are the positions of the columns that are read."""
 
     def __init__(self, spec: TableSpec, grammar: Grammar, head: Header) -> None:

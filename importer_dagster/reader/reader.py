@@ -29,7 +29,7 @@ from importer_dagster.reader.decoding import TextSource, Window, is_utf8
 from importer_dagster.reader.footer import without_ending
 from importer_dagster.reader.grammar import Grammar
 from importer_dagster.reader.header import read_header
-from importer_dagster.reader.ragged_rows import Misfits
+from importer_dagster.reader.ragged_rows import RaggedRows
 from importer_dagster.reader.records import (
     MAX_RECORD,
     blanks_to_skip,
@@ -97,7 +97,7 @@ class Reader:
         self.warnings: list[str] = [*self._source.warnings, *self._head.warnings]
         self._trailer: list[str] = []
         self._record = 1  # number of the next record
-        self._misfits = Misfits(spec, self._grammar, self._head)
+        self._misfits = RaggedRows(spec, self._grammar, self._head)
         self._cut_line = False  # the rest of a line that is too long is still to come
         self._damaged_text: tuple[int, int] | None = None  # (line, how many records so far)
 

@@ -94,9 +94,9 @@ def stamp_of(info: Mapping[str, Any]) -> str | None:
     return ", ".join(known) or None
 
 
-def with_manifest(stamp: str | None, manifest: str | None) -> str:
+def with_manifest(file_version: str | None, manifest: str | None) -> str:
     """The stamp of a file together with that of its manifest: another manifest makes it another delivery."""
-    return f"{stamp}, manifest: {manifest}"
+    return f"{file_version}, manifest: {manifest}"
 
 
 def look_at(url: str) -> tuple[int | None, str | None]:

@@ -117,10 +117,10 @@ class _Listing:
             has_tenant=self.patterns.by_type[name].has_tenant,
             inbox=self.root if is_local else None,
             waiting=waits_for(path, info, self.files, rule, self.min_age),
-            stamp=self._stamp(path, info, rule),
+            file_version=self._file_version(path, info, rule),
         )
 
-    def _stamp(self, path: str, info: Mapping[str, Any], rule: Complete) -> str | None:
+    def _file_version(self, path: str, info: Mapping[str, Any], rule: Complete) -> str | None:
         if rule.manifest is None:
             return stamp_of(info)
         return with_manifest(

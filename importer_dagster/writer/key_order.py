@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from importer_dagster.spec.table import TableSpec
 
 
-class Rising:
+class KeyOrder:
     """Whether the keys of a file only ever rise: then none of them comes twice, and nobody need look.
 
     False where that cannot be told; nulls and JSON are not compared.

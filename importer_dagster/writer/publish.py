@@ -102,7 +102,7 @@ class Publisher:
         self._run("create_named")
         return sql.Identifier("importer_named")
 
-    def ask_unchanged(self, rows: int) -> Callable[[], NDArray[np.int64]]:
+    def unchanged_deferred(self, rows: int) -> Callable[[], NDArray[np.int64]]:
         """Have the named rows noted that say what the table says; call the answer for the numbers of the others, in order.
 
         In a pipeline of the connection the server works until then. ``rows`` are named. To be
@@ -260,7 +260,7 @@ class Publisher:
         return int(row[0])
 
     def _publish_merge(self, newest: Rank | None) -> Counts:
-        return self._merge_newest() if self.is_newest(newest) else self.derive()
+        return self._merge_newest() if self.is_newest(newest) else self.recompute_keys()
 
     def _merge_newest(self) -> Counts:
         unchanged, rest = self._set_unchanged_aside()
@@ -285,7 +285,7 @@ class Publisher:
         return unchanged, rest
 
     def _publish_scd2(self, newest: Rank | None) -> Counts:
-        return self._scd2_newest() if self.is_newest(newest) else self.derive()
+        return self._scd2_newest() if self.is_newest(newest) else self.recompute_keys()
 
     def _scd2_newest(self) -> Counts:
         if self._values["absent_closes"]:
@@ -297,11 +297,11 @@ class Publisher:
         self._run("scd2_close_changed", stage=rest)
         return Counts(self._run("insert_stage", into=self.target.live, stage=rest).rowcount, unchanged)
 
-    def derive(self) -> Counts:
+    def recompute_keys(self) -> Counts:
         """merge, scd2: work out anew, from all deliveries, every key that this load touches."""
         if not self._keys_found:
             self.find_keys([self.prior])
-        return self.derive_found()
+        return self.recompute_found_keys()
 
     def find_keys(self, touched: Sequence[int | None]) -> None:
         """Find the keys that the staged rows and the loads ``touched`` concern."""
@@ -312,7 +312,7 @@ class Publisher:
         self._run("derive_keys", {"touched": list(touched)}, and_absent=and_absent)
         self._keys_found = True
 
-    def derive_found(self) -> Counts:
+    def recompute_found_keys(self) -> Counts:
         """The same for the keys found before."""
         row = self._run("derive_frozen").fetchone()
         assert row

@@ -36,10 +36,10 @@ _MOST_COLUMNS = 1_590
 
 def gained(conn: psycopg.Connection, target: Target) -> dict[str, str]:
     """Columns of the type's tables that the spec does not know, and their types, in the table's order."""
-    return _ask_gained(conn, target)()
+    return _gained_deferred(conn, target)()
 
 
-def _ask_gained(conn: psycopg.Connection, target: Target) -> Callable[[], dict[str, str]]:
+def _gained_deferred(conn: psycopg.Connection, target: Target) -> Callable[[], dict[str, str]]:
     columns = table_columns_deferred(conn, target.live, also_in=target.superseded)
     known = {*(f.column for f in target.spec.fields), *TRACE_COLUMNS}
     return lambda: {name: type_ for name, type_ in columns().items() if name not in known}
@@ -47,12 +47,12 @@ def _ask_gained(conn: psycopg.Connection, target: Target) -> Callable[[], dict[s
 
 def with_gained(conn: psycopg.Connection, target: Target) -> Target:
     """``target`` with the columns that earlier deliveries brought, which every statement must carry along."""
-    return ask_with_gained(conn, target)()
+    return with_gained_deferred(conn, target)()
 
 
-def ask_with_gained(conn: psycopg.Connection, target: Target) -> Callable[[], Target]:
+def with_gained_deferred(conn: psycopg.Connection, target: Target) -> Callable[[], Target]:
     """The same in two steps, so that other statements may go along in a pipeline: ask, and see the answer."""
-    asked = _ask_gained(conn, target)
+    asked = _gained_deferred(conn, target)
 
     def answer() -> Target:
         found = tuple(asked())

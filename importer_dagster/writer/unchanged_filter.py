@@ -25,7 +25,7 @@ from importer_dagster.writer.publish import Publisher
 LEAST = 1_000  # rows of a batch; to compare fewer of them in full takes no longer than to ask
 
 
-class Sieve:
+class UnchangedFilter:
     """Writes batches to a stage, without the rows that the table has.
 
     Only for the newest delivery of a keyed type. Where most of a batch is new it
@@ -43,16 +43,16 @@ class Sieve:
 
     def write(self, batch: pa.RecordBatch) -> None:
         """As :meth:`RowStream.write`."""
-        self._hear()
+        self._receive()
         if not self._is_open or len(batch) < LEAST:
             self._stream.write(batch)
             return
         self._stream.pause()
         self._name(batch)
         self._asking.enter_context(self._stream.conn.pipeline())
-        self._asked = batch, self._publisher.ask_unchanged(len(batch))
+        self._asked = batch, self._publisher.unchanged_deferred(len(batch))
 
-    def _hear(self) -> None:
+    def _receive(self) -> None:
         """Wait for the answer about the last batch, and write what is new of it."""
         if self._asked is None:
             return
@@ -80,7 +80,7 @@ class Sieve:
 
     def pause(self) -> None:
         """As :meth:`RowStream.pause`."""
-        self._hear()
+        self._receive()
         self._stream.pause()
 
     def abort(self, error: BaseException) -> None:

@@ -18,7 +18,7 @@ from importer_dagster.model import Delivery
 from importer_dagster.pipeline import already_loaded
 from importer_dagster.pipeline import delivery as pipeline_delivery
 from importer_dagster.pipeline.delivery import import_delivery
-from importer_dagster.slots import SLOT_LOCKS, Turn
+from importer_dagster.slots import SLOT_LOCKS, SlotRequest
 from importer_dagster.warehouse import Warehouse
 from importer_dagster_tests.helpers import flood
 from importer_dagster_tests.helpers.inbox import Inbox, Query, make_spec
@@ -158,7 +158,7 @@ def test_a_series_closes_its_connection_where_others_wait(inbox: Inbox, warehous
     inbox.load(spec, HEADER + "1,a,1\n")
     flood.set_cap(warehouse.url, 1)
     with take(warehouse, 0), psycopg.connect(warehouse.url) as other:
-        assert Turn("others", "acme", 1, 1).ask(other) is not None
+        assert SlotRequest("others", "acme", 1, 1).ask(other) is not None
     with warehouse.series():
         # the other one's turn comes after this one's
         with psycopg.connect(warehouse.url, autocommit=True) as conn:
@@ -185,7 +185,7 @@ def test_who_is_overtaken_gives_its_seat_up_before_another_waits_connected(
     """Places change while nobody looks: for an instant two believe that they are next, and one has the seat."""
     ledger_schema.migrate(warehouse)
     with take(warehouse, 0), warehouse.connect() as first_conn, warehouse.connect() as second_conn:
-        first, second = Turn("things", "acme", BIG, 1), Turn("other", "bolt", 10, 1)
+        first, second = SlotRequest("things", "acme", BIG, 1), SlotRequest("other", "bolt", 10, 1)
         place = first.ask(first_conn)
         assert place is not None and (place.ahead, place.seated) == (0, True)
         overtakes = second.ask(second_conn)  # a small file, and small ones have the next turn
@@ -207,7 +207,7 @@ def test_a_seat_is_given_back_with_the_turn_and_with_a_lowered_cap(
     ledger_schema.migrate(warehouse)
     with warehouse.connect() as conn, warehouse.connect() as other:
         taken = take(warehouse, 0)
-        turn = Turn("things", "acme", 10, 1)
+        turn = SlotRequest("things", "acme", 10, 1)
         place = turn.ask(conn)
         assert place is not None and place.seated and slots.try_seat(other, 1) is None
         taken.close()
@@ -217,7 +217,7 @@ def test_a_seat_is_given_back_with_the_turn_and_with_a_lowered_cap(
     with warehouse.connect() as conn, warehouse.connect() as other:
         taken = [take(warehouse, n) for n in range(2)]
         assert slots.try_seat(other, 2) == 0
-        turn = Turn("things", "acme", 10, 2)
+        turn = SlotRequest("things", "acme", 10, 2)
         place = turn.ask(conn)
         assert place is not None and place.seated and turn.seat == 1
         slots.set_cap(other, 1)
@@ -250,7 +250,7 @@ def test_a_raised_cap_lets_the_waiting_in_at_once(inbox: Inbox, warehouse: Wareh
 def test_a_lowered_cap_counts_slots_beyond_it(warehouse: Warehouse) -> None:
     flood.set_cap(warehouse.url, 1)
     with warehouse.connect() as conn:
-        turn = Turn("things", "acme", 1, 8)
+        turn = SlotRequest("things", "acme", 1, 8)
         with take(warehouse, 5):
             assert turn.ask(conn) is not None, "slot 0 is free, but the one writer there may be writes"
         deadline = time.monotonic() + 10
@@ -284,7 +284,7 @@ def test_one_who_died_in_line_does_not_count_for_long(
     monkeypatch.setattr(slots, "_GRACE_S", 0.5)
     flood.set_cap(warehouse.url, 1)
     with take(warehouse, 0), warehouse.connect() as conn:
-        assert Turn("things", "dead", 1, 1).ask(conn) is not None
+        assert SlotRequest("things", "dead", 1, 1).ask(conn) is not None
     with warehouse.connect() as conn:
         assert slots.counts(conn) == (0, 1)
     with warehouse.writing("things", "alive", size=1):
@@ -298,7 +298,7 @@ def served(warehouse: Warehouse, waiting: list[tuple[str, int]]) -> list[tuple[s
     with warehouse.connect() as conn:
         with take(warehouse, 0):
             # of a type each: those of one type and tenant follow each other anyway
-            queue = [(who, Turn(f"type{n}", *who, 1)) for n, who in enumerate(waiting)]
+            queue = [(who, SlotRequest(f"type{n}", *who, 1)) for n, who in enumerate(waiting)]
             for _, turn in queue:
                 assert turn.ask(conn) is not None
         while queue:

@@ -12,7 +12,7 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import ModuleTarget
 from dagster._daemon.auto_run_reexecution.event_log_consumer import EventLogConsumerDaemon
 
-from importer_dagster.defs.run_recovery import tell_again
+from importer_dagster.defs.run_recovery import report_failure_again
 from importer_dagster.defs.runs import ACTIVE, JOB, unfinished
 from importer_dagster.launch.environment import PROJECT_ROOT as ROOT
 from importer_dagster_tests.helpers.project import DEFINITIONS, Project, day
@@ -82,16 +82,16 @@ def test_a_failure_that_the_daemon_overlooked_is_told_again(
     look(daemon)
     assert retries() == []  # Dagster says that it will, and never does
 
-    assert tell_again(instance) == []  # it may still come
+    assert report_failure_again(instance) == []  # it may still come
     later = datetime.now(UTC) + timedelta(minutes=2)
-    assert tell_again(instance, now=later) == [run.run_id]
-    assert tell_again(instance, now=later + timedelta(minutes=2)) == []  # once
+    assert report_failure_again(instance, now=later) == [run.run_id]
+    assert report_failure_again(instance, now=later + timedelta(minutes=2)) == []  # once
     look(daemon)
     [retry] = retries()
     assert retry.status == dg.DagsterRunStatus.QUEUED
     assert retry.tags["dagster/partition"] == day(70).isoformat()
     # one that Dagster did not overlook is left alone
-    assert tell_again(instance, now=later + timedelta(minutes=4)) == []
+    assert report_failure_again(instance, now=later + timedelta(minutes=4)) == []
     for made in (retry, run):
         instance.delete_run(made.run_id)
 
@@ -141,5 +141,5 @@ def test_what_dagster_will_not_run_again_is_left_alone(
     run = queued_run(instance, day(71).isoformat())
     instance.add_run_tags(run.run_id, {"dagster/max_retries": "0"})
     instance.report_run_failed(instance.get_run_by_id(run.run_id))
-    assert tell_again(instance, now=datetime.now(UTC) + timedelta(minutes=2)) == []
+    assert report_failure_again(instance, now=datetime.now(UTC) + timedelta(minutes=2)) == []
     instance.delete_run(run.run_id)

@@ -16,8 +16,8 @@ def test_a_mixed_load_under_faults_loses_nothing(_clean_environment: None) -> No
     assert "| Dagster runs | 2 |" in said[-1]
 
 
-def content(*rows: tuple[int, str]) -> count.Content:
-    return count.Content(len(rows), tuple((key, value, Decimal(1)) for key, value in rows))
+def content(*rows: tuple[int, str]) -> count.FileContent:
+    return count.FileContent(len(rows), tuple((key, value, Decimal(1)) for key, value in rows))
 
 
 def test_the_count_reads_files_by_itself(tmp_path: Path) -> None:

@@ -60,14 +60,18 @@ def test_the_answer_and_the_records_are_those_of_one_by_one(inbox: Inbox, query:
     spec, rows = make_spec(key=["id"], write_disposition="merge"), "1,a,1\n2,b,x\n"
     assert load(inbox, spec, write(inbox, a=rows, b=rows)) == ["loaded"] * 2
     ledger = "SELECT to_jsonb(l) - 'stamp' FROM importer.loads l ORDER BY load_id"
-    before, stamps = query(ledger), query("SELECT stamp FROM importer.loads ORDER BY tenant")
+    before, file_versions = query(ledger), query("SELECT stamp FROM importer.loads ORDER BY tenant")
     again = write(inbox, a=rows, b=rows)
     known = look_up(again, {spec.name: spec}, warehouse=inbox.warehouse)
     same = known.same
     assert known.new == set()
     assert list(same) == again
     assert query(ledger) == before
-    assert query("SELECT stamp FROM importer.loads ORDER BY tenant") == [(d.stamp,) for d in again] != stamps
+    assert (
+        query("SELECT stamp FROM importer.loads ORDER BY tenant")
+        == [(d.file_version,) for d in again]
+        != file_versions
+    )
     assert query("SELECT count(*) FROM importer.waiting") == [(0,)]
     for delivery, result in same.items():
         alone = import_delivery(delivery, spec, warehouse=inbox.warehouse)

@@ -200,14 +200,14 @@ def test_a_load_has_the_stamp_of_its_file(inbox: Inbox, query: Query) -> None:
     spec = make_spec()
     inbox.load(spec, "id,v,n\n1,a,1\n", path=f"{FOLDER}/things.csv")
     listed = find_deliveries(str(inbox.folder), {"things": spec}, default_path=Settings.default_path)[0]
-    assert listed.stamp
-    assert query("SELECT bytes, stamp FROM importer.loads") == [(listed.size, listed.stamp)]
+    assert listed.file_version
+    assert query("SELECT bytes, stamp FROM importer.loads") == [(listed.size, listed.file_version)]
     # the same content, written again: no load, but the new stamp
     again = inbox.load(spec, "id,v,n\n1,a,1\n", path=f"{FOLDER}/things.csv")
     assert again.status == "unchanged"
     now = find_deliveries(str(inbox.folder), {"things": spec}, default_path=Settings.default_path)[0]
-    assert now.stamp != listed.stamp
-    assert query("SELECT stamp FROM importer.loads") == [(now.stamp,)]
+    assert now.file_version != listed.file_version
+    assert query("SELECT stamp FROM importer.loads") == [(now.file_version,)]
     # content of the same size under the same time of change is told apart
     file = Path(inbox.folder / FOLDER / "things.csv")
     before = file.stat()
@@ -215,14 +215,14 @@ def test_a_load_has_the_stamp_of_its_file(inbox: Inbox, query: Query) -> None:
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert file.stat().st_mtime_ns == before.st_mtime_ns
     [other] = find_deliveries(str(inbox.folder), {"things": spec}, default_path=Settings.default_path)
-    assert (other.size, other.stamp != now.stamp) == (now.size, True)
+    assert (other.size, other.file_version != now.file_version) == (now.size, True)
 
 
 def test_a_refusal_has_the_stamp_too(inbox: Inbox, query: Query) -> None:
     assert inbox.load(make_spec(), "id,id\n1,a\n").status == "refused"
-    [(size, stamp)] = query("SELECT bytes, stamp FROM importer.loads")
+    [(size, file_version)] = query("SELECT bytes, stamp FROM importer.loads")
     assert size == 10
-    assert stamp
+    assert file_version
 
 
 def listed(root: Path) -> Delivery:
@@ -269,9 +269,9 @@ def test_a_link_has_the_stamp_of_what_it_leads_to(inbox: Inbox, query: Query) ->
     (inbox.folder / FOLDER / "things.csv").symlink_to("raw_1.csv")
     delivery = listed(inbox.folder)
     assert import_delivery(delivery, make_spec(), warehouse=inbox.warehouse).status == "loaded"
-    assert query("SELECT stamp FROM importer.loads") == [(listed(inbox.folder).stamp,)]
+    assert query("SELECT stamp FROM importer.loads") == [(listed(inbox.folder).file_version,)]
     target.write_text(target.read_text().swapcase())  # another content of the same size
-    assert listed(inbox.folder).stamp != delivery.stamp
+    assert listed(inbox.folder).file_version != delivery.file_version
 
 
 @contextmanager

@@ -150,7 +150,7 @@ def test_a_named_file_without_a_date_in_its_path_is_the_delivery_that_is_listed(
 
 
 def test_a_file_that_vanished_after_it_was_listed_stays_on_record(inbox: Inbox, query: Query) -> None:
-    delivery = inbox.delivery(spec(), "id,first name,n\n1,2,3\n")
+    delivery = inbox.delivery(make_spec(), "id,first name,n\n1,2,3\n")
     Path(delivery.url).unlink()
-    assert import_delivery(delivery, spec(), warehouse=inbox.warehouse).status == "refused"
+    assert import_delivery(delivery, make_spec(), warehouse=inbox.warehouse).status == "refused"
     assert query("SELECT status, reason LIKE '%%does not exist%%' FROM importer.loads") == [("refused", True)]

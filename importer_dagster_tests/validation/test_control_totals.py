@@ -236,9 +236,9 @@ def test_another_manifest_makes_it_another_delivery(inbox: Inbox, query: Query) 
     deliver(inbox, f"{hexdigest('md5', 'wrong')}  {NAME}\n", "SUMS")
     before = listed(inbox, spec)
     assert load(inbox, spec).status == "refused"
-    assert query("SELECT stamp FROM importer.loads") == [(before.stamp,)]
+    assert query("SELECT stamp FROM importer.loads") == [(before.file_version,)]
     (inbox.folder / FOLDER / "SUMS").write_text(f"{hexdigest('md5')}  {NAME}\n")
-    assert listed(inbox, spec).stamp != before.stamp
+    assert listed(inbox, spec).file_version != before.file_version
     assert load(inbox, spec).status == "loaded"
 
 

@@ -21,7 +21,7 @@ from importer_dagster.pipeline import delivery
 from importer_dagster.spec.table import TableSpec
 from importer_dagster.validation.schemas import arrow_schema
 from importer_dagster.writer import unchanged_filter
-from importer_dagster.writer.key_order import Rising
+from importer_dagster.writer.key_order import KeyOrder
 from importer_dagster.writer.publish import Publisher
 from importer_dagster.writer.tables import move_rescued
 from importer_dagster.writer.target import Target
@@ -54,7 +54,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, list[int]
     """Batches of any size are sifted; (rows of a batch, numbers of those that are new) each time."""
     monkeypatch.setattr(unchanged_filter, "LEAST", 1)
     found: list[tuple[int, list[int]]] = []
-    ask = Publisher.ask_unchanged
+    ask = Publisher.unchanged_deferred
 
     def noting(self: Publisher, rows: int) -> Callable[[], np.ndarray]:
         answer = ask(self, rows)
@@ -66,7 +66,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, list[int]
 
         return noted
 
-    monkeypatch.setattr(Publisher, "ask_unchanged", noting)
+    monkeypatch.setattr(Publisher, "unchanged_deferred", noting)
     yield found
 
 
@@ -361,7 +361,7 @@ def test_keys_that_rise_come_once(data: st.DataObject, kinds: list[str], cut: in
     batch = pa.RecordBatch.from_pylist(
         [dict(zip((f["name"] for f in fields), key, strict=True)) for key in keys], schema=arrow_schema(spec)
     )
-    rising = Rising(spec)
+    rising = KeyOrder(spec)
     for part in (batch.slice(0, cut), batch.slice(cut)):
         rising.add(part)
     if len(keys) > 1:
@@ -376,6 +376,6 @@ def test_keys_that_postgresql_compares_in_another_way_are_looked_at() -> None:
         ({"format": "uuid"}, [b"a" * 16, b"b" * 16], True),
     ):
         spec = make_spec("things", [{"name": "id", **field}], key=["id"], write_disposition="merge")
-        rising = Rising(spec)
+        rising = KeyOrder(spec)
         rising.add(pa.RecordBatch.from_pylist([{"id": v} for v in values], schema=arrow_schema(spec)))
         assert rising.holds == holds
