@@ -18,7 +18,8 @@ from typing import get_args
 
 from importer_dagster.errors import ImporterError
 from importer_dagster.model import Delivery, LoadResult
-from importer_dagster.pipeline import delivery as pipeline_delivery
+from importer_dagster.pipeline import load
+from importer_dagster.pipeline.delivery import import_delivery
 from importer_dagster.pipeline.small_files import import_together
 from importer_dagster.pipeline.unchanged_files import look_up
 from importer_dagster.reader import reader
@@ -72,7 +73,7 @@ def processes() -> ForkServerContext:
 
 def import_one(job: Job) -> None:
     """Import, and end with the exit code that ``importer load`` would have."""
-    pipeline_delivery.open_delivery = partial(reader.open_delivery, block_size=SMALL_BLOCKS)  # type: ignore[attr-defined]
+    load.open_delivery = partial(reader.open_delivery, block_size=SMALL_BLOCKS)  # type: ignore[attr-defined]
     logging.disable(logging.ERROR)  # attempts that fail are what we are here for
     try:
         results = list(_import(job))
@@ -95,4 +96,4 @@ def _import(job: Job) -> Iterator[LoadResult]:
         new = look_up(deliveries, {job.spec.name: job.spec}, warehouse=warehouse).new
         done = import_together([d for d in deliveries if d in new], job.spec, warehouse=warehouse)
     for delivery in deliveries:
-        yield done.get(delivery) or pipeline_delivery.import_delivery(delivery, job.spec, warehouse=warehouse)
+        yield done.get(delivery) or import_delivery(delivery, job.spec, warehouse=warehouse)

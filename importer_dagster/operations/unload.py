@@ -138,14 +138,16 @@ def _take_out(
 ) -> None:
     """Bring the tables to what the ledger says by now."""
     if target.is_keyed:
-        publisher.recompute_found_keys()
+        publisher.recompute_keys()
         return
     publisher.delete_load(row["load_id"])
     if target.spec.write_disposition == "replace":
         newest = queries.newest_rank(conn, row["type"], row["tenant"], besides=None)
         if newest is not None:
             _refuse_pruned_day(conn, row, newest[0])
-            Publisher(conn, target, load_id=None, tenant=row["tenant"], business_date=newest[0]).settle()
+            Publisher(
+                conn, target, load_id=None, tenant=row["tenant"], business_date=newest[0]
+            ).recompute_day()
     elif back is not None:
         publisher.revive_load(back)
 

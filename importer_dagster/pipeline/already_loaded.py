@@ -1,11 +1,11 @@
-"""Is there anything to do? Whether a delivery came before with the same content, and what became of it then.
+"""Whether a delivery came before with the same content, and what became of it then.
 
-:class:`FileContent` is what is known of a file without importing it; :class:`PriorLoads`
-asks the ledger for it. A content that stands already (loaded, held, or refused
-by a person) is not loaded again; at most its new stamp is put on record.
+:class:`FileContent` is what is known of a file without importing it; :class:`PriorLoads` looks it up in the
+ledger. A content that has an active load (loaded, held, or refused by a person) is not loaded again; only its new
+file version is put on record.
 
-What does not belong here: reading the records of a file (``reader/reader.py``), loading
-them (``pipeline/delivery.py``), what is held and how it is let go (``operations/release.py``).
+What does not belong here: reading the records of a file (``reader``), loading them (``load.py``), what a person does
+with a held load (``operations/release.py``).
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from importer_dagster.writer import held_rows
 
 @dataclass(frozen=True)
 class PriorOutcome:
-    """What became of the same content when it came before: as load ``load_id``, in the words of a result.
+    """What became of the same content when it came before, as load ``load_id``.
 
-    ``figures`` are those rows_… of the result that are not 0.
+    ``figures`` are the counts (``rows_…``) of the result that are not 0.
     """
 
     status: Status
@@ -42,19 +42,10 @@ class PriorOutcome:
     reason: str
 
 
-class FingerprintNeeded(Exception):
-    """The delivery stands already: whether with the same content, only its fingerprint says."""
-
-    def __init__(self, active_loads: Sequence[ActiveLoad]) -> None:
-        super().__init__()
-        self.active_loads = active_loads
-
-
 class FileContent:
-    """What is known of a delivery's content by now: ``size`` in bytes, ``file_version``, ``sha256``; None if unknown.
+    """What is known of a delivery's content so far: ``size`` in bytes, ``file_version``, ``sha256``; None if unknown.
 
-    ``is_unreadable`` where its fingerprint could not be taken; the import finds
-    the fault again and records it.
+    ``is_unreadable`` is set where its fingerprint could not be taken; the import meets the fault again and records it.
     """
 
     def __init__(self, delivery: Delivery, spec: TableSpec) -> None:
@@ -65,7 +56,7 @@ class FileContent:
         self.is_unreadable = False
 
     def look(self) -> None:
-        """Note what the file is like before it is read: what changes from now on is found by the next listing."""
+        """Note size and version before the file is read, so that the next listing finds any later change."""
         if self.file_version is None or "://" not in self.delivery.url:
             size, self.file_version = look_at(self.delivery.url)
             self.size = self.size if size is None else size
@@ -74,7 +65,7 @@ class FileContent:
                 self.file_version = with_manifest(self.file_version, look_at(url)[1])
 
     def read(self, warehouse: Warehouse) -> None:
-        """Read the whole file, which may take long: without a slot, and without a connection."""
+        """Take the fingerprint, which may take long: without a slot, and for a large file without a connection."""
         if self.size is None or self.size >= SMALL_BYTES:
             warehouse.rest()
         self.fingerprint()
@@ -88,7 +79,7 @@ class FileContent:
 
 
 class PriorLoads:
-    """What the ledger says of a content that came before. ``dry_run``: nothing is written."""
+    """The active loads of a delivery. With ``force`` its content is loaded in any case; ``dry_run`` writes nothing."""
 
     def __init__(self, content: FileContent, *, force: bool, dry_run: bool) -> None:
         self.content, self.force, self.dry_run = content, force, dry_run
@@ -104,75 +95,67 @@ class PriorLoads:
         """Whether a content of the delivery is held, as of the last look."""
         return any(s.status == "held" for s in self.active_loads)
 
+    @property
+    def needs_fingerprint(self) -> bool:
+        """Whether only the content's fingerprint, which is not known yet, tells if it came before."""
+        return self.content.sha256 is None and bool(self._with_fingerprint)
+
+    @property
+    def _with_fingerprint(self) -> Sequence[ActiveLoad]:
+        """Active loads to compare the content with; none where it is to be loaded in any case."""
+        if self.force or self.content.is_unreadable:
+            return ()
+        return [load for load in self.active_loads if load.sha256 is not None]
+
     def look(self, conn: psycopg.Connection) -> None:
-        """See which loads answer for the delivery. Who holds the lock of type and tenant need do so but once."""
+        """See which loads are active. With the lock of type and tenant, one look is enough."""
         with single(conn):
             self.active_loads = queries.active_loads(conn, self.content.delivery)
 
-    def ask(self, conn: psycopg.Connection, *, alone: bool = False) -> PriorOutcome | None:
-        """What became of the same content; None if it is to be imported.
+    def outcome(self, writer: psycopg.Connection | None = None) -> PriorOutcome | None:
+        """What became of the same content before, as of the last look; None if it is to be imported.
 
-        ``alone``: nobody else writes meanwhile, so that ``conn`` may put on record
-        what is new. Raises Unread where the answer depends on a content that is not
-        known yet.
+        ``writer`` is a connection that holds the slot: nobody else writes meanwhile, so what is new about the
+        content may be put on record. Without it the answer is also None where something is to be recorded.
         """
-        self.look(conn)
-        active_loads = [s for s in self.active_loads if s.sha256 is not None]
-        if self.force or not active_loads or self.content.is_unreadable:
-            return None
-        if self.content.sha256 is None:
-            raise FingerprintNeeded(active_loads)
-        return self.say(active_loads, conn if alone else None)
-
-    def say(
-        self, active_loads: Sequence[ActiveLoad], alone: psycopg.Connection | None = None
-    ) -> PriorOutcome | None:
-        """What those that stand say of the content; ``alone``: a connection that may write."""
-        same = {s.status: s for s in active_loads if s.sha256 == self.content.sha256}
-        if (
-            alone is None
-            and not self.dry_run
-            and any(s.file_version != self.content.file_version for s in same.values())
-        ):
-            return None  # that is to be put on record, which takes a slot
-        for known in same.values():
-            self._recognise(alone, known)
+        active = self._with_fingerprint
+        same = {load.status: load for load in active if load.sha256 == self.content.sha256}
+        seen_anew = [load for load in same.values() if load.file_version != self.content.file_version]
+        if seen_anew and not self.dry_run:
+            if writer is None:
+                return None
+            for load in seen_anew:  # so that no listing takes the file for another content
+                loads.set_file_version(writer, load.load_id, self.content.file_version)
+            writer.commit()
         if "held" in same:
-            return _left_out("held", same["held"])
+            return _not_in_force("held", same["held"])
         if "loaded" in same:
-            if any(s.status == "held" for s in active_loads) and not self.dry_run:
-                if alone is None:
+            if any(load.status == "held" for load in active) and not self.dry_run:
+                if writer is None:
                     return None
-                self._back_to(alone, same["loaded"])
+                # the content in force was sent once more, so what is held is of no account any longer
+                load_id = same["loaded"].load_id
+                drop_held(
+                    writer, self.content.delivery, load_id, f"sent again with the content of load {load_id}"
+                )
+                writer.commit()
             return unchanged(same["loaded"])
-        return _left_out("refused", same["refused"]) if "refused" in same else None
-
-    def _recognise(self, conn: psycopg.Connection | None, known: ActiveLoad) -> None:
-        """Have the file's new stamp on record, so that no listing takes it for another content."""
-        if conn is not None and known.file_version != self.content.file_version and not self.dry_run:
-            loads.set_file_version(conn, known.load_id, self.content.file_version)
-            conn.commit()
-
-    def _back_to(self, conn: psycopg.Connection, loaded: ActiveLoad) -> None:
-        """The content in force was sent once more, so that what is held is of no account any longer."""
-        words = f"sent again with the content of load {loaded.load_id}"
-        make_way(conn, self.content.delivery, loaded.load_id, words)
-        conn.commit()
+        return _not_in_force("refused", same["refused"]) if "refused" in same else None
 
 
 def with_remedy(reason: str, load_id: int) -> str:
-    """Why a load is held, and what ends it."""
+    """Why a load is held, with the commands that end that."""
     return f"{reason}. `importer release {load_id}` loads it, `importer refuse {load_id}` drops it."
 
 
-def result_of(content: FileContent, answer: PriorOutcome, seconds: float) -> LoadResult:
-    """An answer as the result of an import that took so long."""
+def result_of(content: FileContent, prior: PriorOutcome, seconds: float) -> LoadResult:
+    """The result of an import that found this outcome after ``seconds``."""
     return LoadResult(
         content.delivery,
-        answer.status,
-        answer.load_id,
-        **answer.figures,  # type: ignore[arg-type]
-        reason=answer.reason,
+        prior.status,
+        prior.load_id,
+        **prior.figures,  # type: ignore[arg-type]
+        reason=prior.reason,
         bytes=content.size,
         sha256=content.sha256,
         seconds=seconds,
@@ -180,7 +163,7 @@ def result_of(content: FileContent, answer: PriorOutcome, seconds: float) -> Loa
 
 
 def unchanged(same: ActiveLoad) -> PriorOutcome:
-    """The answer for a content that is in force."""
+    """The outcome of a content that is in force."""
     figures = {"rows_read": same.rows_read, "rows_unchanged": same.rows_read}
     return PriorOutcome(
         "unchanged",
@@ -190,7 +173,7 @@ def unchanged(same: ActiveLoad) -> PriorOutcome:
     )
 
 
-def _left_out(status: Status, same: ActiveLoad) -> PriorOutcome:
+def _not_in_force(status: Status, same: ActiveLoad) -> PriorOutcome:
     figures = {name: getattr(same, name) for name in ("rows_read", "rows_rejected", "rows_skipped")}
     reason = (
         with_remedy(str(same.reason), same.load_id)
@@ -201,7 +184,7 @@ def _left_out(status: Status, same: ActiveLoad) -> PriorOutcome:
     return PriorOutcome(status, same.load_id, figures, reason)
 
 
-def make_way(conn: psycopg.Connection, delivery: Delivery, new: int, words: str) -> None:
-    """Drop what is held of the same delivery: it was sent again, and load ``new`` is its content by now."""
+def drop_held(conn: psycopg.Connection, delivery: Delivery, new: int, words: str) -> None:
+    """Drop what is held of a delivery that was sent again; load ``new`` is its content now. ``words`` say why."""
     for load_id in loads.give_up_held(conn, delivery, new, words):
         held_rows.drop(conn, delivery.type, load_id)

@@ -1,7 +1,7 @@
-"""The gate: whether a delivery that can be read is also to be believed, decided before it is in force.
+"""The gate: whether a delivery that can be read is also plausible, decided before it is in force.
 
-Judges figures, and the staged rows where it must, in the load's own transaction.
-Nothing here costs anything for a type that declares no gate.
+It compares counts, and where the type asks for it the rows in the staging table, in the load's own transaction.
+A type that declares no gate pays nothing.
 
 What does not belong here: the options (``spec/policy.py``), and what becomes of a
 held load (``operations/release.py``).
@@ -26,12 +26,12 @@ from importer_dagster.writer.references import CANNOT_LOOK, dangling
 from importer_dagster.writer.target import Name, Target, column_list
 
 _STAGE = sql.Identifier("importer_stage")
-_ENOUGH = 3  # earlier deliveries, from which on there is something usual to compare with
+_ENOUGH = 3  # earlier deliveries that are needed to know what is usual
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What is known of a delivery when its last record has been read."""
+    """Counts of records, known when the last one has been read."""
 
     read: int
     rejected: int
@@ -43,14 +43,14 @@ class Figures:
 
 
 def needs_stage(spec: TableSpec) -> bool:
-    """Whether rows must lie aside until the gate has judged."""
+    """Whether rows must stay in a staging table until the gate has decided."""
     gate = spec.gate
     actions = [g.action for g in (gate.rows, gate.rejects) if g] + [gate.empty]
     return "hold" in actions or bool(gate.unique) or gate.references is not None
 
 
 def repeats(conn: psycopg.Connection, spec: TableSpec) -> tuple[Finding, ...]:
-    """Keys that come more than once in the staged rows; to be asked before duplicates are taken out."""
+    """Keys that come more than once in the staging table; to be called before duplicates are taken out."""
     return tuple(f for rule in spec.gate.unique for f in _repeats_of(conn, spec, rule.fields, rule.action))
 
 
@@ -84,7 +84,7 @@ def judge(
     *,
     prior: int | None,
 ) -> tuple[Finding, ...]:
-    """What the gate objects to, apart from ``repeats``. The ledger must exist."""
+    """What the gate objects to, apart from :func:`repeats`. The ledger must exist. ``prior`` is the load to replace."""
     gate = target.spec.gate
     found: list[Finding] = []
     if figures.accepted == 0:

@@ -1,12 +1,11 @@
-"""Files that were sent again unchanged, recognised many at a time: one question to the ledger, one answer to it.
+"""Files that were sent again unchanged, recognised many at a time with one query and one update of the ledger.
 
-A day that is sent again consists of hundreds of them, and to open a turn for each
-would take far longer than to look at its bytes. Only the plain case is dealt with
-here: a small file whose content is in force, with nothing held beside it. All
-others are left to :func:`pipeline.delivery.import_delivery`, which finds the same.
+A day that is sent again consists of hundreds of them, and waiting for a slot for each would take far longer than
+reading its bytes. Only the plain case is handled here: a small file whose content is in force, with nothing held
+beside it. All others are left to :func:`pipeline.delivery.import_delivery`, which comes to the same result.
 
-What does not belong here: what else may stand of a delivery (``pipeline/already_loaded.py``), which
-files are not even opened, since their stamps are known (``ledger/arrivals.py``).
+What does not belong here: other states of a delivery (``already_loaded.py``), files that are not even opened since
+their version is known (``ledger/arrivals.py``).
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ _READ_AT_ONCE = 32  # of them
 
 @dataclass
 class Known:
-    """What the ledger says of many deliveries.
+    """What the ledger knows of many deliveries.
 
-    ``same``: those that are loaded already with the very same content, each with
-    its result, ``unchanged``. ``new``: those of which nothing stands.
+    ``same``: those that are loaded already with the same content, each with its result (``unchanged``).
+    ``new``: those that have no active load.
     """
 
     same: dict[Delivery, LoadResult] = field(default_factory=dict)
@@ -47,10 +46,10 @@ class Known:
 
 
 def look_up(deliveries: Sequence[Delivery], specs: Mapping[str, TableSpec], *, warehouse: Warehouse) -> Known:
-    """Tell those that were sent again unchanged and those that are new from the rest.
+    """Tell the deliveries that were sent again unchanged and those that are new from the rest.
 
-    New stamps are put on record, in one transaction and one turn for up to 500 files. Raises
-    nothing: whoever imports the rest finds it again.
+    New file versions are put on record, in one transaction and with one slot for up to 500 files. Raises nothing:
+    after an error, importing the files one by one meets it again.
     """
     found = Known()
     try:
@@ -77,7 +76,11 @@ def _look_up(
         for content, known in same
         if known.file_version != content.file_version
     }
-    recorded = _record(new, same[0][0].delivery, warehouse) if new else set()
+    recorded: set[int] = set()
+    if new:
+        first = same[0][0].delivery  # any: the update itself leaves out loads that others are changing
+        with warehouse.writing(first.type, first.tenant, size=0) as conn, single(conn):
+            recorded = loads.set_file_versions(conn, new)
     found.same |= {
         content.delivery: result_of(content, unchanged(known), seconds)
         for content, known in same
@@ -90,7 +93,7 @@ def _same(
     specs: Mapping[str, TableSpec],
     active_loads: Mapping[Key, Sequence[ActiveLoad]],
 ) -> Iterator[tuple[FileContent, ActiveLoad]]:
-    """The files with the content that is in force, and its load. Only those of the same size are read."""
+    """The files with the content that is in force, and its load. Only files of the same size are read."""
     alike: list[tuple[FileContent, ActiveLoad]] = []
     for delivery in deliveries:
         known = active_loads.get(queries.key_of(delivery), ())
@@ -120,7 +123,7 @@ def _portions(
 
 
 def _read(contents: Sequence[FileContent]) -> None:
-    """Note the hashes; those of local files are read in one go."""
+    """Take the fingerprints; local files are read together."""
     local = [c for c in contents if "://" not in c.delivery.url]
     files = [(c.delivery.url, c.delivery.inbox) for c in local]
     for content, found in zip(local, hash_files(files), strict=True):
@@ -129,12 +132,3 @@ def _read(contents: Sequence[FileContent]) -> None:
     for content in contents:
         if "://" in content.delivery.url:
             content.fingerprint()
-
-
-def _record(file_versions: Mapping[int, str | None], first: Delivery, warehouse: Warehouse) -> set[int]:
-    """Put new stamps of loads on record, in a turn like any other; the loads that are still in force.
-
-    The lock that comes with the turn is of no account: the statement sees for itself.
-    """
-    with warehouse.writing(first.type, first.tenant, size=0) as conn, single(conn):
-        return loads.set_file_versions(conn, file_versions)

@@ -111,7 +111,10 @@ INSERT INTO {live} ({columns}) SELECT {columns} FROM back;
 -- name: delete_load
 DELETE FROM {table} t WHERE {mine} AND t._load_id = %(load)s;
 
--- name: settle_winners
+-- name: count_live
+SELECT count(*) FROM {live} t WHERE {mine} AND t._load_id = %(load)s
+
+-- name: recompute_day_winners
 -- replace: the rows of the newest business date; of one key the later path's
 CREATE TEMP TABLE importer_winners ON COMMIT DROP AS
 SELECT {distinct_on} t._load_id, t._row
@@ -124,7 +127,7 @@ JOIN importer.loads l ON l.load_id = t._load_id
 WHERE (l.status = 'loaded' AND l.superseded_by IS NULL) OR l.load_id = %(load)s
 ORDER BY {key_or_row} l.path COLLATE "C" DESC;
 
--- name: settle_out
+-- name: recompute_day_out
 WITH gone AS (
     DELETE FROM {live} t
     WHERE {mine} AND NOT EXISTS (
@@ -133,7 +136,7 @@ WITH gone AS (
 )
 INSERT INTO {superseded} ({columns}) SELECT {columns} FROM gone;
 
--- name: settle_in
+-- name: recompute_day_in
 WITH back AS (
     DELETE FROM {superseded} t
     USING importer_winners w
@@ -180,7 +183,7 @@ WHERE {mine} AND {current} AND NOT EXISTS (SELECT FROM {named} AS g WHERE {same_
 UPDATE {live} t SET _valid_to = %(date)s FROM {stage} g
 WHERE {same_key} AND {current};
 
--- name: derive_keys
+-- name: recompute_find_keys
 CREATE TEMP TABLE importer_keys ON COMMIT DROP AS
 SELECT DISTINCT {key} FROM (
     SELECT {key} FROM importer_stage
@@ -195,7 +198,7 @@ SELECT DISTINCT {key} FROM (
 UNION ALL SELECT {key} FROM {live} t
 WHERE {mine} AND t._business_date < %(date)s AND (t._valid_to IS NULL OR t._valid_to >= %(date)s)
 
--- name: derive_frozen
+-- name: recompute_frozen
 -- scd2 where absence closes: the last day of which retention left nothing but versions; null: of none.
 -- All in force of that day and before is pruned, and nothing comes or goes there any more.
 SELECT max(business_date) FROM importer.loads
@@ -206,13 +209,13 @@ WHERE type = %(type)s AND tenant = %(tenant)s AND pruned_at IS NOT NULL
 -- what had ended by the frozen day stays as it is
 AND (t._valid_to > %(frozen)s::date OR t._valid_to IS NULL OR %(frozen)s::date IS NULL)
 
--- name: derive_versions
+-- name: recompute_versions
 CREATE TEMP TABLE importer_versions ON COMMIT DROP AS
 SELECT {t_columns} FROM {live} t JOIN importer_keys g ON {same_key} {and_thawed}
 UNION ALL SELECT {t_columns} FROM {superseded} t JOIN importer_keys g ON {same_key}
 UNION ALL SELECT {columns} FROM importer_stage;
 
--- name: derive_repeated
+-- name: recompute_repeated
 -- Where few keys are touched, most blocks name none of them, and are not taken apart.
 CREATE TEMP TABLE importer_repeated ON COMMIT DROP AS
 SELECT t.* FROM {said_again_of_keys} t JOIN importer_keys g ON {same_key} WHERE {mine};
@@ -221,7 +224,7 @@ SELECT t.* FROM {said_again_of_keys} t JOIN importer_keys g ON {same_key} WHERE 
 (SELECT count(*) FROM (SELECT FROM importer_keys LIMIT 17) AS few) > 16
 OR r.{first} && ARRAY(SELECT {first} FROM importer_keys)
 
--- name: derive_said
+-- name: recompute_said
 -- What every delivery said of the touched keys: each names a key once at most.
 -- Those that were sent again are not in force; they are kept, so that their
 -- successor can be unloaded. What was unloaded is forgotten.
@@ -239,7 +242,7 @@ JOIN importer.loads l ON l.load_id = g._load_id
 JOIN importer_versions t ON {same_key} AND t._load_id = g.source
 WHERE l.status = 'loaded' OR l.load_id = %(load)s;
 
--- name: derive_claims_merge
+-- name: recompute_claims_merge
 -- In order of business date and path, claims with equal content form a run; the
 -- last run's content stands, under the trace of the delivery that began the run.
 CREATE TEMP TABLE importer_claims ON COMMIT DROP AS
@@ -259,7 +262,7 @@ SELECT {key}, _load_id, _row, source, business_date, NULL::date AS valid_to,
             ELSE 'superseded' END AS place
 FROM numbered;
 
--- name: derive_claims_scd2
+-- name: recompute_claims_scd2
 -- Of one day's claims the last path's speaks. In order of business date, those
 -- with equal content form a run, which is a version: it ends where the next one
 -- begins or, where absence closes, on the next delivered day that does not name the key.
@@ -297,11 +300,11 @@ WINDOW whole_run AS (PARTITION BY {key}, run ORDER BY business_date
 UNION ALL
 SELECT {key}, _load_id, _row, source, business_date, NULL, NULL, 'superseded' FROM ranked WHERE NOT speaks;
 
--- name: derive_sent_again
+-- name: recompute_sent_again
 INSERT INTO importer_claims ({key}, _load_id, _row, source, business_date, place)
 SELECT {key}, _load_id, _row, source, business_date, 'superseded' FROM importer_said WHERE NOT in_force;
 
--- name: derive_clear
+-- name: recompute_clear
 DELETE FROM {table} t USING importer_keys g WHERE {same_key} {and_thawed};
 
 -- name: drop_repeats
@@ -314,19 +317,19 @@ SELECT {blocks_of_g} FROM {blocks_said} g
 WHERE NOT EXISTS (SELECT FROM {gone} d WHERE (d._load_id, d._row) = (g._load_id, g._row))
 GROUP BY {block_of_g};
 
--- name: derive_rows
+-- name: recompute_rows
 INSERT INTO {into} ({columns}{valid_to})
 SELECT {t_contents}, {trace_from_claim}{g_valid_to}
 FROM importer_claims g JOIN importer_versions t ON {same_key} AND t._load_id = g.source
 WHERE g.place = %(place)s;
 
--- name: derive_repeats
+-- name: recompute_repeats
 INSERT INTO {repeats} ({repeats_columns})
 SELECT {blocks_of_g} FROM (
     SELECT {key}, _load_id, _row, start AS _same_as FROM importer_claims WHERE place = 'repeats'
 ) AS g GROUP BY {block_of_g};
 
--- name: derive_counts
+-- name: recompute_counts
 SELECT count(*) FILTER (WHERE place = 'live'),
        count(*) FILTER (WHERE place = 'repeats'),
        count(*) FILTER (WHERE place = 'superseded')

@@ -67,6 +67,11 @@ class Rejects:
         at = table.schema.get_field_index("reasons")
         return table.set_column(at, RECORD_SCHEMA.field(at), pa.ListArray.from_arrays(lists.offsets, flat))
 
+    @property
+    def kept(self) -> pa.Table:
+        """The first cells of them, up to a thousand (reject_schema.REJECT_SCHEMA)."""
+        return pa.concat_tables(self.first) if self.first else REJECT_SCHEMA.empty_table()
+
     def take(self) -> tuple[pa.Table, dict[int, Reason]]:
         """The records that are not written yet and the reasons that come up in them first; the caller's from here on."""
         table = pa.concat_tables(self.pending) if self.pending else NONE.records

@@ -1,4 +1,4 @@
-"""Typed rows on their way into a table: with the columns that trace them, by COPY … BINARY.
+"""Typed rows, with the columns that trace them to their file, into a table by COPY … BINARY.
 
 What does not belong here: which table, and what becomes of the rows there (``writer/publish.py``).
 """
@@ -55,7 +55,7 @@ class Trace:
     def add(
         self, typed: pa.RecordBatch, rows: pa.Array, more: Sequence[pa.Array], whole: pa.Schema
     ) -> pa.RecordBatch:
-        """``typed`` with ``more`` and the trace columns behind it."""
+        """``typed`` rows with the columns ``more`` and the trace columns added; ``whole`` is the resulting schema."""
         said = [*typed.columns, *more]
         last = [pa.repeat(pa.scalar(v, f.type), len(rows)) for f, v in self.fields]
         if self.hashed:
@@ -69,7 +69,7 @@ def traced_together(
     parts: Sequence[tuple[date, int, pa.Array]],
     whole: pa.Schema,
 ) -> pa.RecordBatch:
-    """``typed`` rows of several deliveries like ``first``, with the trace columns behind them.
+    """``typed`` rows of several deliveries of one type and tenant (that of ``first``) with their trace columns.
 
     ``parts`` are, for each delivery in order, its business date, its load and the
     numbers of its records; ``whole`` is :meth:`Trace.schema`.
@@ -144,13 +144,13 @@ class RowStream:
 
 @lru_cache(maxsize=1_000)
 def _copy_statement(table: str, columns: tuple[str, ...]) -> bytes:
-    """The same for each file of a type; ``table`` is quoted already."""
+    """The COPY statement, which is the same for each file of a type; ``table`` is quoted already."""
     names = ", ".join(sql.Identifier(name).as_string() for name in columns)
     return f"COPY {table} ({names}) FROM STDIN (FORMAT BINARY)".encode()
 
 
 def _statement_timeout(conn: psycopg.Connection, value: str) -> str:
-    """Set it for the rest of the transaction; returns what it was."""
+    """Set ``statement_timeout`` for the rest of the transaction; returns its value before."""
     row = conn.execute(
         "SELECT current_setting('statement_timeout'), set_config('statement_timeout', %s, true)", (value,)
     ).fetchone()

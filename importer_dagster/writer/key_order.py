@@ -1,4 +1,4 @@
-"""Keys that only ever rise: then none of them comes twice in a file, and nobody need look.
+"""Whether the keys of a file rise from record to record: then none of them comes twice.
 
 What does not belong here: finding those that do (``writer/publish.py``).
 """
@@ -12,9 +12,9 @@ from importer_dagster.spec.table import TableSpec
 
 
 class KeyOrder:
-    """Whether the keys of a file only ever rise: then none of them comes twice, and nobody need look.
+    """Whether the keys of all rows so far rise (``holds``); then no search for duplicates is needed.
 
-    False where that cannot be told; nulls and JSON are not compared.
+    False where that cannot be told: nulls and JSON are not compared.
     """
 
     def __init__(self, spec: TableSpec) -> None:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import psycopg
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
@@ -20,6 +21,7 @@ from importer_dagster.pipeline import delivery as pipeline_delivery
 from importer_dagster.pipeline.delivery import import_delivery
 from importer_dagster.slots import SLOT_LOCKS, SlotRequest
 from importer_dagster.warehouse import Warehouse
+from importer_dagster.writer.copy_rows import RowStream
 from importer_dagster_tests.helpers import flood
 from importer_dagster_tests.helpers.inbox import Inbox, Query, make_spec
 from reliability.patience import wait_for
@@ -361,15 +363,15 @@ def test_a_copy_that_waits_for_its_file_knows_no_time_out_and_others_do(inbox: I
             conn.execute("SELECT pg_sleep(2)")
     spec = make_spec()
     slow = threading.Event()
-    original = pipeline_delivery._Import._one_batch
+    original = RowStream.write
 
-    def one_batch(self: object, *args: object) -> None:
-        original(self, *args)  # type: ignore[arg-type]
+    def write(self: RowStream, batch: pa.RecordBatch) -> None:
+        original(self, batch)
         slow.set()
         time.sleep(1)  # the COPY stays open meanwhile
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline_delivery._Import, "_one_batch", one_batch)
+        patch.setattr(RowStream, "write", write)
         more = "".join(f"{n},{'x' * 1000},1\n" for n in range(1_100))  # too much to be read at once
         assert inbox.load(spec, HEADER + more).status == "loaded"
     assert slow.is_set()

@@ -8,7 +8,7 @@ from alembic import command
 
 from importer_dagster.ledger import rejects as ledger_rejects
 from importer_dagster.ledger import schema as ledger_schema
-from importer_dagster.pipeline import delivery
+from importer_dagster.pipeline import load, rows
 from importer_dagster.reject_schema import REJECT_SCHEMA
 from importer_dagster.spec.table import TableSpec
 from importer_dagster.validation.faults import SHOWN
@@ -77,8 +77,8 @@ def test_a_cell_with_two_faults_of_its_column_has_both(inbox: Inbox, query: Quer
 def test_reasons_are_numbered_on_where_rejects_are_written_in_between(
     inbox: Inbox, query: Query, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(delivery, "REJECTS_IN_MEMORY", 1)
-    monkeypatch.setattr(delivery, "open_delivery", partial(delivery.open_delivery, block_size=2_000))
+    monkeypatch.setattr(rows, "REJECTS_IN_MEMORY", 1)
+    monkeypatch.setattr(load, "open_delivery", partial(load.open_delivery, block_size=2_000))
     content = "id,code,more,price\n" + "".join(
         f"{i},,,\n" if i < 300 else f"{i},ab,,\n" if i < 600 else f"{i},,,x\n" for i in range(1, 1_000)
     )

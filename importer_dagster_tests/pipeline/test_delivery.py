@@ -13,9 +13,12 @@ from alembic import command
 from importer_dagster.errors import WarehouseError, WarehouseUnavailable
 from importer_dagster.ledger import schema as ledger_schema
 from importer_dagster.pipeline import delivery as pipeline_delivery
+from importer_dagster.pipeline import load as pipeline_load
+from importer_dagster.pipeline import staging
 from importer_dagster.slots import SLOT_LOCKS
 from importer_dagster.validation.schemas import KEY_BYTES
 from importer_dagster.warehouse import Warehouse
+from importer_dagster.writer.copy_rows import Trace
 from importer_dagster.writer.publish import Publisher
 from importer_dagster_tests.helpers.inbox import (
     DAY,
@@ -248,7 +251,7 @@ def test_a_crash_in_mid_file_leaves_nothing(
 ) -> None:
     spec = make_spec()
     inbox.load(spec, HEADER + "1,a,1\n", path="a")
-    original = pipeline_delivery.Trace.add
+    original = Trace.add
 
     def fail_later(self, *args):
         if self.fields and fail_later.calls:
@@ -257,9 +260,9 @@ def test_a_crash_in_mid_file_leaves_nothing(
         return original(self, *args)
 
     fail_later.calls = 0
-    monkeypatch.setattr(pipeline_delivery.Trace, "add", fail_later)
+    monkeypatch.setattr(Trace, "add", fail_later)
     monkeypatch.setattr("importer_dagster.reader.reader.BLOCK", 64)
-    monkeypatch.setattr(pipeline_delivery, "open_delivery", pipeline_reader)
+    monkeypatch.setattr(pipeline_load, "open_delivery", pipeline_reader)
     with pytest.raises(MemoryError):
         inbox.load(spec, HEADER + "".join(f"{i},v,1\n" for i in range(200)), path="b")
     assert query("SELECT count(*) FROM things") == [(1,)]
@@ -351,7 +354,7 @@ def test_a_short_file_that_meets_no_other_row_needs_no_stage(
 
     results = load("plain")
     assert stages == [path for path, _, _, staged in MEETING[kind] if staged]
-    monkeypatch.setattr(pipeline_delivery._Import, "_needs_stage", lambda *_: True)
+    monkeypatch.setattr(staging, "_needs_staging_table", lambda *_: True)
     assert load("staged") == results
     assert len(stages) == len(MEETING[kind]) + sum(staged for *_, staged in MEETING[kind])
     assert found("plain") == found("staged")

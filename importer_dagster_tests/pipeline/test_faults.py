@@ -23,6 +23,7 @@ from importer_dagster.errors import TransientError, WarehouseUnavailable
 from importer_dagster.ledger import schema as ledger_schema
 from importer_dagster.model import Delivery, LoadResult
 from importer_dagster.pipeline import delivery as pipeline_delivery
+from importer_dagster.pipeline import load as pipeline_load
 from importer_dagster.reader import reader
 from importer_dagster.warehouse import Warehouse
 from importer_dagster_tests.helpers.inbox import DAY
@@ -119,7 +120,7 @@ def wait_for(condition: Callable, seconds: float = 60):
 
 @pytest.fixture
 def fault(own: OwnServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fault]:
-    monkeypatch.setattr(pipeline_delivery, "open_delivery", partial(reader.open_delivery, block_size=2048))
+    monkeypatch.setattr(pipeline_load, "open_delivery", partial(reader.open_delivery, block_size=2048))
     monkeypatch.setattr(pipeline_delivery, "_FIRST_PAUSE_S", 0.1)
     name = f"fault_{os.urandom(4).hex()}"
     own.clone(name, "template_faults")
@@ -290,7 +291,7 @@ def small_disk(own: OwnServer) -> Iterator[Path]:
 def test_a_full_disk_is_a_failure_on_the_ledger_and_no_harm(
     fault: Fault, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline_delivery, "open_delivery", reader.open_delivery)
+    monkeypatch.setattr(pipeline_load, "open_delivery", reader.open_delivery)
     monkeypatch.setattr(pipeline_delivery, "_FIRST_PAUSE_S", 0.01)
     owner = fault.server.server.data.stat()
     os.chown(small_disk, owner.st_uid, owner.st_gid)

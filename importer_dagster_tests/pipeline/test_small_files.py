@@ -18,7 +18,7 @@ from importer_dagster import slots
 from importer_dagster.launch.embedded import EmbeddedServer
 from importer_dagster.ledger import schema as ledger_schema
 from importer_dagster.model import Delivery, LoadResult
-from importer_dagster.pipeline import small_files
+from importer_dagster.pipeline import small_file_groups, small_files
 from importer_dagster.pipeline.delivery import import_delivery
 from importer_dagster.pipeline.small_files import import_together
 from importer_dagster.pipeline.unchanged_files import look_up
@@ -346,17 +346,17 @@ def test_after_an_error_the_files_are_imported_one_by_one(
     check_same(inbox.warehouse, other)
 
 
-@pytest.mark.parametrize("stage", ["_judge", "_copy_rows"])
+@pytest.mark.parametrize("stage", ["_validate", "_copy"])
 def test_a_bug_leaves_nothing_behind(
     inbox: Inbox, query: Query, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    done = getattr(small_files._Together, stage)
+    done = getattr(small_file_groups, stage)
 
-    def stumble(self: Any, *arguments: Any) -> None:
-        done(self, *arguments)
+    def stumble(*arguments: Any) -> None:
+        done(*arguments)
         raise ValueError(stage)
 
-    monkeypatch.setattr(small_files._Together, stage, stumble)
+    monkeypatch.setattr(small_file_groups, stage, stumble)
     with inbox.warehouse.series():
         assert import_together(many(inbox), made_spec(), warehouse=inbox.warehouse) == {}
         assert query("SELECT count(*) FROM importer.loads") == [(0,)]
@@ -380,13 +380,13 @@ def test_what_somebody_else_loads_meanwhile_is_left_out(
     inbox: Inbox, query: Query, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec, found = made_spec(), many(inbox)
-    judge = small_files._Together._judge
+    validate = small_file_groups._validate
 
-    def slowly(self: Any, files: Any) -> Any:
+    def slowly(files: Any) -> Any:
         import_delivery(found[3], spec, warehouse=Warehouse(inbox.warehouse.url))
-        return judge(self, files)
+        return validate(files)
 
-    monkeypatch.setattr(small_files._Together, "_judge", slowly)
+    monkeypatch.setattr(small_file_groups, "_validate", slowly)
     results, done = import_all(inbox.warehouse, spec, found)
     assert list(done) == [*found[:3], *found[4:]]
     assert results[found[3]].status == "unchanged"

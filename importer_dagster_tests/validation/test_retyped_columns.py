@@ -2,7 +2,7 @@
 
 import pytest
 
-from importer_dagster.pipeline import delivery
+from importer_dagster.pipeline import load
 from importer_dagster.spec.table import TableSpec
 from importer_dagster_tests.helpers.inbox import Inbox, Query, make_spec, pipeline_reader
 
@@ -47,7 +47,7 @@ def test_a_refusal_for_too_many_rejects_names_the_column(inbox: Inbox, query: Qu
 @pytest.mark.parametrize("more", [{}, {"key": ["id"], "write_disposition": "merge"}])
 def test_rescue_keeps_the_text(inbox: Inbox, query: Query, monkeypatch, limit: dict, more: dict) -> None:
     """NULL in the column, the text in _extra; what can be read is read, what is missing is missing."""
-    monkeypatch.setattr(delivery, "open_delivery", pipeline_reader)  # blocks of 64 bytes
+    monkeypatch.setattr(load, "open_delivery", pipeline_reader)  # blocks of 64 bytes
     result = inbox.load(spec({"retyped": "rescue"}, reject_limit=limit, **more), content(2, 48, 3))
     assert (result.status, result.rows_read, result.rows_loaded, result.rows_rejected) == (
         "loaded",
@@ -68,7 +68,7 @@ def test_rescue_keeps_the_text(inbox: Inbox, query: Query, monkeypatch, limit: d
 
 def test_the_whole_file_decides(inbox: Inbox, monkeypatch) -> None:
     """A file that begins as if the type had changed is not rescued if the rest is as declared."""
-    monkeypatch.setattr(delivery, "open_delivery", pipeline_reader)
+    monkeypatch.setattr(load, "open_delivery", pipeline_reader)
     own = spec({"retyped": "rescue"}, reject_limit={"count": 30})
     assert inbox.load(own, content(200, 25)).rows_rejected == 25
     assert inbox.load(own, content(200, 40), path="b").status == "refused"

@@ -17,12 +17,11 @@ from importer_dagster.errors import WarehouseError
 from importer_dagster.model import LoadResult
 from importer_dagster.operations import unload
 from importer_dagster.operations.release import release
-from importer_dagster.pipeline import delivery
+from importer_dagster.pipeline import load
 from importer_dagster.spec.table import TableSpec
 from importer_dagster.validation.schemas import arrow_schema
 from importer_dagster.writer import unchanged_filter
 from importer_dagster.writer.key_order import KeyOrder
-from importer_dagster.writer.publish import Publisher
 from importer_dagster.writer.tables import move_rescued
 from importer_dagster.writer.target import Target
 from importer_dagster_tests.helpers.inbox import DAY, Inbox, Query, make_spec
@@ -54,9 +53,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, list[int]
     """Batches of any size are sifted; (rows of a batch, numbers of those that are new) each time."""
     monkeypatch.setattr(unchanged_filter, "LEAST", 1)
     found: list[tuple[int, list[int]]] = []
-    ask = Publisher.unchanged_deferred
+    ask = unchanged_filter.UnchangedFilter._new_rows_deferred
 
-    def noting(self: Publisher, rows: int) -> Callable[[], np.ndarray]:
+    def noting(self: unchanged_filter.UnchangedFilter, rows: int) -> Callable[[], np.ndarray]:
         answer = ask(self, rows)
 
         def noted() -> np.ndarray:
@@ -66,7 +65,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, list[int]
 
         return noted
 
-    monkeypatch.setattr(Publisher, "unchanged_deferred", noting)
+    monkeypatch.setattr(unchanged_filter.UnchangedFilter, "_new_rows_deferred", noting)
     yield found
 
 
@@ -124,7 +123,7 @@ def test_with_and_without_a_sieve_all_ends_the_same(
     disposition, _, absent = kind.partition(" ")
     more = {"scd2": {"absent": absent}} if absent else {}
     spec = spec_of(disposition, disposition, reject_limit={"share": 1.0}, gate={"empty": "load"}, **more)
-    monkeypatch.setattr(delivery, "open_delivery", partial(OPEN, block_size=600))  # a few batches
+    monkeypatch.setattr(load, "open_delivery", partial(OPEN, block_size=600))  # a few batches
     ends = []
     for least in (1, 1_000_000):
         monkeypatch.setattr(unchanged_filter, "LEAST", least)
@@ -144,7 +143,7 @@ def test_with_and_without_a_sieve_all_ends_the_same(
     assert ends[0] == ends[1]
 
 
-OPEN = delivery.open_delivery
+OPEN = load.open_delivery
 
 
 def told(result: LoadResult) -> tuple:
@@ -183,7 +182,7 @@ def test_only_what_changed_comes_to_the_stage(inbox: Inbox, query: Query, asked:
 def test_a_key_that_comes_twice_is_found_wherever_the_first_went(
     inbox: Inbox, query: Query, asked: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivery, "open_delivery", partial(OPEN, block_size=600))
+    monkeypatch.setattr(load, "open_delivery", partial(OPEN, block_size=600))
     spec = spec_of("things", reject_limit={"share": 1.0})
     inbox.load(spec, text_of(some(range(200))), path="0.csv", day=day(0))
     rows = [
@@ -226,7 +225,7 @@ def test_keys_that_lie_far_apart_are_looked_up_one_by_one(inbox: Inbox, query: Q
 def test_where_most_is_new_nobody_is_asked_again(
     inbox: Inbox, asked: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivery, "open_delivery", partial(OPEN, block_size=600))
+    monkeypatch.setattr(load, "open_delivery", partial(OPEN, block_size=600))
     spec = spec_of("things")
     inbox.load(spec, text_of(some(range(200))), path="0.csv", day=day(0))
     result = inbox.load(
@@ -259,7 +258,7 @@ def test_a_file_that_may_be_held_is_not_sifted(inbox: Inbox, query: Query, asked
 def test_a_file_may_be_refused_while_the_server_looks_up(
     inbox: Inbox, query: Query, asked: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivery, "open_delivery", partial(OPEN, block_size=600))
+    monkeypatch.setattr(load, "open_delivery", partial(OPEN, block_size=600))
     spec = spec_of("things", reject_limit={"count": 3})
     inbox.load(spec, text_of(some(range(200))), path="0.csv", day=day(0))
     bad = [("x", 0, None, None, "")] * 100
@@ -273,7 +272,7 @@ def test_a_file_may_be_refused_while_the_server_looks_up(
 def test_what_goes_wrong_as_the_server_looks_up_is_the_error_of_the_import(
     inbox: Inbox, query: Query, asked: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivery, "open_delivery", partial(OPEN, block_size=600))
+    monkeypatch.setattr(load, "open_delivery", partial(OPEN, block_size=600))
     spec, content = spec_of("things"), text_of(some(range(200)))
     inbox.load(spec, content, path="0.csv", day=day(0))
     with inbox.warehouse.connect() as conn:
