@@ -8,6 +8,13 @@ guesses.
 What does not belong here: the dialect (``inference/dialect.py``).
 """
 
+# Why this is not left to charset-normalizer (3.5.2, given the same lines, limited to the encodings below and
+# iso8859-2, -5 and -7): it often reads cp1252 as cp1250, which turns ñ into ń. It does so in the real file
+# enc_cp1252_thousands_real.csv, in 21 of 50 Western texts of 1 kB in cp1252, in 17 of 20 in iso8859-15 (the other 3
+# as cp1252) and in 4 of 20 in mac_roman; this module is right in all of these. Where it is worse: it takes Czech and
+# Hungarian cp1250 for cp1252 (18 of 20), and does not know iso8859-2. Of 250 texts, 10 in each of 25 pairs of
+# language and encoding, this module decodes 196 without a fault and charset-normalizer 186.
+
 from __future__ import annotations
 
 import codecs
