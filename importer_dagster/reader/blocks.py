@@ -1,14 +1,15 @@
-"""A block: whole records as bytes, where each of them is, and rejects made from them.
+"""A block: whole records as bytes, the place of each of them, and rejects made from them.
 
-A *position* counts the records that Arrow is given, from 0; a *number* is the
-record's number in the file.
+A *position* counts the records that Arrow is given, from 0. A *number* is the
+record's number in the file, from 1.
 
-What does not belong here: taking blocks off a file and parsing them (``reader/reader.py``, ``reader/arrow_csv.py``),
-where records end (``reader/records.py``).
+What does not belong here: taking blocks from a file (``reader/reader.py``), parsing them
+(``reader/arrow_csv.py``), finding where records end (``reader/records.py``).
 """
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -23,23 +24,27 @@ from importer_dagster.reader.grammar import Grammar
 from importer_dagster.reader.records import Damage, Scan, line_ends, record_spans
 from importer_dagster.reject_schema import NO_REJECTS, REJECT_SCHEMA
 
-# Up to this share of a block's records, bad bytes are theirs; above it the file is in another encoding.
+# Up to this share of bad records in a block, they are rejected; above it, the file is refused: its encoding is another.
 BAD_ENCODING_SHARE = 0.05
-FEW_BAD, FEW_BAD_SHARE = 3, 0.25  # in a small file, a few are still few
+FEW_BAD, FEW_BAD_SHARE = (
+    3,
+    0.25,
+)  # the limits for small files: at most so many records, and at most this share
 RAW_SHOWN = 65_536  # characters of a raw record that a reject keeps
+VALUE_SHOWN = 1_000  # characters of a value of a damaged record that a reject keeps
 CUT_CHARACTER = ": the file ends in the middle of a character"
-VALUE_SHOWN = 1_000  # the same of a value of a damaged record
-DAMAGED_CHARACTER = "\ufffd".encode()  # what a program writes in place of what it could not decode
+DAMAGED_CHARACTER = "\ufffd".encode()  # programs write it in place of bytes that they could not decode
 
 Refuse = Callable[[bytes, str, int, int], RefusedError]
 
 
 class Block:
-    """A stretch of whole records.
+    """A part of the text that holds whole records only.
 
-    ``scan`` is None where Arrow is given all of it: ``given``, which is ``data``
-    but for blanks that belong to no value. ``structure`` is ``data`` but for
-    escaped bytes, so that records can be told by quotes and line ends alone.
+    ``line`` and ``offset`` are where it starts in the file, ``first_record`` is the number of its first record.
+    ``scan`` is None for a regular block: Arrow is given all of it. ``given`` are the bytes for Arrow: ``data``
+    without blanks that belong to no value. ``structure`` is ``data`` with escaped bytes replaced by x, so that
+    quotes and line ends alone tell where records end.
     """
 
     def __init__(
@@ -59,14 +64,14 @@ class Block:
         self._grammar = grammar
         self._structure = data if structure is None else structure
         self._given = data if given is None else given
-        self.is_ascii = False  # as far as is known
+        self.is_ascii = False  # the reader sets it when it has checked the bytes
         self.numbers: np.ndarray = np.zeros(0, np.int64)
         self.count = 0
         self._spans: tuple[np.ndarray, np.ndarray] | None = None
         self._line_ends: np.ndarray | None = None
 
     def split(self) -> Scan:
-        """The records of a regular block one by one, as a scan would find them."""
+        """The records of a regular block as a scan would list them."""
         starts, ends = self._regular_spans()
         spans = list(zip(starts.tolist(), ends.tolist(), strict=True))
         return Scan(spans, [], [True] * len(spans), len(self.data))
@@ -75,7 +80,9 @@ class Block:
         quote = self._grammar.quote
         lines = self._lines() if self._structure is self.data else line_ends(self._structure)
         if len(lines) + (not self.data.endswith((b"\n", b"\r"))) == self.count:
-            quote = None  # as many as records: none of them is in quotes, which saves looking for these
+            quote = (
+                None  # as many line ends as records: none is inside of quotes, so do not search for quotes
+            )
         starts, ends = record_spans(self._structure, lines, quote[0] if quote else None)
         if self._grammar.skip_space:
             filled = np.array(
@@ -84,8 +91,11 @@ class Block:
             starts, ends = starts[filled], ends[filled]
         return starts, ends
 
-    def judge_bytes(self, encoding: str, refuse: Refuse) -> None:
-        """Move records with NUL or invalid bytes from the sound ones to the damaged."""
+    def check_bytes(self, encoding: str, refuse: Refuse) -> None:
+        """Move records with NUL or invalid bytes from the sound records to the damaged ones.
+
+        Raises RefusedError where so many are invalid that the file must be in another encoding.
+        """
         assert self.scan
         if self.data.isascii() and b"\0" not in self.data:
             return
@@ -100,30 +110,43 @@ class Block:
                 bad += fault.rule == "encoding" and CUT_CHARACTER not in fault.message
         starts = sorted([*(start for start, _ in sound), *damage])
         self.scan.order = [start not in damage for start in starts]
-        if not _are_few(bad, len(starts)) and bad > _valid_non_ascii(self.data, sound):
-            self._refuse_encoding(damage, refuse)
         self.scan.sound, self.scan.damaged = sound, [damage[k] for k in sorted(damage)]
 
-    def _refuse_encoding(self, damage: dict[int, Damage], refuse: Refuse) -> None:
-        bad = [d for _, d in sorted(damage.items()) if d.rule == "encoding"]
-        first = bad[0]
-        place = first.start + first_bad_byte(self.data[first.start : first.end])
-        sample = b"\n".join(self.data[d.start : d.end] for d in bad[:2_000])
-        line = int(self.lines_at(np.array([place]))[0])
-        records = f"{len(bad)} of the first {len(self.scan.order) if self.scan else 0} records hold bytes that are none"
-        raise refuse(sample, records, line, self.offset + place)
+        records = len(starts)
+        few = bad <= BAD_ENCODING_SHARE * records or (bad <= FEW_BAD and bad <= FEW_BAD_SHARE * records)
+        if not few and bad > sum(not self.data[a:b].isascii() for a, b in sound):
+            wrong = [d for d in self.scan.damaged if d.rule == "encoding"]
+            first = self.data[wrong[0].start : wrong[0].end]
+            place = wrong[0].start + first_bad_byte(first)
+            sample = b"\n".join(self.data[d.start : d.end] for d in wrong[:2_000])
+            words = f"{len(wrong)} of the first {records} records hold bytes that are none"
+            raise refuse(sample, words, int(self.lines_at(np.array([place]))[0]), self.offset + place)
 
     def for_arrow(self) -> bytes:
-        """The bytes that Arrow is to parse; what a scan found is written in the plain dialect."""
-        if self.scan is None:
-            return self._given
-        records = (self.data[a:b] for a, b in self.scan.sound)
-        if not self._grammar.is_plain:
-            records = (self._grammar.write(self._grammar.fields(r)) for r in records)
-        return b"\n".join([*records, b""])
+        """The bytes that Arrow is to parse, b"" where there is no record.
 
-    def settle(self, parsed: int) -> None:
-        """Number the records, now that it is known how many Arrow found."""
+        Sound records of a scan are written in the plain dialect. Beginning and end are changed
+        where Arrow would misread them.
+        """
+        data = self._given
+        if self.scan is not None:
+            records = (self.data[a:b] for a, b in self.scan.sound)
+            if not self._grammar.is_plain:
+                records = (self._grammar.write(self._grammar.fields(r)) for r in records)
+            data = b"\n".join([*records, b""])
+        if not data.lstrip(b"\r\n"):  # copies nothing unless there are line ends to strip
+            return b""
+        if not data.endswith((b"\n", b"\r")):
+            # without a line end, Arrow takes an empty last value for a quoted one if the value before was quoted
+            data += b"\n"
+        if data.startswith(codecs.BOM_UTF8):
+            data = (
+                codecs.BOM_UTF8 + data
+            )  # Arrow drops one byte order mark; inside of a file it is part of the value
+        return data
+
+    def number_records(self, parsed: int) -> None:
+        """Give every record its number; ``parsed`` is how many records Arrow found."""
         if self.scan is None:
             self.numbers = np.arange(self.first_record, self.first_record + parsed, dtype=np.int64)
             self.count = parsed
@@ -157,7 +180,7 @@ class Block:
         return self._line_ends
 
     def locator(self, positions: np.ndarray) -> Locate:
-        """Finds lines and raw text of the rows of a batch, which are at these positions."""
+        """A function that finds line and raw text of the rows of a batch; row i is the record at ``positions[i]``."""
 
         def locate(indexes: np.ndarray) -> tuple[pa.Array, pa.Array]:
             starts, ends = self.spans()
@@ -168,7 +191,7 @@ class Block:
 
     # --- rejects ---
 
-    def damage_rows(self, header: Sequence[str]) -> pa.Table:
+    def damage_rejects(self, header: Sequence[str]) -> pa.Table:
         """The damaged records as rejects."""
         if self.scan is None or not self.scan.damaged:
             return NO_REJECTS
@@ -196,7 +219,7 @@ class Block:
         rules: Sequence[str],
         messages: Sequence[str],
     ) -> pa.Table:
-        """Rejects of records that Arrow was given."""
+        """Rejects of records that Arrow was given, with a column, value, rule and message for each."""
         at = np.array(positions, dtype=np.int64)
         if not len(at):
             return NO_REJECTS
@@ -206,10 +229,10 @@ class Block:
             self.numbers[at], self.lines_at(starts[at]), columns, values, rules, messages, raws
         )
 
-    def rejects_alike(
+    def equal_rejects_at(
         self, positions: np.ndarray, column: str, value: bytes, rule: str, message: str
     ) -> pa.Table:
-        """Rejects of records that Arrow was given and that all are the same: a file may be full of them."""
+        """Rejects of records that Arrow was given, all for the same reason; fast, as there may be millions."""
         if not len(positions):
             return NO_REJECTS
         starts, ends = (places[positions] for places in self.spans())
@@ -232,7 +255,7 @@ def reject_table(
     messages: Sequence[str],
     raws: Sequence[bytes],
 ) -> pa.Table:
-    """Rejects of whole records (reject_tables.REJECT_SCHEMA)."""
+    """Rejects of whole records, as a table of ``REJECT_SCHEMA``."""
     return pa.table(
         [
             pa.array(numbers, pa.int64()),
@@ -248,18 +271,18 @@ def reject_table(
 
 
 def raw_texts(data: bytes, starts: np.ndarray, ends: np.ndarray) -> pa.Array:
-    """:func:`raw_text` of many records of a block, given by ascending places that do not overlap.
+    """The texts of many records of a block as rejects keep them; the records ascend and do not overlap.
 
-    Records of valid text are cut out of the bytes together, forty times as fast as one by one.
+    Records of valid text are taken from the bytes all at once, 40 times as fast as one by one.
     """
     if len(starts) and data.find(b"\0") < 0 and int((ends - starts).max()) <= RAW_SHOWN:
-        # every other element is a record, those between are what lies between them
+        # elements 0, 2, 4 … are the records, elements 1, 3, 5 … the bytes between them
         offsets = np.empty(2 * len(starts), np.int64)
         offsets[0::2], offsets[1::2] = starts, ends
         buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
         pieces = pa.Array.from_buffers(pa.large_binary(), len(offsets) - 1, buffers)
         records = pieces.take(pa.array(np.arange(0, len(offsets) - 1, 2)))
-        with suppress(pa.ArrowInvalid):  # bytes that are no text
+        with suppress(pa.ArrowInvalid):  # not UTF-8
             return pc.cast(records, pa.string())
     pairs = zip(starts.tolist(), ends.tolist(), strict=True)
     return pa.array([raw_text(data[a:b]) for a, b in pairs], pa.string())
@@ -271,7 +294,7 @@ def raw_text(record: bytes) -> str:
 
 
 def column_name(header: Sequence[str], index: int) -> str:
-    """A column's name, or its place where the header has no name for it."""
+    """A column's name, or "column N" (from 1) where the header has no name for it."""
     return header[index] if index < len(header) and header[index] else f"column {index + 1}"
 
 
@@ -279,41 +302,25 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else text[:most] + "…"
 
 
-def _are_few(bad: int, records: int) -> bool:
-    return bad <= BAD_ENCODING_SHARE * records or (bad <= FEW_BAD and bad <= FEW_BAD_SHARE * records)
-
-
 def _byte_fault(data: bytes, start: int, end: int, grammar: Grammar, encoding: str) -> Damage | None:
+    """The NUL or invalid byte in the record ``data[start:end]``, as damage of its field; None if there is none."""
     record = data[start:end]
-    if b"\0" in record:
-        place = record.find(b"\0")
-        rule, message = (
-            "nul",
-            f"a NUL byte at position {place + 1} of the record, which PostgreSQL cannot store",
-        )
+    place = record.find(b"\0")
+    if place >= 0:
+        rule = "nul"
+        message = f"a NUL byte at position {place + 1} of the record, which PostgreSQL cannot store"
     else:
         try:
             record.decode()
             return None
         except UnicodeDecodeError as error:
-            place = error.start
-            cut = error.reason == "unexpected end of data" and end == len(
-                data
-            )  # only the file can end like this
+            rule, place = "encoding", error.start
+            # only the last record of a file can end inside of a character
+            cut = error.reason == "unexpected end of data" and end == len(data)
         byte = shown(record[place : place + 3])[:4] if encoding != "utf-8" else f"\\x{record[place]:02x}"
-        words = f"byte 0x{byte.removeprefix(chr(92) + 'x')} at position {place + 1} of the record is not"
-        rule, message = "encoding", f"{words} {encoding.upper()}{CUT_CHARACTER if cut else ''}"
-    index, value = _field_at_fault(record, grammar)
-    return Damage(start, end, rule, message, index, start, 0, value)
-
-
-def _field_at_fault(record: bytes, grammar: Grammar) -> tuple[int, bytes]:
-    """The first field with a NUL or a bad byte."""
+        byte = byte.removeprefix("\\x")
+        message = f"byte 0x{byte} at position {place + 1} of the record is not {encoding.upper()}{CUT_CHARACTER if cut else ''}"
     for index, (value, _) in enumerate(grammar.fields(record)):
         if b"\0" in value or first_bad_byte(value) < len(value):
-            return index, value
-    return 0, record  # in blanks that do not belong to a field
-
-
-def _valid_non_ascii(data: bytes, spans: Sequence[tuple[int, int]]) -> int:
-    return sum(not data[a:b].isascii() for a, b in spans)
+            return Damage(start, end, rule, message, index, start, 0, value)
+    return Damage(start, end, rule, message, 0, start, 0, record)  # it is in blanks that belong to no field

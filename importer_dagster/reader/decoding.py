@@ -1,8 +1,7 @@
-"""A delivery's text as UTF-8 bytes, whatever encoding it came in, and a window that moves over it.
+"""The text of a delivery as UTF-8 bytes, whatever its encoding, and a window that moves over it.
 
-What cannot be decoded is not refused here: each bad byte becomes a code point
-that UTF-8 does not allow, so that the record it stands in is found and rejected
-the same way as in a UTF-8 file.
+Bytes that cannot be decoded do not stop the reading here. Each becomes a lone surrogate,
+which UTF-8 does not allow, so that the record with it is found and rejected as in a UTF-8 file.
 
 What does not belong here: unpacking (``source/unpack.py``), records (``reader/records.py``).
 """
@@ -17,34 +16,34 @@ import numpy as np
 import pyarrow as pa
 
 from importer_dagster.errors import RefusedError
-from importer_dagster.reader.encoding_detection import suggest
-from importer_dagster.reader.file_kind import HEAD, what_else
+from importer_dagster.reader.encoding_detection import suggest_encoding
+from importer_dagster.reader.file_kind import HEAD, kind_if_not_csv
 from importer_dagster.reader.records import count_lines
 from importer_dagster.source.unpack import CHUNK, Unpacked
 
 _BOMS = {
     codecs.BOM_UTF8: "utf-8",
-    codecs.BOM_UTF32_LE: "utf-32-le",  # before UTF-16: it starts with the same two bytes
+    codecs.BOM_UTF32_LE: "utf-32-le",  # tested before UTF-16, whose mark is the first half of this one
     codecs.BOM_UTF32_BE: "utf-32-be",
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
-_NULS_OF_WIDE_TEXT = 0.2  # share of NUL bytes from which bytes may be UTF-16 or UTF-32
-_MARK = "importer.mark"
+_NULS_OF_WIDE_TEXT = 0.2  # bytes with a larger share of NUL bytes may be UTF-16 or UTF-32
+_AS_SURROGATES = "importer.as_surrogates"
 
 
-def _mark(error: UnicodeError) -> tuple[str, int]:
-    """Bad bytes as lone surrogates: never legal, and the byte can be told from them."""
+def _bytes_as_surrogates(error: UnicodeError) -> tuple[str, int]:
+    """Error handler for codecs: the bad byte 0xNN becomes the lone surrogate U+DCNN."""
     if not isinstance(error, UnicodeDecodeError):
         raise error
     return "".join(chr(0xDC00 + b) for b in error.object[error.start : error.end]), error.end
 
 
-codecs.register_error(_MARK, _mark)
+codecs.register_error(_AS_SURROGATES, _bytes_as_surrogates)
 
 
 def shown(data: bytes) -> str:
-    """Bytes as text for a person; what is no text, and NUL, as ``\\x00``."""
+    """Bytes as text for messages and rejects; a NUL or invalid byte is written as ``\\x00``."""
     try:
         text = data.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
@@ -62,7 +61,7 @@ def first_bad_byte(data: bytes) -> int:
 
 
 def is_utf8(data: bytes) -> bool:
-    """Whether all of it is valid; ten times as fast as to decode it."""
+    """Whether all bytes are valid UTF-8; ten times as fast as decoding them."""
     ends = pa.py_buffer(np.array([0, len(data)], np.int64))
     try:
         pa.Array.from_buffers(pa.large_string(), 1, [None, ends, pa.py_buffer(data)]).validate(full=True)
@@ -72,71 +71,73 @@ def is_utf8(data: bytes) -> bool:
 
 
 class TextSource:
-    """The delivery as UTF-8 bytes without a BOM, in pieces.
+    """The text of a delivery as UTF-8 bytes without a byte order mark, read in pieces.
 
-    A file declared (or by default) UTF-8 passes through unchecked: bad bytes
-    are found where records are made. ``first_bad`` is the offset in the file of
-    the first byte that could not be decoded from another encoding.
+    The bytes of a UTF-8 file pass through unchecked: invalid ones are found where
+    records are made. ``bom`` is the length of the byte order mark in bytes. ``first_bad``
+    is the offset in the file of the first byte that could not be decoded from another encoding.
     """
 
     def __init__(self, unpacked: Unpacked, encoding: str) -> None:
+        """Read the first piece; raises RefusedError if the file is empty or plainly no CSV."""
         self.unpacked = unpacked
         self.warnings: list[str] = []
-        self.bom = 0  # bytes of the byte order mark
+        self.bom = 0
         self.first_bad: int | None = None
         self._read = 0  # bytes of the file that the decoder was given
         self._head = unpacked.read(CHUNK)
         if not self._head:
             raise RefusedError(f"{unpacked.url} is empty.", rule="empty")
-        self.encoding = self._resolve(codecs.lookup(encoding).name)
+        self.encoding = self._resolve_encoding(codecs.lookup(encoding).name)
         self._decoder: Any = None
+        head = self._head[:HEAD]
         if self.encoding not in ("utf-8", "ascii"):
             self._decoder = codecs.getincrementaldecoder(self.encoding)()
-        self._check_is_csv()
-
-    def _resolve(self, declared: str) -> str:
-        for bom, name in _BOMS.items():
-            if self._head.startswith(bom):
-                self._skip_bom(bom)
-                plain = declared.replace("_", "-")
-                if plain not in ("utf-8", "utf-8-sig", "ascii") and not name.startswith(plain):
-                    self.warnings.append(
-                        f"the spec says encoding {declared}, but the byte order mark says {name}; {name} was read"
-                    )
-                return name
-        if declared in ("utf-16", "utf-32"):
-            return _wide_text(self._head) or f"{declared}-be"  # as Unicode says for text without a mark
-        return "utf-8" if declared == "utf-8-sig" else declared
-
-    def _skip_bom(self, bom: bytes) -> None:
-        while self._head.startswith(bom):  # some programs write it twice
-            self._head = self._head[len(bom) :]
-            self.bom += len(bom)
-        self._read = self.bom
-        if not self._head:
-            raise RefusedError(f"{self.unpacked.url} is empty but for a byte order mark.", rule="empty")
-
-    def _check_is_csv(self) -> None:
-        head = self._head[:HEAD]
-        if self._decoder is None and (wide := _wide_text(head)):
+            head = head.decode(self.encoding, "replace").encode("utf-8", "replace")
+        elif wide := _wide_text(head):
             raise RefusedError(
-                f"{self.unpacked.url} looks like {wide.upper()} without a byte order mark, but the spec says "
+                f"{unpacked.url} looks like {wide.upper()} without a byte order mark, but the spec says "
                 f"{self.encoding}: declare encoding: {wide}. The first NUL byte is at offset {head.find(0)}.",
                 rule="encoding",
                 line=1,
             )
-        if self._decoder is not None:
-            head = head.decode(self.encoding, "replace").encode("utf-8", "replace")
-        if kind := what_else(head):
+        if kind := kind_if_not_csv(head):
             raise RefusedError(
-                f"{self.unpacked.url} looks like {kind}, not CSV. Ask the supplier for the CSV file.",
+                f"{unpacked.url} looks like {kind}, not CSV. Ask the supplier for the CSV file.",
                 rule="not.csv",
             )
+
+    def _resolve_encoding(self, declared: str) -> str:
+        """The encoding by the byte order mark, which is skipped; without a mark the declared one."""
+        for bom, name in _BOMS.items():
+            if not self._head.startswith(bom):
+                continue
+            while self._head.startswith(bom):  # some programs write it twice
+                self._head = self._head[len(bom) :]
+                self.bom += len(bom)
+            self._read = self.bom
+            if not self._head:
+                raise RefusedError(f"{self.unpacked.url} is empty but for a byte order mark.", rule="empty")
+            plain = declared.replace("_", "-")
+            if plain not in ("utf-8", "utf-8-sig", "ascii") and not name.startswith(plain):
+                self.warnings.append(
+                    f"the spec says encoding {declared}, but the byte order mark says {name}; {name} was read"
+                )
+            return name
+        if declared in ("utf-16", "utf-32"):
+            return (
+                _wide_text(self._head) or f"{declared}-be"
+            )  # the Unicode standard's rule for text without a mark
+        return "utf-8" if declared == "utf-8-sig" else declared
 
     def read(self, size: int) -> bytes:
         """About ``size`` bytes of UTF-8; b"" at the end."""
         while True:
-            raw = self._take(size)
+            raw, self._head = self._head[:size], self._head[size:]
+            if len(raw) < size:
+                more = self.unpacked.read(size - len(raw))
+                raw = raw + more if raw else more
+            self._read += len(raw)
             if self._decoder is None:
                 return raw
             text = self._decode(raw)
@@ -153,7 +154,7 @@ class TextSource:
         except UnicodeError as error:
             raise self._undecodable(error) from None
         self._decoder.setstate(before)
-        self._decoder.errors = _MARK
+        self._decoder.errors = _AS_SURROGATES
         try:
             return str(self._decoder.decode(raw, final=not raw))
         except UnicodeError as error:
@@ -168,22 +169,12 @@ class TextSource:
             rule="encoding",
         )
 
-    def _take(self, size: int) -> bytes:
-        if self._head:
-            raw, self._head = self._head[:size], self._head[size:]
-            if len(raw) < size:
-                raw += self.unpacked.read(size - len(raw))
-        else:
-            raw = self.unpacked.read(size)
-        self._read += len(raw)
-        return raw
-
-    def refuse(self, sample: bytes, fault: str, line: int, offset: int) -> RefusedError:
-        """The refusal of a file whose encoding is not the one declared; ``sample`` is bad bytes of it."""
+    def wrong_encoding(self, sample: bytes, fault: str, line: int, offset: int) -> RefusedError:
+        """The error for a file whose encoding is not the declared one; ``sample`` are lines with invalid bytes."""
         offset = self.first_bad if self.first_bad is not None else offset
         advice = "Declare the right one in the spec."
         if self._decoder is None:
-            guess = suggest(sample)
+            guess = suggest_encoding(sample)
             text = sample[:400].decode(guess, "replace").strip()[:60]
             advice = f"Perhaps it is {guess}, in which this reads {text!r}: then declare encoding: {guess}."
         return RefusedError(
@@ -195,7 +186,7 @@ class TextSource:
 
 
 def _wide_text(head: bytes) -> str | None:
-    """The encoding of text that is full of NUL bytes in the places where UTF-16 and UTF-32 have them."""
+    """UTF-16 or UTF-32, if NUL bytes are in the places where these have them in text of mostly ASCII; else None."""
     head = head[: len(head) // 4 * 4]
     if head.count(0) <= _NULS_OF_WIDE_TEXT * max(len(head), 1):
         return None
@@ -212,11 +203,11 @@ def _wide_text(head: bytes) -> str | None:
     return None
 
 
-_FIRST = 1 << 20  # bytes; a small first piece, so that the stages behind the reader begin soon
+_FIRST = 1 << 20  # bytes of the first piece; small, so that validating and writing begin soon
 
 
 class Window:
-    """The stretch of the text that is not used up yet: its bytes, and at which line and offset it starts."""
+    """The part of the text that was read but not consumed yet: its bytes, and the line and offset where it starts."""
 
     def __init__(self, source: TextSource, block_size: int) -> None:
         self.source, self.block_size = source, block_size
@@ -227,7 +218,7 @@ class Window:
         self.ended = False
 
     def fill(self) -> None:
-        """Take up one more piece of the text, and find out whether it is the last where it is a short one."""
+        """Read one more piece of ``block_size`` bytes; less only at the end of the text, which sets ``ended``."""
         size, self._next = self._next, self.block_size
         pieces = [self.data]
         while size > 0 and not self.ended:
@@ -237,15 +228,15 @@ class Window:
             self.ended = not piece
         self.data = b"".join(pieces)
         if self.ended and self.data.endswith(b"\x1a"):
-            self.data = self.data.rstrip(b"\x1a")  # the Ctrl-Z that DOS programs write at the end
+            self.data = self.data.rstrip(b"\x1a")  # Ctrl-Z, which DOS programs write at the end
 
     def double(self) -> None:
-        """Take up twice as much at a time from here on."""
+        """Read pieces of twice the size from now on."""
         self.block_size *= 2
         self._next = self.block_size
 
-    def use(self, length: int) -> None:
-        """Drop the first bytes, counting the lines in them."""
+    def consume(self, length: int) -> None:
+        """Drop the first ``length`` bytes; ``line`` and ``offset`` move on."""
         self.line += count_lines(self.data, end=length)
         self.offset += length
         self.data = self.data[length:]

@@ -1,4 +1,4 @@
-"""What a file plainly is, where that is no CSV: told by its first bytes, whatever it is called.
+"""Recognises files that are plainly no CSV by their first bytes, whatever they are called.
 
 What does not belong here: containers that can be opened (``source/unpack.py``), text
 encodings (``reader/decoding.py``), a CSV of another type (``reader/header.py``, ``validation/drift.py``).
@@ -36,7 +36,7 @@ _MAGIC = {
     b"LZIP": "an lzip file",
     b"PGDMP": "a PostgreSQL dump",
 }
-# an archive inside of the container that was opened already
+# archives inside of an archive that is open already
 _NESTED = {
     b"PK\x03\x04": "a zip archive (or Excel file) inside of another archive",
     b"\x1f\x8b\x08": "a gzip file inside of another archive",
@@ -54,37 +54,34 @@ _ORDINARY_CONTROLS = frozenset(b"\t\n\r\x0b\x0c\x1a\x1b\x01\x1c\x1d\x1e\x1f\x02\
 _STRANGE = bytes(b for b in range(32) if b not in _ORDINARY_CONTROLS)
 
 
-def what_else(head: bytes) -> str | None:
-    """What the file is, if it is no CSV; ``head`` is its start as UTF-8 (or as it is)."""
+def kind_if_not_csv(head: bytes) -> str | None:
+    """What the file is, in words, if it is no CSV; ``head`` is its start, decoded to UTF-8 where that is possible."""
     kind = next((k for magic, k in {**_MAGIC, **_NESTED}.items() if head.startswith(magic)), None)
-    if kind is None and head[257:262] == b"ustar":
-        kind = "a tar archive"
-    return kind or _markup(head.lstrip()) or _data_or_code(head) or _binary(head)
-
-
-def _markup(start: bytes) -> str | None:
-    if not start.startswith(b"<"):
-        return None
-    lower = start[:4096].lower()
-    if lower.startswith(_HTML) or (lower.startswith(b"<!--") and b"<html" in lower):
-        return "an HTML page (perhaps an error message of the supplier's server)"
-    if lower.startswith(b"<?xml") or (_TAG.match(start) and (b"</" in start or b"/>" in start)):
-        return "an XML file"
-    return None
-
-
-def _data_or_code(head: bytes) -> str | None:
+    if kind is not None:
+        return kind
     start = head.lstrip()
-    if start[:1] in (b"{", b"[") and _is_json(start):
-        return "JSON"
-    if _ANNEX.match(head):
-        return "a git-annex pointer, not the file itself"
-    if _SQL.match(start) or (start.startswith((b"--", b"/*")) and _SQL.search(start)):
-        return "a SQL script"
-    return None
+    lower = start[:4096].lower()
+    # text has few of these; UTF-16 without a mark, which is full of NUL bytes, was recognised before
+    strange = len(head) - len(head.translate(None, _STRANGE))
+    if head[257:262] == b"ustar":
+        kind = "a tar archive"
+    elif lower.startswith(_HTML) or (lower.startswith(b"<!--") and b"<html" in lower):
+        kind = "an HTML page (perhaps an error message of the supplier's server)"
+    elif lower.startswith(b"<?xml") or (_TAG.match(start) and (b"</" in start or b"/>" in start)):
+        kind = "an XML file"
+    elif start[:1] in (b"{", b"[") and _is_json(start):
+        kind = "JSON"
+    elif _ANNEX.match(head):
+        kind = "a git-annex pointer, not the file itself"
+    elif _SQL.match(start) or (start.startswith((b"--", b"/*")) and _SQL.search(start)):
+        kind = "a SQL script"
+    elif len(head) >= 16 and strange > 0.1 * len(head):
+        kind = "binary data"
+    return kind
 
 
 def _is_json(head: bytes) -> bool:
+    """Whether the text, or its first line, is a JSON object or list, or the beginning of a large one."""
     text = head.decode("utf-8", "replace").strip()
     for candidate in (text, text.splitlines()[0]):
         try:
@@ -92,11 +89,5 @@ def _is_json(head: bytes) -> bool:
                 return True
         except (ValueError, RecursionError):
             continue
-    # cut off in the middle of a large document: braces, a quoted name and a colon tell
+    # the beginning of a large object: braces, a quoted name and a colon
     return bool(re.match(r"[{\[]\s*(?:[{\[]\s*)*\"(?:[^\"\\]|\\.)*\"\s*:", text))
-
-
-def _binary(head: bytes) -> str | None:
-    """Bytes that no text has, in number. NUL bytes of UTF-16 without a mark are told apart before."""
-    strange = len(head) - len(head.translate(None, _STRANGE))
-    return "binary data" if len(head) >= 16 and strange > 0.1 * len(head) else None

@@ -1,9 +1,9 @@
-"""The end of a file: footers, a line of totals, a last record that is cut off.
+"""Treats the last records of a file: footers, a line of totals, a last record that is cut off.
 
-Only at the end is it known which record is the last, so the last batch is held
-back until there is another one.
+Which record is the last is known at the end of the file only. So the last batches are kept back
+until the next ones are there.
 
-What does not belong here: any other record (``reader/reader.py``).
+What does not belong here: all other records (``reader/reader.py``).
 """
 
 from __future__ import annotations
@@ -28,73 +28,77 @@ _TOTALS = re.compile(
 )
 
 
-def without_ending(
+def without_footer(
     batches: Iterator[TextBatch],
     dialect: Dialect,
     header: Sequence[str],
     warnings: list[str],
     trailer: list[str],
 ) -> Iterator[TextBatch]:
-    """All batches, footers taken off and counted as skipped, a line of totals made a reject.
+    """All batches, without footers, which are counted as skipped, and with a line of totals as a reject.
 
-    The text of the last footer is put into ``trailer``.
+    The text of the last footer is appended to ``trailer``, a warning of a file that was cut off to ``warnings``.
     """
-    held: deque[TextBatch] = deque()
     footers = dialect.footerRows
+    kept_back: deque[TextBatch] = deque()
     for batch in batches:
-        held.append(batch)
-        while sum(_size(b) for b in list(held)[1:]) >= footers + 1:
-            yield held.popleft()
-    last = max((_last_number(b) for b in held), default=0)
+        kept_back.append(batch)
+        while sum(_records(b) for b in list(kept_back)[1:]) >= footers + 1:
+            yield kept_back.popleft()
+    # rows and rejects both ascend
+    ends = [n[-1].as_py() for b in kept_back for n in (b.rows, b.rejects["row"]) if len(n)]
+    last = max(ends, default=0)
     if footers:
-        trailer += [text for batch in held for text in _text_of(batch, last)]
+        for batch in kept_back:
+            at = pc.index(batch.rows, last).as_py() if len(batch.rows) else -1
+            raws = [batch.locate(np.array([at]))[1][0].as_py()] if at >= 0 else []
+            raws += _rejects_of(batch, last)["raw"].drop_null().slice(0, 1).to_pylist()
+            trailer += [raw.rstrip("\r\n") for raw in raws]
     last -= footers
-    for batch in held:
-        shorter = _only_until(batch, last) if footers else batch
+    for whole in kept_back:
+        batch = whole
+        if footers:
+            count = pc.sum(pc.less_equal(whole.rows, last)).as_py() or 0
+            batch = replace(
+                whole,
+                columns=whole.columns.slice(0, count),
+                rows=whole.rows.slice(0, count),
+                rejects=whole.rejects.filter(pc.less_equal(whole.rejects["row"], last)),
+            )
+            batch = replace(batch, skipped=_records(whole) - _records(batch))
         if dialect.totals == "reject" and header:
-            shorter = _without_totals(shorter, last, header)
+            batch = _totals_rejected(batch, last, header)
         if not footers:
-            _warn_of_cut(shorter, last, warnings)
-        yield shorter
+            _warn_if_cut_off(batch, last, warnings)
+        yield batch
 
 
-def _size(batch: TextBatch) -> int:
+def _records(batch: TextBatch) -> int:
     return len(batch.rows) + (len(batch.rejects["row"].unique()) if len(batch.rejects) else 0)
 
 
-def _last_number(batch: TextBatch) -> int:
-    """Both kinds of records are in order."""
-    return max(
-        (numbers[-1].as_py() for numbers in (batch.rows, batch.rejects["row"]) if len(numbers)), default=0
-    )
+def _rejects_of(batch: TextBatch, number: int) -> pa.Table:
+    """The rejects of the record with this number."""
+    return batch.rejects.filter(pc.equal(batch.rejects["row"], number))
 
 
-def _text_of(batch: TextBatch, number: int) -> Iterator[str]:
-    """The raw text of one record, if the batch has it."""
-    at = pc.index(batch.rows, number).as_py() if len(batch.rows) else -1
-    if at >= 0:
-        yield batch.locate(np.array([at]))[1][0].as_py().rstrip("\r\n")
-    found = batch.rejects.filter(pc.equal(batch.rejects["row"], number))["raw"].drop_null()
-    if len(found):
-        yield found[0].as_py().rstrip("\r\n")
+def _warn_if_cut_off(batch: TextBatch, last: int, warnings: list[str]) -> None:
+    """Warn if the last record is too short, or ends inside of quotes or of a character: the file may be cut off."""
+    for reject in _rejects_of(batch, last).slice(0, 1).to_pylist():
+        rule, message = reject["rule"], reject["message"]
+        if rule in ("fields.short", "quote.unclosed") or CUT_CHARACTER in message:
+            warnings.append(
+                f"the last record, in line {reject['line']}, is incomplete ({message}): perhaps the file was cut off"
+            )
 
 
-def _only_until(batch: TextBatch, number: int) -> TextBatch:
-    kept = pc.sum(pc.less_equal(batch.rows, number)).as_py() or 0
-    rejects = batch.rejects.filter(pc.less_equal(batch.rejects["row"], number))
-    shorter = replace(
-        batch, columns=batch.columns.slice(0, kept), rows=batch.rows.slice(0, kept), rejects=rejects
-    )
-    return replace(shorter, skipped=_size(batch) - _size(shorter))
-
-
-def _without_totals(batch: TextBatch, last: int, header: Sequence[str]) -> TextBatch:
-    """The last record, where its first value says that it is a total, as a reject."""
+def _totals_rejected(batch: TextBatch, last: int, header: Sequence[str]) -> TextBatch:
+    """The batch with the last record as a reject, if the first value of that says that it is a total."""
     n = len(batch.rows)
     if n < 1 or last < 3 or batch.rows[n - 1].as_py() != last or batch.columns.num_columns < 2:
         return batch
-    cells = ((i, batch.columns.column(i)[n - 1].as_py()) for i in batch.columns.schema.names)
-    name, value = next(((i, v) for i, v in cells if v and v.strip()), ("0", ""))
+    record = ((i, batch.columns.column(i)[n - 1].as_py()) for i in batch.columns.schema.names)
+    name, value = next(((i, v) for i, v in record if v and v.strip()), ("0", ""))
     if not _TOTALS.fullmatch(value):
         return batch
     lines, raws = batch.locate(np.array([n - 1]))
@@ -102,26 +106,13 @@ def _without_totals(batch: TextBatch, last: int, header: Sequence[str]) -> TextB
         f"the last record begins with {value.strip()!r}, so it repeats the others as a sum; declare "
         "dialect.footerRows: 1 to skip it, or dialect.totals: keep if it is a record like the others"
     )
-    row = [[last], lines, [header[int(name)]], [value], ["footer.totals"], [words], raws]
-    reject = pa.table([pa.array(v, f.type) if isinstance(v, list) else v for v, f in zip(row, REJECT_SCHEMA, strict=True)],
-                      schema=REJECT_SCHEMA)  # fmt: skip
+    cells = [[last], lines, [header[int(name)]], [value], ["footer.totals"], [words], raws]
+    arrays = [
+        pa.array(c, f.type) if isinstance(c, list) else c for c, f in zip(cells, REJECT_SCHEMA, strict=True)
+    ]
     return replace(
         batch,
         columns=batch.columns.slice(0, n - 1),
         rows=batch.rows.slice(0, n - 1),
-        rejects=pa.concat_tables([batch.rejects, reject]),
+        rejects=pa.concat_tables([batch.rejects, pa.table(arrays, schema=REJECT_SCHEMA)]),
     )
-
-
-def _warn_of_cut(batch: TextBatch, last: int, warnings: list[str]) -> None:
-    """A file whose last record is too short, or ends inside of quotes, was probably cut off."""
-    if not len(batch.rejects):
-        return
-    found = batch.rejects.filter(pc.equal(batch.rejects["row"], last)).slice(0, 1).to_pylist()
-    if found and (
-        found[0]["rule"] in ("fields.short", "quote.unclosed") or CUT_CHARACTER in found[0]["message"]
-    ):
-        warnings.append(
-            f"the last record, in line {found[0]['line']}, is incomplete ({found[0]['message']}): perhaps the file "
-            "was cut off"
-        )

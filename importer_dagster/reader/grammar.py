@@ -1,7 +1,6 @@
-"""The grammar of one dialect, over UTF-8 bytes: fields, records, and what is wrong with a record.
+"""The grammar of one dialect as patterns over UTF-8 bytes: fields, records, and what is wrong with a record.
 
-No input can make it slow: all its repetitions are possessive, so that it never
-backs up.
+All repetitions in the patterns are possessive: they never backtrack, so no input makes matching slow.
 
 What does not belong here: going through a file (``reader/records.py``).
 """
@@ -21,8 +20,8 @@ Fault = Literal["open", "behind", "middle"]
 class Grammar:
     """How records and fields are written in one dialect.
 
-    ``literals`` are values that an escape character at their start does not
-    change, where they stand alone and unquoted: ``\\N`` of MySQL and PostgreSQL.
+    ``literals`` are values whose escape character is part of the value, where they are a
+    whole field without quotes, such as ``\\N``, the NULL of MySQL and PostgreSQL.
     """
 
     def __init__(self, dialect: Dialect, literals: Iterable[str] = ()) -> None:
@@ -38,13 +37,13 @@ class Grammar:
 
     @property
     def always_scan(self) -> bool:
-        """Whether the dialect is outside of what ``regular`` and Arrow can judge."""
+        """Whether ``records.regular`` and Arrow cannot read the dialect, so that records are found by ``records.scan``."""
         one_byte = all(len(x) == 1 for x in (self.delimiter, self.quote, self.escape) if x)
         return not one_byte or bool(self.literals) or (self.skip_space and self.delimiter == b" ")
 
     @property
     def is_plain(self) -> bool:
-        """Whether a record can be given to Arrow as it is, without rules beyond RFC 4180."""
+        """Whether the dialect has no rules beyond RFC 4180, so that Arrow can parse a record as it is."""
         doubled = self.quote is None or self.double
         return not self.always_scan and self.escape is None and not self.skip_space and doubled
 
@@ -52,21 +51,21 @@ class Grammar:
 
     @cached_property
     def field(self) -> re.Pattern[bytes]:
-        """One field; group 1 is the inside of a quoted one, group 2 an unquoted one."""
+        """One field; group 1 is the content of a quoted field, group 2 that of an unquoted one."""
         escaped = re.escape(self.escape) + b"(?s:.)" if self.escape else None
         space = b" *+" if self.skip_space else b""
         unquoted = self._many([self._plain_byte, escaped])
         if self.quote is None:
             return re.compile(space + b"()(" + unquoted + b")")
         q = re.escape(self.quote)
-        # blanks behind a closing quote are let go, but not where a blank is the delimiter
+        # blanks behind a closing quote belong to no value, unless a blank is the delimiter
         behind = b" *+" if self.skip_space and not self.delimiter.startswith(b" ") else b""
         quoted = q + b"(" + self._inside + b")" + q + behind
         return re.compile(space + b"(?:" + quoted + b"|(" + unquoted + b"))")
 
     @cached_property
     def _inside(self) -> bytes:
-        """What may stand between two quotes."""
+        """A pattern for what may stand between two quotes."""
         assert self.quote
         q = re.escape(self.quote)
         escape = re.escape(self.escape) if self.escape else None
@@ -80,6 +79,7 @@ class Grammar:
 
     @cached_property
     def _plain_byte(self) -> bytes:
+        """A pattern for one byte of an unquoted field."""
         singles = [x for x in (self.delimiter, self.quote, self.escape) if x]
         if all(len(x) == 1 for x in singles):
             return b"[^\r\n" + b"".join(re.escape(x) for x in singles) + b"]"
@@ -88,6 +88,7 @@ class Grammar:
 
     @staticmethod
     def _many(choices: Sequence[bytes | None]) -> bytes:
+        """A pattern for any number of these, in any order; None is left out."""
         given = [c for c in choices if c]
         if len(given) == 1:
             return given[0] + b"*+"
@@ -96,6 +97,7 @@ class Grammar:
 
     @cached_property
     def _fields(self) -> bytes:
+        """A pattern for fields and the delimiters between them, without groups."""
         f = re.sub(rb"(?<!\\)\((?!\?)", b"(?:", self.field.pattern)
         return b"(?:" + f + b")(?:" + re.escape(self.delimiter) + b"(?:" + f + b"))*+"
 
@@ -106,12 +108,12 @@ class Grammar:
 
     @cached_property
     def _start(self) -> re.Pattern[bytes]:
-        """As many whole fields as there are."""
+        """As many whole fields as possible."""
         return re.compile(self._fields)
 
     @cached_property
     def _open(self) -> re.Pattern[bytes]:
-        """A quote, and all that could stand inside."""
+        """An opening quote and everything that may stand behind it."""
         assert self.quote
         return re.compile((b" *+" if self.skip_space else b"") + re.escape(self.quote) + self._inside)
 
@@ -126,28 +128,21 @@ class Grammar:
             assert found
             quoted = found.group(1) is not None and self.quote is not None
             value = found.group(1) if quoted else found.group(2)
-            out.append((self._plain(value, quoted), quoted))
+            if quoted and self.double and self.quote and self.escape is None:
+                value = value.replace(self.quote * 2, self.quote)
+            elif self.escape and (quoted or value not in self.literals):
+                # doubled quotes in the same pass: a quote that an escape made must not pair with the next one
+                doubled = re.escape(self.quote * 2) if quoted and self.double and self.quote else None
+                pattern = b"|".join(x for x in (re.escape(self.escape) + b"((?s:.))", doubled) if x)
+                value = re.sub(pattern, lambda m: m[1] if m[1] is not None else self.quote or b"", value)
+            out.append((value, quoted))
             at = found.end()
             if not record.startswith(self.delimiter, at):
                 return out
             at += len(self.delimiter)
 
-    def _plain(self, value: bytes, quoted: bool) -> bytes:
-        if not quoted and value in self.literals:
-            return value
-        if quoted and self.double and self.quote and self.escape is None:
-            return value.replace(self.quote * 2, self.quote)
-        if self.escape:
-            # one pass, or a quote that an escape made would pair with the next one
-            doubled = re.escape(self.quote * 2) if quoted and self.double and self.quote else None
-            pattern = b"|".join(x for x in (re.escape(self.escape) + b"((?s:.))", doubled) if x)
-            value = re.sub(
-                pattern, lambda m: m.group(1) if m.group(1) is not None else self.quote or b"", value
-            )
-        return value
-
     def is_blank(self, record: bytes) -> bool:
-        """Whether a line is no record: nothing stands there, or nothing but blanks that do not belong to values."""
+        """Whether a line is no record: it is empty, or has only blanks that belong to no value."""
         return not record or (self.skip_space and not record.strip(b" "))
 
     def count(self, record: bytes) -> int:
@@ -155,7 +150,7 @@ class Grammar:
         return len(self.fields(record))
 
     def write(self, fields: Sequence[tuple[bytes, bool]]) -> bytes:
-        """Fields as a record in the plain dialect that Arrow reads: , and " and doubled quotes."""
+        """Fields as a record in the plain dialect for Arrow: comma, double quote, doubled quotes inside."""
         return b",".join(
             b'"' + v.replace(b'"', b'""') + b'"' if quoted or re.search(b'[",\r\n]', v) else v
             for v, quoted in fields
@@ -164,7 +159,7 @@ class Grammar:
     # --- damage ---
 
     def undecided(self, data: bytes, at: int) -> bool:
-        """Whether the record at ``at``, which does not match, might if more bytes came."""
+        """Whether the record at ``at``, which does not match, might match with more bytes behind ``data``."""
         found = self._start.match(data, at)
         assert found
         reach = max(len(x) for x in (self.delimiter, self.quote, self.escape, b"\r\n") if x)
@@ -174,11 +169,12 @@ class Grammar:
         return opened is not None and len(data) - opened.end() < reach
 
     def fault(self, data: bytes, at: int, end: int, *, matched: bool) -> tuple[int, int, int, Fault]:
-        """Which field (from 0) of a damaged record is at fault, from where to where it can be read, and how.
+        """The field at fault of a damaged record: its number (from 0), its start, where reading it stops, the fault.
 
-        ``end`` is the end of the record's first line. ``matched`` says that the
-        record is one by the grammar, but too long to be believed: then it is the
-        first quote that was not closed in its line.
+        ``end`` is the end of the record's first line. ``matched``: the record matches the grammar, but has too
+        many bytes or the wrong number of fields over several lines; at fault is the first field that spans lines.
+        The faults: "open", a quote is never closed; "behind", text behind a closing quote; "middle", a quote
+        inside of an unquoted field.
         """
         index = 0
         while True:

@@ -1,4 +1,4 @@
-"""The header of a delivery: found, read as names, and refused where it cannot be one.
+"""Finds the header of a delivery and reads it as names; refuses what cannot be a header.
 
 What does not belong here: what the names mean (``validation/drift.py``), records (``reader/reader.py``).
 """
@@ -22,11 +22,11 @@ _DELIMITERS = {";": "semicolon", "\t": "tab", "|": "vertical bar", ",": "comma"}
 
 @dataclass(frozen=True)
 class Header:
-    """The names, and how many fields a record has.
+    """The names of the columns, and how many fields a record has.
 
-    ``width`` is one more than the names where records end with a delimiter.
-    ``widths`` are those that a record may have. ``line`` is the physical line
-    in which the header starts.
+    ``width`` is the number of names, or one more where records end with a delimiter.
+    ``widths`` are the numbers of fields that a record may have. ``line`` is the
+    physical line in which the header starts.
     """
 
     names: tuple[str, ...]
@@ -37,59 +37,72 @@ class Header:
 
 
 def read_header(window: Window, spec: TableSpec, grammar: Grammar) -> Header:
-    """Take the header off the text; raises RefusedError where there is none that could be meant."""
-    reading = _Reading(window, spec, grammar)
+    """Read the header and consume it; raises RefusedError where there is none that could be meant."""
+    reading = _HeaderReader(window, spec, grammar)
     names = reading.names()
     if names.count("") == 1 and any("" in f.names for f in spec.fields):
         return Header(names, len(names), frozenset((len(names),)), reading.line)
-    return _with_trailing_delimiter(names, reading.line, window, grammar)
+    # an empty last name, or an empty last field of the first record, comes from a delimiter at the end of the line
+    nameless = names[-1] == ""
+    names = names[:-1] if nameless else names
+    n = len(names)
+    first = _first_record(window, grammar)
+    trailing = first is not None and len(first) == n + 1 and first[-1][0] == b""
+    warnings = []
+    if nameless and first is not None and not trailing:
+        warnings.append(
+            "the header ends with an empty name, which no record has a value for; it is taken as absent"
+        )
+    if trailing and not nameless:
+        warnings.append(
+            "records end with a delimiter, which the header does not; an empty last value is let go"
+        )
+    widths = (n, n + 1) if nameless or trailing else (n,)
+    return Header(names, n + 1 if trailing else n, frozenset(widths), reading.line, tuple(warnings))
 
 
-_known: dict[
-    tuple[str, bytes, bool], tuple[str, ...]
-] = {}  # headers that were fine, by spec, bytes, and whether more follows
-_LONG = 64 << 10  # bytes of a header that is not worth keeping
+# Names of headers that passed all checks, so that the next file of the type with the same header need not be checked.
+# Keys: hash of the spec, bytes of the header, whether a line end follows.
+_checked: dict[tuple[str, bytes, bool], tuple[str, ...]] = {}
+_MOST_KEPT = 64 << 10  # bytes of a header; a longer one is not kept
 
 
-class _Reading:
+class _HeaderReader:
+    """Reads the header from the beginning of the text. ``line`` is where the header starts."""
+
     def __init__(self, window: Window, spec: TableSpec, grammar: Grammar) -> None:
         self.window, self.spec, self.grammar = window, spec, grammar
-        self.line = 1  # where the header starts
-        self.body, self.start = b"", 0  # its bytes, and their offset in the file
+        self.line = 1
+        self.body, self.start = b"", 0  # the header's bytes, and their offset in the file
 
     def names(self) -> tuple[str, ...]:
+        """The names of the columns: from the header, or from the spec where the file has none."""
         dialect = self.spec.dialect
         if not dialect.header:
             _skip_lines(self.window, max(dialect.headerRows or (0,)))
-            return self._check_width([f.names[0] for f in self.spec.fields])
+            names = tuple(f.names[0] for f in self.spec.fields)
+            self._check_width(names)
+            return names
         if dialect.headerRows:
-            return self._from_lines(sorted(dialect.headerRows))
+            return self._names_on_lines(sorted(dialect.headerRows))
         while True:
             self.line = self.window.line
             body = self._next_record()
             if body is None:
                 raise RefusedError("The file is empty: it holds no line but blank ones.", rule="empty")
-            if not self._says_nothing(body):
-                return self._names_of(body)
-
-    def _names_of(self, body: bytes) -> tuple[str, ...]:
-        """The names in a header's bytes; those of another file of the type, if they are the same."""
+            is_comment = bool(self.grammar.comment) and body.startswith(self.grammar.comment or b"")
+            if body and not is_comment and (body.strip() or self.grammar.delimiter.isspace()):
+                break
         key = self.spec.hash, body, self.line < self.window.line
-        found = _known.get(key)
+        found = _checked.get(key)
         if found is None:
             found = self._check(self.grammar.fields(body))
-            if len(body) <= _LONG:
-                keep(_known, key, found)
+            if len(body) <= _MOST_KEPT:
+                keep(_checked, key, found)
         return found
 
-    def _says_nothing(self, body: bytes) -> bool:
-        """Whether it is a blank line or a comment."""
-        if self.grammar.comment and body.startswith(self.grammar.comment):
-            return True
-        return not body or (not body.strip() and not self.grammar.delimiter.isspace())
-
-    def _from_lines(self, rows: Sequence[int]) -> tuple[str, ...]:
-        """A header on declared lines; several are joined with a blank, as the Table Dialect standard says."""
+    def _names_on_lines(self, rows: Sequence[int]) -> tuple[str, ...]:
+        """A header on declared lines; several lines are joined with a blank, as the Table Dialect standard says."""
         parts: list[list[str]] = []
         for row in rows:
             _skip_lines(self.window, row - 1)
@@ -108,7 +121,7 @@ class _Reading:
         return names
 
     def _next_record(self) -> bytes | None:
-        """The next record as bytes without its line end; b"" for a blank line, None at the end."""
+        """Consume the next record or comment line: its bytes, b"" for a blank line, None at the end of the file."""
         window = self.window
         while not window.ended and len(window.data) <= MAX_HEADER:
             if self._is_comment() and _first_line(window.data) is not None:
@@ -121,7 +134,7 @@ class _Reading:
             return None
         if self._is_comment():
             line = _first_line(window.data) or window.data
-            window.use(len(line))
+            window.consume(len(line))
             return line
         found = self.grammar.record.match(window.data)
         if found is None:
@@ -140,7 +153,7 @@ class _Reading:
                 line=window.line,
             )
         self.body, self.start = body, window.offset
-        window.use(found.end())
+        window.consume(found.end())
         return bytes(body)
 
     def _is_comment(self) -> bool:
@@ -149,6 +162,7 @@ class _Reading:
     # --- names ---
 
     def _text(self, value: bytes) -> str:
+        """One name as text; raises RefusedError for NUL and for bytes that are not UTF-8."""
         if b"\0" in value:
             raise RefusedError(
                 f"The header holds a NUL byte, in the name {shown(value)[:_SHOWN]!r}. Declare the right encoding, or "
@@ -159,14 +173,16 @@ class _Reading:
         try:
             return value.decode()
         except UnicodeDecodeError:
-            sample = b"\n".join([self.body, *_bad_lines(self.window.data)])
+            more = [line for line in self.window.data[: 1 << 20].splitlines() if not line.isascii()]
+            sample = b"\n".join([self.body, *more[:2_000]])
             words = "the header holds bytes that are none"
             place = self.start + first_bad_byte(self.body)
-            raise self.window.source.refuse(sample, words, self.line, place) from None
+            raise self.window.source.wrong_encoding(sample, words, self.line, place) from None
 
     def _check(self, fields: Sequence[tuple[bytes, bool]]) -> tuple[str, ...]:
+        """The names in these fields; raises RefusedError where they cannot be a header."""
         texts = [self._text(value) for value, _ in fields]
-        # a mark of order inside the text stems from files put together
+        # a byte order mark inside of the text comes from files that were joined
         names = [
             t.lstrip("\ufeff").strip() if not quoted else t
             for t, (_, quoted) in zip(texts, fields, strict=True)
@@ -179,12 +195,28 @@ class _Reading:
                 line=self.line,
             )
         self._check_width(names)
-        self._check_separator_line(names)
-        self._check_delimiter(names)
-        self._check_names(names)
+        first, delimiter = names[0], self.spec.dialect.delimiter
+        alone = len([n for n in names if n]) == 1
+        if first.lower().startswith("sep=") and alone and self.line < self.window.line:
+            raise RefusedError(
+                f"Line {self.line} is {first!r}, which tells Excel the delimiter. Declare the delimiter and "
+                f"headerRows: [{self.line + 1}] in the dialect.",
+                rule="preamble",
+                line=self.line,
+            )
+        if len(names) == 1 and len(self.spec.fields) > 1:
+            for mark, word in _DELIMITERS.items():
+                if mark in first and mark != delimiter:
+                    raise RefusedError(
+                        f"The header is one single name, {first[:_SHOWN]!r}: it looks like {word}-separated, but "
+                        f"the spec's delimiter is {delimiter!r}. Declare the delimiter in the dialect.",
+                        rule="delimiter",
+                        line=self.line,
+                    )
+        self._check_each_name(names)
         return tuple(names)
 
-    def _check_width(self, names: Sequence[str]) -> tuple[str, ...]:
+    def _check_width(self, names: Sequence[str]) -> None:
         if len(names) > MAX_COLUMNS:
             raise RefusedError(
                 f"The header has {len(names):,} columns; a PostgreSQL table can have 1,600, of which "
@@ -192,35 +224,9 @@ class _Reading:
                 rule="header.wide",
                 line=self.line,
             )
-        return tuple(names)
 
-    def _check_separator_line(self, names: Sequence[str]) -> None:
-        """``sep=;``, which Excel takes as a word to itself."""
-        if (
-            names[0].lower().startswith("sep=")
-            and len([n for n in names if n]) == 1
-            and self.line < self.window.line
-        ):
-            raise RefusedError(
-                f"Line {self.line} is {names[0]!r}, a word to Excel about the delimiter. Declare the delimiter and "
-                f"headerRows: [{self.line + 1}] in the dialect.",
-                rule="preamble",
-                line=self.line,
-            )
-
-    def _check_delimiter(self, names: Sequence[str]) -> None:
-        if len(names) > 1 or len(self.spec.fields) < 2:
-            return
-        for mark, word in _DELIMITERS.items():
-            if mark in names[0] and mark != self.spec.dialect.delimiter:
-                raise RefusedError(
-                    f"The header is one single name, {names[0][:_SHOWN]!r}: it looks like {word}-separated, but the "
-                    f"spec's delimiter is {self.spec.dialect.delimiter!r}. Declare the delimiter in the dialect.",
-                    rule="delimiter",
-                    line=self.line,
-                )
-
-    def _check_names(self, names: Sequence[str]) -> None:
+    def _check_each_name(self, names: Sequence[str]) -> None:
+        """No name may stand there twice, and only the last one may be empty, unless the spec knows an empty name."""
         places: dict[str, int] = {}
         for i, name in enumerate(names):
             if name and name in places:
@@ -234,7 +240,7 @@ class _Reading:
                 )
             places.setdefault(name, i)
         known = {alias for f in self.spec.fields for alias in f.names}
-        # a last one is what a delimiter at the line's end makes
+        # an empty last name comes from a delimiter at the end of the line
         nameless = [i for i, name in enumerate(names[:-1]) if not name]
         if nameless and (len(nameless) > 1 or "" not in known):
             raise RefusedError(
@@ -246,7 +252,7 @@ class _Reading:
 
 
 def _first_line(data: bytes) -> bytes | None:
-    """The first physical line with its end; None if its end is not there yet."""
+    """The first physical line with its line end; None if the line end was not read yet."""
     ends = [p for p in (data.find(b"\n"), data.find(b"\r")) if p >= 0]
     if not ends or (min(ends) == len(data) - 1 and data.endswith(b"\r")):
         return None
@@ -255,7 +261,7 @@ def _first_line(data: bytes) -> bytes | None:
 
 
 def _skip_lines(window: Window, lines: int) -> None:
-    """Use up the text up to this physical line, whatever it holds."""
+    """Consume the text up to the end of this physical line (from 1)."""
     while window.line <= lines:
         line = _first_line(window.data)
         if line is None and not window.ended and len(window.data) <= MAX_RECORD:
@@ -263,41 +269,13 @@ def _skip_lines(window: Window, lines: int) -> None:
         elif not window.data:
             return
         else:
-            window.use(len(line or window.data))
+            window.consume(len(line or window.data))
             if line is None and window.ended:
                 return
 
 
-def _bad_lines(data: bytes) -> list[bytes]:
-    return [line for line in data[: 1 << 20].splitlines() if not line.isascii()][:2_000]
-
-
-# --- a delimiter too many ---
-
-
-def _with_trailing_delimiter(names: tuple[str, ...], line: int, window: Window, grammar: Grammar) -> Header:
-    """An empty last name, or an empty last field beyond the header, is a delimiter too many."""
-    nameless = names[-1] == ""
-    names = names[:-1] if nameless else names
-    n = len(names)
-    first = _peek(window, grammar)
-    trailing = first is not None and len(first) == n + 1 and first[-1][0] == b""
-    warnings = []
-    if nameless and first is not None and not trailing:
-        warnings.append(
-            "the header ends with an empty name, which no record has a value for; it is taken as absent"
-        )
-    if trailing and not nameless:
-        warnings.append(
-            "records end with a delimiter, which the header does not; an empty last value is let go"
-        )
-    if nameless or trailing:
-        return Header(names, n + 1 if trailing else n, frozenset((n, n + 1)), line, tuple(warnings))
-    return Header(names, n, frozenset((n,)), line)
-
-
-def _peek(window: Window, grammar: Grammar) -> list[tuple[bytes, bool]] | None:
-    """The fields of the first record, left in place; None if there is none or it is damaged."""
+def _first_record(window: Window, grammar: Grammar) -> list[tuple[bytes, bool]] | None:
+    """The fields of the first record, which is not consumed; None if there is none or it is damaged."""
     at = 0
     while True:
         data = window.data

@@ -1,17 +1,17 @@
-"""A delivery's bytes into batches of text columns, damaged records put aside.
+"""Reads the bytes of a delivery into batches of text columns; damaged records become rejects.
 
-The bytes are taken in blocks; each is cut at the end of a record and handed to
-Arrow's CSV parser, so that a batch still has the bytes it was made of and a
-reject can be traced to its line and raw text.
+The text is taken in blocks, each cut at the end of a record and parsed by Arrow. A batch
+keeps the bytes that it was made of, so that a reject can be traced to its line and raw text.
 
-What is a record: blank lines and comment lines are not; damaged, short and long
-records are, and count. Record numbers start at 1 behind the header. Neither they
-nor what becomes of a record depend on the size of the blocks.
+Blank lines and comment lines are no records. Damaged, short and long records are records, and are
+counted. Record numbers start at 1 behind the header. Neither they nor what becomes of a record depend
+on the size of the blocks.
 
 What does not belong here: opening and unpacking (``source/unpack.py``), decoding
-(``reader/decoding.py``), the grammar (``reader/grammar.py``, ``reader/records.py``), Arrow's parser
+(``reader/decoding.py``), the grammar (``reader/grammar.py``, ``reader/records.py``), parsing by Arrow
 (``reader/arrow_csv.py``), the header (``reader/header.py``), records that do not fit it
-(``reader/ragged_rows.py``), what it means (``validation/drift.py``), what a value means (``validation/parse.py``).
+(``reader/ragged_rows.py``), what the header means (``validation/drift.py``), what a value means
+(``validation/parse.py``).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import pyarrow as pa
 
 from importer_dagster.errors import RefusedError
 from importer_dagster.model import Delivery, TextBatch
-from importer_dagster.reader.arrow_csv import Wrong, parse
+from importer_dagster.reader.arrow_csv import WrongWidth, parse
 from importer_dagster.reader.blocks import DAMAGED_CHARACTER, Block
 from importer_dagster.reader.decoding import TextSource, Window, is_utf8
-from importer_dagster.reader.footer import without_ending
+from importer_dagster.reader.footer import without_footer
 from importer_dagster.reader.grammar import Grammar
 from importer_dagster.reader.header import read_header
 from importer_dagster.reader.ragged_rows import RaggedRows
@@ -42,8 +42,11 @@ from importer_dagster.reader.records import (
 from importer_dagster.source.unpack import Unpacked, fingerprint_url
 from importer_dagster.spec.table import TableSpec, once_per_spec
 
-BLOCK = 7 << 20  # of 17 mixed columns the whole import then takes 450 MB at most
-WIDE, LONG_VALUE = 50, 8  # columns, and bytes of a value on average, from which on a block is twice as long
+BLOCK = 7 << 20  # bytes; with 17 columns of different types, an import then takes at most 450 MB of memory
+WIDE, LONG_VALUE = (
+    50,
+    8,
+)  # with so many columns and so many bytes in a value on average, a block is twice as long
 
 
 def fingerprint(delivery: Delivery) -> tuple[str, int]:
@@ -59,12 +62,11 @@ def open_delivery(
     also: str | None = None,
     data: bytes | None = None,
 ) -> Reader:
-    """Open a delivery and read its header; a context manager. ``also`` names a hash besides sha256.
+    """Open a delivery and read its header; the result is a context manager.
 
-    ``data`` is the file as it is stored, where that was read before.
-
-    Raises RefusedError for a file that cannot be this type's CSV at all,
-    SourceUnavailable where trying again may help.
+    ``also`` names a hash to make besides sha256. ``data`` are the bytes of the file as it
+    is stored, if they were read before. Raises RefusedError for a file that cannot be this
+    type's CSV at all, SourceUnavailable where trying again may help.
     """
     unpacked = Unpacked(delivery.url, delivery.inbox, also, data)
     try:
@@ -80,10 +82,10 @@ def _grammar(spec: TableSpec) -> Grammar:
 
 
 class Reader:
-    """One delivery being read. ``header`` and the ``header_line`` where it stands are known at once; ``batches`` runs once.
+    """Reads one delivery. ``header`` and its line ``header_line`` are known at once; call ``batches`` once only.
 
-    ``sha256`` and ``size`` are of the file as stored, ``warnings`` tell what was
-    odd; they are complete after the last batch, and ``trailer`` is known then.
+    ``sha256`` and ``size`` are of the file as it is stored. They, ``warnings`` and
+    ``trailer`` are complete after the last batch.
     """
 
     def __init__(self, unpacked: Unpacked, spec: TableSpec, block_size: int) -> None:
@@ -97,9 +99,13 @@ class Reader:
         self.warnings: list[str] = [*self._source.warnings, *self._head.warnings]
         self._trailer: list[str] = []
         self._record = 1  # number of the next record
-        self._misfits = RaggedRows(spec, self._grammar, self._head)
-        self._cut_line = False  # the rest of a line that is too long is still to come
-        self._damaged_text: tuple[int, int] | None = None  # (line, how many records so far)
+        self._ragged_rows = RaggedRows(spec, self._grammar, self._head)
+        self._cut_line = (
+            False  # the block ended inside of a line that is too long; the rest of it is to be skipped
+        )
+        self._damaged_text: tuple[int, int] | None = (
+            None  # records with U+FFFD: (line of the first, how many)
+        )
 
     def __enter__(self) -> Reader:
         return self
@@ -114,7 +120,7 @@ class Reader:
 
     @property
     def digest(self) -> str | None:
-        """The hash that was asked for besides."""
+        """The hash that ``also`` named, as hex."""
         return self._unpacked.digest
 
     @property
@@ -124,37 +130,42 @@ class Reader:
 
     @property
     def trailer(self) -> str | None:
-        """The text of the last record, where the dialect says that it is no data."""
+        """The text of the last footer; None if the dialect declares no footers."""
         return self._trailer[0] if self._trailer else None
 
     @property
     def is_short(self) -> bool:
-        """Whether all of the text is in memory by now, so that there is one batch of it."""
+        """Whether all of the text was read already, so that it makes one batch only."""
         return self._window.ended
 
     def select(self, positions: Sequence[int]) -> None:
-        """Deliver only these columns of the header, named by their position as text."""
-        self._misfits.selected = tuple(positions)
+        """Read only the columns at these positions of the header; batches name them by their position as text."""
+        self._ragged_rows.selected = tuple(positions)
 
     def batches(self) -> Iterator[TextBatch]:
-        """The records, in order; each is in ``columns`` of just one batch, or among its rejects."""
-        yield from without_ending(
+        """The records in order; each is a row of one batch, or among its rejects."""
+        yield from without_footer(
             self._all_batches(), self._spec.dialect, self.header, self.warnings, self._trailer
         )
-        self._warn_of_damaged_text()
+        if self._damaged_text is not None:
+            line, count = self._damaged_text
+            self.warnings.append(
+                f"{count:,} {'record holds' if count == 1 else 'records hold'} U+FFFD, the first in line {line}: text "
+                "that was damaged before the file was written; it is kept as it is"
+            )
         self._unpacked.finish()
-
-    # --- blocks ---
 
     def _all_batches(self) -> Iterator[TextBatch]:
         window = self._window
-        fresh = bool(window.data)  # what was read along with the header
+        has_more = bool(window.data)  # the bytes that were read together with the header
         while True:
-            if not window.ended and not fresh:
+            if not window.ended and not has_more:
                 window.fill()
-            fresh = False
+            has_more = False
             if self._cut_line:
-                self._skip_rest_of_line()
+                ends = [p for p in (window.data.find(b"\n"), window.data.find(b"\r")) if p >= 0]
+                self._cut_line = not ends and not window.ended
+                window.consume(min(ends) + 1 if ends else len(window.data))
             batch = self._next_batch()
             if batch is not None:
                 yield batch
@@ -164,7 +175,7 @@ class Reader:
                 window.fill()
 
     def _next_batch(self) -> TextBatch | None:
-        """Take whole records off the text; None if more bytes are needed or none are left."""
+        """Make a batch of the whole records in the window; None if more bytes are needed or none are left."""
         window = self._window
         if not window.data:
             return None
@@ -178,16 +189,33 @@ class Reader:
                     return batch
             elif not window.ended and len(window.data) <= MAX_RECORD:
                 return None
-        return self._scanned_batch()
+        found = scan(window.data, self._grammar, at_end=window.ended, expected=self._head.widths)
+        if not found.used:
+            return None
+        data = window.data[: found.used]
+        block = Block(data, window.line, window.offset, self._record, self._grammar, found)
+        self._cut_line = found.cut_line
+        block.check_bytes(self._source.encoding, self._source.wrong_encoding)
+        try:
+            columns, wrong = self._parse(block)
+        except pa.ArrowInvalid as error:
+            raise RefusedError(
+                f"The lines from {block.line} on cannot be read as CSV: {error}. Check the dialect.",
+                rule="damaged",
+                line=block.line,
+            ) from None
+        return self._finished(block, columns, wrong)
 
     def _regular_batch(self, structure: bytes, quotes: np.ndarray, length: int) -> TextBatch | None:
-        """A batch of the first bytes; None where something is wrong, so that records must be looked at one by one."""
+        """A batch of the first ``length`` bytes; None where quotes may be damaged, so that a scan must find the records."""
         window, grammar = self._window, self._grammar
         whole = length == len(window.data)
         data = window.data if whole else window.data[:length]
         structure = data if structure is window.data else structure[:length]
-        if self._has_comments(data) or (grammar.escape and structure.endswith(grammar.escape)):
-            return None  # an escape character at the very end has nothing to escape
+        mark = grammar.comment
+        has_comments = mark and (data.startswith(mark) or b"\n" + mark in data or b"\r" + mark in data)
+        if has_comments or (grammar.escape and structure.endswith(grammar.escape)):
+            return None  # nothing follows the escape character that it could escape
         given, bare = data, structure
         if grammar.skip_space:
             skipped = blanks_to_skip(structure, grammar.delimiter[0], self._quote)
@@ -200,116 +228,44 @@ class Reader:
         block = Block(
             data, window.line, window.offset, self._record, grammar, None, structure=structure, given=given
         )
-        if not self._bytes_are_sound(block):
-            return self._batch_with_bad_bytes(block)
-        return self._unless_in_doubt(block)
-
-    def _has_comments(self, data: bytes) -> bool:
-        mark = self._grammar.comment
-        if not mark or mark not in data:
-            return False
-        return data.startswith(mark) or b"\n" + mark in data or b"\r" + mark in data
-
-    def _bytes_are_sound(self, block: Block) -> bool:
-        """Whether there is no NUL and all is UTF-8: Arrow looks at some columns only, and loses records over it."""
-        if b"\0" in block.data:
-            return False
-        block.is_ascii = block.data.isascii()
-        return block.is_ascii or is_utf8(block.data)
-
-    def _batch_with_bad_bytes(self, block: Block) -> TextBatch | None:
-        block.scan = block.split()
-        block.judge_bytes(self._source.encoding, self._source.refuse)
-        if any(_has_line_end(block.data[d.start : d.end]) for d in block.scan.damaged):
-            return None  # whether quotes or bytes are to blame is for the scan to say
-        return self._unless_in_doubt(block)
-
-    def _unless_in_doubt(self, block: Block) -> TextBatch | None:
-        """The batch of a block; None where its quotes may be to blame for what does not fit."""
+        block.is_ascii = data.isascii()
+        # checked here, since Arrow checks some columns only, and fails as a whole
+        if b"\0" in data or not (block.is_ascii or is_utf8(data)):
+            block.scan = block.split()
+            block.check_bytes(self._source.encoding, self._source.wrong_encoding)
+            if any(_has_line_end(data[d.start : d.end]) for d in block.scan.damaged):
+                return None  # a scan finds out whether quotes or bytes are damaged
         try:
             columns, wrong = self._parse(block)
         except pa.ArrowInvalid:
             return None
-        if any(self._is_multiline(block, w) for w in wrong):
+        odd = (w.position for w in wrong if w.fields not in self._head.widths)
+        if any(_has_line_end(block.record(position)) for position in odd):
             return None
         return self._finished(block, columns, wrong)
 
-    def _is_multiline(self, block: Block, wrong: Wrong) -> bool:
-        if wrong.fields in self._head.widths:
-            return False
-        return _has_line_end(block.record(wrong.position))
-
-    def _scanned_batch(self) -> TextBatch | None:
-        window = self._window
-        found = scan(window.data, self._grammar, at_end=window.ended, expected=self._head.widths)
-        if not found.used:
-            return None
-        data = window.data[: found.used]
-        block = Block(data, window.line, window.offset, self._record, self._grammar, found)
-        self._cut_line = found.cut_line
-        block.judge_bytes(self._source.encoding, self._source.refuse)
-        try:
-            columns, wrong = self._parse(block)
-        except pa.ArrowInvalid as error:
-            raise RefusedError(
-                f"The lines from {block.line} on cannot be read as CSV: {error}. Check the dialect.",
-                rule="damaged",
-                line=block.line,
-            ) from None
-        return self._finished(block, columns, wrong)
-
-    def _skip_rest_of_line(self) -> None:
-        window = self._window
-        ends = [p for p in (window.data.find(b"\n"), window.data.find(b"\r")) if p >= 0]
-        self._cut_line = not ends and not window.ended
-        window.use(min(ends) + 1 if ends else len(window.data))
-
-    def _finished(self, block: Block, columns: pa.RecordBatch, wrong: list[Wrong]) -> TextBatch:
-        batch = self._misfits.assemble(block, columns, wrong)
-        self._window.use(len(block.data))
-        if self._record == 1 and self._is_wide(block):
-            self._window.double()
-        self._record += block.count
-        if not block.is_ascii and DAMAGED_CHARACTER[:1] in block.data and DAMAGED_CHARACTER in block.data:
-            self._note_damaged_text(block)  # one byte is looked for a hundred times as fast as three
-        return batch
-
-    # --- one block ---
-
-    def _is_wide(self, block: Block) -> bool:
-        """Whether a usual block is so few records that what a column costs for each block counts for more.
-
-        Not where values are short: what is made of them takes more memory than the text.
-        """
-        width = self._head.width
-        return width >= WIDE and len(block.data) >= LONG_VALUE * width * block.count
-
-    def _parse(self, block: Block) -> tuple[pa.RecordBatch, list[Wrong]]:
-        width, wanted = self._head.width, self._misfits.wanted()
+    def _parse(self, block: Block) -> tuple[pa.RecordBatch, list[WrongWidth]]:
+        width, wanted = self._head.width, self._ragged_rows.wanted()
         return parse(block, self._spec, self._grammar, width=width, wanted=wanted)
 
-    # --- warnings ---
-
-    def _note_damaged_text(self, block: Block) -> None:
-        """Text that a program before us could not decode: kept as it is, but said."""
-        starts, ends = block.spans()
-        places = [
-            int(a)
-            for a, b in zip(starts, ends, strict=True)
-            if DAMAGED_CHARACTER in block.data[int(a) : int(b)]
-        ]
-        if not places:
-            return
-        line, count = self._damaged_text or (int(block.lines_at(np.array(places[:1]))[0]), 0)
-        self._damaged_text = line, count + len(places)
-
-    def _warn_of_damaged_text(self) -> None:
-        if self._damaged_text is not None:
-            line, count = self._damaged_text
-            self.warnings.append(
-                f"{count:,} {'record holds' if count == 1 else 'records hold'} U+FFFD, the first in line {line}: text "
-                "that was damaged before the file was written; it is kept as it is"
-            )
+    def _finished(self, block: Block, columns: pa.RecordBatch, wrong: list[WrongWidth]) -> TextBatch:
+        """The batch of a parsed block, whose bytes are then consumed."""
+        batch = self._ragged_rows.assemble(block, columns, wrong)
+        data, width = block.data, self._head.width
+        self._window.consume(len(data))
+        # Each block costs something for each column, too much if it has few records. Not where values are
+        # short: their arrays take more memory than the text.
+        if self._record == 1 and width >= WIDE and len(data) >= LONG_VALUE * width * block.count:
+            self._window.double()
+        self._record += block.count
+        # its first byte is searched first, since one byte is found 100 times as fast as three
+        if not block.is_ascii and DAMAGED_CHARACTER[:1] in data and DAMAGED_CHARACTER in data:
+            spans = zip(*block.spans(), strict=True)
+            places = [int(a) for a, b in spans if DAMAGED_CHARACTER in data[int(a) : int(b)]]
+            if places:
+                line, count = self._damaged_text or (int(block.lines_at(np.array(places[:1]))[0]), 0)
+                self._damaged_text = line, count + len(places)
+        return batch
 
 
 def _has_line_end(record: bytes) -> bool:

@@ -1,23 +1,21 @@
-"""Where records begin and end in a stretch of bytes, and which of them are damaged.
+"""Finds where records begin and end in a part of the text, and which of them are damaged.
 
-Two ways lead to the same answer. ``regular`` checks a whole stretch against
-the quoting rules of RFC 4180 with array operations; nearly all data takes this
-way. ``scan`` matches record by record with a regular expression; it takes
-over where quotes are damaged, or the dialect is beyond RFC 4180.
+There are two ways, with the same result. ``regular`` checks all quotes at once with
+array operations, by the rules of RFC 4180; nearly all data is read this way. ``scan``
+matches record by record with a regular expression; it is used where quotes are damaged,
+or where the dialect has rules beyond RFC 4180.
 
-How a damaged quote is survived: a record that does not match the grammar, or
-that spans several lines and has the wrong number of fields, costs its first
-line only; the scan goes on at the next line. What is decided does not depend
-on how the file is cut into stretches: nothing is called damaged as long as
-more bytes could mend it.
+A damaged quote costs as little as possible: of a record that does not match the grammar, or
+that spans several lines and has the wrong number of fields, only the first line is rejected;
+the scan goes on at the next line. The result does not depend on how the file is cut into
+blocks: no record is called damaged as long as more bytes could complete it.
 
-What does not belong here: the grammar (``reader/grammar.py``), values (``reader/reader.py``
-leaves them to Arrow).
+What does not belong here: the grammar (``reader/grammar.py``), values (Arrow parses them,
+``reader/arrow_csv.py``).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 
@@ -40,18 +38,18 @@ __all__ = [
     "without_escaped",
 ]
 
-MAX_RECORD = 16 << 20  # bytes of one record; an opening quote may not swallow more
+MAX_RECORD = 16 << 20  # bytes of one record; limits what an unclosed quote can make one record of
 
 LF, CR = 10, 13
-_AT_ONCE = 512 << 10
+_PIECE = 512 << 10  # bytes that are searched at once; arrays made from them stay in the processor's cache
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A record that cannot be read: its bytes' place in the stretch, and why.
+    """A record that cannot be read: where its bytes are in the block, and why.
 
-    ``field`` (from 0) is the one at fault, ``at`` the place where it starts,
-    ``lines`` below that of the record, ``value`` what stands there.
+    ``field`` (from 0) is the field at fault. It starts at ``at``, ``lines`` lines
+    below the first line of the record; ``value`` are its bytes.
     """
 
     start: int
@@ -66,10 +64,10 @@ class Damage:
 
 @dataclass
 class Scan:
-    """What was found: sound records (start, end without line end), damage, bytes used up.
+    """The result of a scan: sound records (start, end without line end) and damaged ones.
 
-    ``order`` tells, record by record, whether it is sound. ``cut_line`` is set
-    where the stretch ends inside of a line that is too long to be a record.
+    ``order`` says of each record, in the order of the file, whether it is sound. ``used`` is how many
+    bytes were scanned. ``cut_line``: the bytes end inside of a line that is too long to be a record.
     """
 
     sound: list[tuple[int, int]] = field(default_factory=list)
@@ -80,13 +78,13 @@ class Scan:
 
 
 def line_ends(data: bytes) -> np.ndarray:
-    """Positions of the last byte of every line end: LF, CRLF, or a CR alone."""
+    """Positions of the last byte of every line end: LF, CRLF, or a single CR."""
     raw = np.frombuffer(data, np.uint8)
     ends = raw == LF
-    if b"\r" in data:  # asked first, since nearly no file has one alone
-        alone = raw == CR
-        alone[:-1] &= raw[1:] != LF
-        ends |= alone
+    if b"\r" in data:
+        single = raw == CR
+        single[:-1] &= raw[1:] != LF
+        ends |= single
     return np.flatnonzero(ends)
 
 
@@ -99,33 +97,26 @@ def count_lines(data: bytes, start: int = 0, end: int | None = None) -> int:
 
 
 def _count(data: bytes, byte: int, start: int = 0, end: int | None = None) -> int:
-    """As ``data.count``, which takes eight times as long where a hit comes every hundred bytes."""
+    """How often a byte occurs; eight times as fast as ``data.count`` where it occurs every 100 bytes."""
     pieces = _pieces(np.frombuffer(data, np.uint8)[start:end])
     return sum(int(np.count_nonzero(piece == byte)) for _, piece in pieces)
 
 
 def _pieces(raw: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Pieces of many bytes, and where each begins: what is made of one stays in the processor's cache."""
-    for at in range(0, len(raw), _AT_ONCE):
-        yield at, raw[at : at + _AT_ONCE]
-
-
-def _outside_quotes(ends: np.ndarray, data: np.ndarray, quote: int | None) -> np.ndarray:
-    """Those line ends that are outside of quotes, taking the stretch to start outside."""
-    quotes = np.flatnonzero(data == quote) if quote is not None else ()
-    if not len(quotes):
-        return ends
-    outside: np.ndarray = ends[np.searchsorted(quotes, ends) % 2 == 0]
-    return outside
+    """Pieces of the bytes, and where each begins."""
+    for at in range(0, len(raw), _PIECE):
+        yield at, raw[at : at + _PIECE]
 
 
 def record_spans(data: bytes, ends: np.ndarray, quote: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Start and end (without line end) of every record of a regular stretch with these line ends.
+    """Start and end (without line end) of every record of a regular block; ``ends`` are its line ends.
 
-    Blank lines are no records.
+    Line ends inside of quotes end no record; the block starts outside of quotes. Blank lines are no records.
     """
     raw = np.frombuffer(data, np.uint8)
-    ends = _outside_quotes(ends, raw, quote)
+    quotes = np.flatnonzero(raw == quote) if quote is not None else ()
+    if len(quotes):
+        ends = ends[np.searchsorted(quotes, ends) % 2 == 0]
     if not len(ends) or ends[-1] != len(raw) - 1:
         ends = np.append(ends, len(raw))
     starts = np.concatenate([[0], ends[:-1] + 1])
@@ -137,7 +128,7 @@ def record_spans(data: bytes, ends: np.ndarray, quote: int | None) -> tuple[np.n
 
 
 def quotes_in(data: bytes, quote: int | None) -> np.ndarray:
-    """Positions of all quotes; what :func:`cut` and :func:`regular` both need, and the dearest of it."""
+    """Positions of all quotes. :func:`cut` and :func:`regular` both need them, and finding them takes longest."""
     if quote is None or quote not in data:
         return np.zeros(0, np.int64)
     pieces = _pieces(np.frombuffer(data, np.uint8))
@@ -145,9 +136,10 @@ def quotes_in(data: bytes, quote: int | None) -> np.ndarray:
 
 
 def cut(data: bytes, quotes: np.ndarray, at_end: bool) -> int:
-    """Length of the longest start of ``data`` that holds whole records only; 0 if there is none.
+    """Length of the longest beginning of ``data`` that has whole records only; 0 if there is none.
 
-    Quotes are counted, which is right for sound data; ``regular`` judges it.
+    A line end behind an even number of quotes ends a record. This is right if all quotes are sound, which
+    ``regular`` checks.
     """
     if at_end:
         return len(data) if len(quotes) % 2 == 0 else 0
@@ -156,14 +148,14 @@ def cut(data: bytes, quotes: np.ndarray, at_end: bool) -> int:
     stop = len(data) - 1 if mark == b"\r" and data.endswith(b"\r") else len(data)
     where = data.rfind(mark, 0, stop)
     while where >= 0 and (before := int(np.searchsorted(quotes, where))) % 2:
-        where = data.rfind(mark, 0, int(quotes[before - 1]))  # the line ends in between are in quotes
+        where = data.rfind(mark, 0, int(quotes[before - 1]))  # skip the line ends inside of these quotes
     return where + 1
 
 
 def regular(data: bytes, quotes: np.ndarray, delimiter: int, doubled: int | None) -> bool:
-    """Whether every quote of a stretch of whole records stands where RFC 4180 allows one.
+    """Whether every quote of whole records is where RFC 4180 allows one.
 
-    ``quotes`` are their positions; ``doubled`` is the quote where it may be written twice.
+    ``quotes`` are their positions; ``doubled`` is the quote if it may be written twice inside of quotes.
     """
     if not len(quotes):
         return True
@@ -176,18 +168,20 @@ def regular(data: bytes, quotes: np.ndarray, delimiter: int, doubled: int | None
     after = raw.take(quotes[1::2] + 1, mode="clip")
     if quotes[-1] == len(raw) - 1:
         after[-1] = LF
-    # a quote before an opening one is the closing one before it, and with it a doubled quote
+    # a closing quote right before an opening one: together they are a doubled quote
     allowed = [delimiter, LF, CR, *([] if doubled is None else [doubled])]
     return all(np.logical_or.reduce([beside == byte for byte in allowed]).all() for beside in (before, after))
 
 
 def without_escaped(data: bytes, escape: bytes | None) -> bytes:
-    """``data`` with an x in place of every byte that an escape character takes the meaning from."""
+    """``data`` with every escaped byte, the one behind an escape character, replaced by x."""
     if escape is None or escape not in data:
         return data
     raw = np.frombuffer(data, np.uint8).copy()
     marks = np.flatnonzero(raw == escape[0])
-    begins = np.append(True, np.diff(marks) != 1)  # of runs: every other mark in a run is escaped itself
+    begins = np.append(
+        True, np.diff(marks) != 1
+    )  # of runs of escape characters, in which every other one is escaped itself
     first = np.maximum.accumulate(np.where(begins, np.arange(len(marks)), 0))
     active = marks[(np.arange(len(marks)) - first) % 2 == 0]
     raw[active[active + 1 < len(raw)] + 1] = ord("x")
@@ -195,7 +189,7 @@ def without_escaped(data: bytes, escape: bytes | None) -> bytes:
 
 
 def blanks_to_skip(structure: bytes, delimiter: int, quote: int | None) -> np.ndarray:
-    """Positions of blanks that belong to no value: behind a delimiter or line end, or a closing quote."""
+    """Positions of blanks that belong to no value: those behind a delimiter, a line end or a closing quote."""
     raw = np.frombuffer(structure, np.uint8)
     blanks = np.flatnonzero(raw == ord(" "))
     if not len(blanks):
@@ -217,33 +211,42 @@ def blanks_to_skip(structure: bytes, delimiter: int, quote: int | None) -> np.nd
 
 
 def scan(data: bytes, grammar: Grammar, *, at_end: bool, expected: Set[int] | None) -> Scan:
-    """Find the records of ``data`` one by one, surviving damage.
+    """Find the records of ``data`` one by one, sound and damaged ones.
 
-    ``expected`` are the numbers of fields that a sound record may have, None if
-    not known. Where ``at_end`` is false, what more bytes could complete is left
-    over (``used`` tells where it starts).
+    ``expected`` are the numbers of fields that a sound record may have, None if not known.
+    ``at_end``: no more bytes follow. Otherwise the scan stops before a record that more bytes
+    could complete; ``used`` tells where.
     """
     result = Scan()
     at, size = 0, len(data)
     while at < size:
-        patient = not at_end and size - at <= MAX_RECORD
+        may_wait = not at_end and size - at <= MAX_RECORD
         if grammar.comment and data.startswith(grammar.comment, at):
             end = _line_end(data, at)
-            if patient and _is_last_line(data, end):
+            if may_wait and _is_last_line(data, end):
                 break
             at = _after_line_end(data, end)
             continue
         found = grammar.record.match(data, at)
-        if found is not None and patient and _is_open(found, data):
-            break
-        if found is not None and _plausible(found, grammar, expected):
-            at = _keep(found, at, grammar, result)
-            continue
+        if found is not None:
+            body, (start, end) = found.group("body"), found.span("body")
+            # a record up to the end of the bytes may go on, or its CR may be half of a CRLF
+            if may_wait and found.end() == size and (end == size or data[-1] == CR):
+                break
+            # a damaged quote can make one match of several records
+            lines = b"\n" in body or b"\r" in body
+            fits = not lines or expected is None or grammar.count(body) in expected
+            if len(body) <= MAX_RECORD and fits:
+                if not grammar.is_blank(body):
+                    result.sound.append((start, end))
+                    result.order.append(True)
+                at = max(found.end(), at + 1)
+                continue
         end = _line_end(data, at)
-        if patient and (_is_last_line(data, end) or (found is None and grammar.undecided(data, at))):
+        if may_wait and (_is_last_line(data, end) or (found is None and grammar.undecided(data, at))):
             break
         damage = _damage(data, at, end, grammar, matched=found is not None)
-        if patient and _is_last_line(data, _line_end(data, damage.at)):
+        if may_wait and _is_last_line(data, _line_end(data, damage.at)):
             break
         result.cut_line = damage.rule == "record.long" and end == size and not at_end
         result.damaged.append(damage)
@@ -253,28 +256,8 @@ def scan(data: bytes, grammar: Grammar, *, at_end: bool, expected: Set[int] | No
     return result
 
 
-def _is_open(found: re.Match[bytes], data: bytes) -> bool:
-    """Whether a record reaches to the end of the bytes, so that it may go on, or its CR be half of a CRLF."""
-    return found.end() == len(data) and (found.end("body") == len(data) or data[-1] == CR)
-
-
-def _plausible(found: re.Match[bytes], grammar: Grammar, expected: Set[int] | None) -> bool:
-    body = found.group("body")
-    if len(body) > MAX_RECORD:
-        return False
-    lines = b"\n" in body or b"\r" in body
-    return not lines or expected is None or grammar.count(body) in expected
-
-
-def _keep(found: re.Match[bytes], at: int, grammar: Grammar, result: Scan) -> int:
-    start, end = found.span("body")
-    if not grammar.is_blank(found.group("body")):
-        result.sound.append((start, end))
-        result.order.append(True)
-    return max(found.end(), at + 1)
-
-
 def _line_end(data: bytes, at: int) -> int:
+    """Position of the first byte of the next line end; the length of the bytes if there is none."""
     newline = data.find(b"\n", at)
     end = len(data) if newline < 0 else newline
     carriage = data.find(b"\r", at, end)
@@ -282,7 +265,7 @@ def _line_end(data: bytes, at: int) -> int:
 
 
 def _is_last_line(data: bytes, end: int) -> bool:
-    """Whether the line that ends there may go on, or its CR be half of a CRLF."""
+    """Whether the line that ends at ``end`` may go on behind the bytes, or its CR may be half of a CRLF."""
     return end >= len(data) or (end == len(data) - 1 and data[end] == CR)
 
 
