@@ -319,7 +319,8 @@ def _byte_fault(data: bytes, start: int, end: int, grammar: Grammar, encoding: s
             cut = error.reason == "unexpected end of data" and end == len(data)
         byte = shown(record[place : place + 3])[:4] if encoding != "utf-8" else f"\\x{record[place]:02x}"
         byte = byte.removeprefix("\\x")
-        message = f"byte 0x{byte} at position {place + 1} of the record is not {encoding.upper()}{CUT_CHARACTER if cut else ''}"
+        message = f"byte 0x{byte} at position {place + 1} of the record is not {encoding.upper()}"
+        message += CUT_CHARACTER if cut else ""
     for index, (value, _) in enumerate(grammar.fields(record)):
         if b"\0" in value or first_bad_byte(value) < len(value):
             return Damage(start, end, rule, message, index, start, 0, value)

@@ -162,7 +162,7 @@ def suggest_encoding(sample: bytes) -> str:
 
 
 def _score(sample: bytes, encoding: str) -> float:
-    """How much the characters beyond ASCII look like words, up to 1; 0 or less where they do not, or cannot be decoded."""
+    """How much the characters beyond ASCII look like words: at most 1, and 0 or less for a wrong encoding."""
     try:
         text = sample.decode(encoding)
     except UnicodeDecodeError:

@@ -37,7 +37,7 @@ class Grammar:
 
     @property
     def always_scan(self) -> bool:
-        """Whether ``records.regular`` and Arrow cannot read the dialect, so that records are found by ``records.scan``."""
+        """Whether ``records.regular`` and Arrow cannot read the dialect, so that ``records.scan`` must."""
         one_byte = all(len(x) == 1 for x in (self.delimiter, self.quote, self.escape) if x)
         return not one_byte or bool(self.literals) or (self.skip_space and self.delimiter == b" ")
 

@@ -207,7 +207,7 @@ class Reader:
         return self._finished(block, columns, wrong)
 
     def _regular_batch(self, structure: bytes, quotes: np.ndarray, length: int) -> TextBatch | None:
-        """A batch of the first ``length`` bytes; None where quotes may be damaged, so that a scan must find the records."""
+        """A batch of the first ``length`` bytes; None where a scan must find the records, as quotes may be damaged."""
         window, grammar = self._window, self._grammar
         whole = length == len(window.data)
         data = window.data if whole else window.data[:length]

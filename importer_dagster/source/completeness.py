@@ -1,11 +1,10 @@
-"""Is a file all there, and does it stay as it is while it is read?
+"""Whether a file is complete, and whether it stays unchanged while it is read.
 
-A supplier that is still writing must not have half its file imported. Before
-reading, a file waits until it is old enough or its marker file is there
-(:func:`waits_for`); while it is read, its size, age and identity are watched
-(:func:`unchanged`).
+A file that its supplier is still writing must not be imported. Before it is read, it must be
+old enough, or its marker file must exist (:func:`waits_for`). While it is read, its size, time of
+change and identity are watched (:func:`unchanged`).
 
-What does not belong here: finding files (``source/inbox.py``), damage inside a file
+What does not belong here: finding files (``source/inbox.py``), damage inside of a file
 (``reader/reader.py``).
 """
 
@@ -14,24 +13,18 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
-import fsspec
 from fsspec.core import url_to_fs
 
 from importer_dagster.errors import RefusedError, SourceUnavailable
 from importer_dagster.redaction import redact, redact_text
 from importer_dagster.spec.policy import Complete
 
-_MODIFIED = (
-    "mtime",
-    "LastModified",
-    "last_modified",
-    "updated",
-    "created",
-)  # local, S3, Azure, Google, others
+# fsspec's names for the time of change: local files, S3, Azure, Google, others
+_MODIFIED = ("mtime", "LastModified", "last_modified", "updated", "created")
 _VERSION = ("ETag", "etag", "md5Hash", "checksum")
 
 State = tuple[Any, ...]
@@ -42,8 +35,8 @@ def waits_for(
 ) -> str | None:
     """What a listed file still waits for, in words; None if it is complete.
 
-    ``files`` holds every path of the listing. The spec's own ``min_age`` goes
-    before the project's. A file that has a marker or a manifest need not be old.
+    ``files`` are all files of the listing by path. ``min_age`` is the project's, in seconds; that of
+    the spec takes precedence. The age of a file that has a marker or a manifest does not matter.
     """
     places = places_beside(path, rule)
     for place, word in places.items():
@@ -52,20 +45,25 @@ def waits_for(
     if places:
         return None
     wanted = min_age if rule.min_age is None else rule.min_age
-    age = _age(info)
-    if age is None or age >= wanted:
+    changed = next((info[key] for key in _MODIFIED if info.get(key) is not None), None)
+    if isinstance(changed, datetime):
+        changed = changed.timestamp()
+    if not isinstance(changed, int | float):
+        return None  # the file system does not tell
+    age = time.time() - changed
+    if age >= wanted:
         return None
     return f"it was changed {max(age, 0):.0f} s ago and must be unchanged for {wanted} s"
 
 
 def places_beside(path: str, rule: Complete) -> dict[str, str]:
-    """Where the files lie that a file waits for → what they are."""
+    """The paths of the files that a file waits for → "marker file" or "manifest"."""
     declared = {"marker file": rule.marker, "manifest": rule.manifest.path if rule.manifest else None}
     return {marker_of(path, pattern): word for word, pattern in declared.items() if pattern}
 
 
 def marker_of(path: str, marker: str) -> str:
-    """Where the file lies that is named beside ``path``.
+    """The path of the marker file of ``path``, by the pattern of the spec.
 
     >>> marker_of("a/b.csv", "{path}.done"), marker_of("a/b.csv", "_SUCCESS")
     ('a/b.csv.done', 'a/_SUCCESS')
@@ -76,48 +74,37 @@ def marker_of(path: str, marker: str) -> str:
     return f"{folder}/{marker}" if folder else marker
 
 
-def _age(info: Mapping[str, Any]) -> float | None:
-    """Seconds since it was changed, None where the file system does not say."""
-    changed = next((info[key] for key in _MODIFIED if info.get(key) is not None), None)
-    if isinstance(changed, datetime):
-        changed = changed.timestamp()
-    return time.time() - changed if isinstance(changed, int | float) else None
+def file_version_of(info: Mapping[str, Any]) -> str | None:
+    """What a listing says of a file that changes with its content, except for its size; None if nothing.
 
-
-def stamp_of(info: Mapping[str, Any]) -> str | None:
-    """What a listing says of a file that changes with its content, besides the size; None if nothing.
-
-    A local file's time of change is looked at twice: a copy may keep the time of
-    its content (``mtime``), but not that of the file's entry (``created``).
+    Of a local file, this is the time of change of its content (``mtime``), which a copy may keep, and
+    of its entry in the folder (``created``), which a copy cannot keep.
     """
     known = [f"{key} {info[key]}" for key in (*_MODIFIED, *_VERSION) if info.get(key) is not None]
     return ", ".join(known) or None
 
 
 def with_manifest(file_version: str | None, manifest: str | None) -> str:
-    """The stamp of a file together with that of its manifest: another manifest makes it another delivery."""
+    """The version of a file together with that of its manifest: another manifest makes it another delivery."""
     return f"{file_version}, manifest: {manifest}"
 
 
 def look_at(url: str) -> tuple[int | None, str | None]:
-    """(size, stamp) of one file as it is now; nothing if it cannot be told."""
+    """(size, file version) of one file as it is now; (None, None) if it cannot be found out."""
+    info: Mapping[str, Any] | None = None
     if "://" not in url:
-        return _size_and_stamp(local_info(url))
-    try:
-        fs, path = url_to_fs(url)
-        return _size_and_stamp(fs.info(path))
-    except (OSError, ValueError, ImportError):  # whoever reads it finds out why
-        return None, None
-
-
-def _size_and_stamp(info: Mapping[str, Any] | None) -> tuple[int | None, str | None]:
-    return (info.get("size"), stamp_of(info)) if info else (None, None)
+        info = local_info(url)
+    else:
+        with suppress(OSError, ValueError, ImportError):  # reading the file will report it
+            fs, path = url_to_fs(url)
+            info = fs.info(path)
+    return (info.get("size"), file_version_of(info)) if info else (None, None)
 
 
 def local_info(path: str) -> dict[str, Any] | None:
-    """What a stamp is made of, as fsspec lists it, of a local file or of what a link leads to; None if there is nothing.
+    """Size and times of a local file, or of what a link leads to, under fsspec's names; None if there is none.
 
-    fsspec itself takes several times as long for a single file.
+    Several times as fast as fsspec for a single file.
     """
     try:
         found = os.stat(path)  # noqa: PTH116 - a Path takes as long to make
@@ -127,16 +114,16 @@ def local_info(path: str) -> dict[str, Any] | None:
 
 
 def info_of(found: os.stat_result) -> dict[str, Any]:
-    """What a stamp is made of, under fsspec's names."""
+    """Size and times of a local file under fsspec's names."""
     created = getattr(found, "st_birthtime", found.st_ctime)
     return {"size": found.st_size, "mtime": found.st_mtime, "created": created}
 
 
 @contextmanager
 def unchanged(url: str) -> Iterator[None]:
-    """Raise SourceUnavailable, to be tried again, if the file is another one at the end than at the beginning.
+    """Raise SourceUnavailable, which is tried again, if the file changes while the block runs.
 
-    A refusal in between counts only if the file stood still: half a file looks damaged.
+    This takes precedence over a RefusedError in the block, since a file that is half written looks damaged.
     """
     before = state_of(url)
     try:
@@ -149,7 +136,7 @@ def unchanged(url: str) -> Iterator[None]:
 
 def _compare(url: str, before: State | None, cause: Exception | None) -> None:
     if before is None:
-        return  # there was nothing to look at; opening it has said so
+        return  # there was no file; opening it has reported that
     after = state_of(url)
     if after != before:
         url = redact(url)
@@ -161,19 +148,16 @@ def _compare(url: str, before: State | None, cause: Exception | None) -> None:
 
 
 def state_of(url: str) -> State | None:
-    """Size and everything else that tells one content from another; None if there is no such file."""
+    """Size, times and identity of a file, which differ if its content does; None if there is no such file."""
     try:
         if "://" not in url:
             stat = os.stat(url)  # noqa: PTH116 - a Path takes as long to make
             return stat.st_size, stat.st_mtime_ns, stat.st_ino
-        return _remote_state(*url_to_fs(url))
+        fs, path = url_to_fs(url)
+        fs.invalidate_cache()
+        info = fs.info(path)
+        return (info.get("size"), *(str(info[key]) for key in (*_VERSION, *_MODIFIED) if key in info))
     except FileNotFoundError:
         return None
     except OSError as error:
         raise SourceUnavailable(f"{redact(url)} cannot be looked at: {redact_text(error, url)}") from error
-
-
-def _remote_state(fs: fsspec.AbstractFileSystem, path: str) -> State:
-    fs.invalidate_cache()
-    info = fs.info(path)
-    return (info.get("size"), *(str(info[key]) for key in (*_VERSION, *_MODIFIED) if key in info))

@@ -1,4 +1,4 @@
-"""What the supplier's manifest says of a file: how many records and bytes, and its checksum.
+"""Reads what the supplier's manifest says of a file: how many records and bytes it has, and its checksum.
 
 A manifest is a list of checksums as ``sha256sum`` or ``md5sum`` write it, a
 CSV with a row for each file, or JSON with an object for each; it lies beside the
@@ -14,7 +14,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ _REMEDY = "Ask the supplier to send both again."
 
 @dataclass(frozen=True)
 class Claims:
-    """What a manifest says of one file; None is nothing."""
+    """What a manifest says of one file; None where it does not say."""
 
     manifest: str
     rows: int | None = None
@@ -42,11 +42,11 @@ class Claims:
 
     @property
     def algorithm(self) -> str | None:
-        """How the checksum is made."""
+        """The hash algorithm of the checksum."""
         return None if self.checksum is None else _ALGORITHMS[len(self.checksum)]
 
     def check(self, *, size: int, digest: str | None, records: int) -> None:
-        """Raise RefusedError unless that is how the file is."""
+        """Raise RefusedError unless the file is as the manifest says."""
         self._compare("bytes", self.bytes, size)
         self._compare("checksum", self.checksum, digest)
         self._compare("rows", self.rows, records)
@@ -66,7 +66,7 @@ class Claims:
 
 
 def url_of(delivery: Delivery, pattern: str) -> str:
-    """Where the manifest of a delivery lies."""
+    """The address of a delivery's manifest."""
     if delivery.url.endswith(delivery.path):
         return delivery.url.removesuffix(delivery.path) + marker_of(delivery.path, pattern)
     return marker_of(delivery.url, pattern)
@@ -82,12 +82,24 @@ def read_claims(delivery: Delivery, rule: Manifest | None) -> Claims | None:
         return None
     url = url_of(delivery, rule.path)
     shown = redact(url)
-    text = _text(url, shown, delivery.inbox)
+    text = _read_text(url, shown, delivery.inbox)
+    found = None
     if rule.file_format == "sums":
         found = _from_sums(text, shown, delivery)
     else:
-        rows = _json_rows(text, shown) if rule.file_format == "json" else _csv_rows(text, rule)
-        found = _from_rows(rows, shown, delivery, rule)
+        table = csv.DictReader(io.StringIO(text, newline=""), delimiter=rule.delimiter)
+        rows: list[_Row] = _json_rows(text, shown) if rule.file_format == "json" else list(table)
+        for row in rows:
+            name = None if rule.file is None else _value(row, rule.file, shown)
+            # a single row is about the delivery if the spec declares no column for the file's name
+            if (name is None and len(rows) == 1) or (name is not None and _is_named(name, delivery.path)):
+                found = Claims(
+                    shown,
+                    rows=_number(row, rule.rows, shown),
+                    bytes=_number(row, rule.bytes, shown),
+                    checksum=_checksum(_value(row, rule.checksum, shown), shown) if rule.checksum else None,
+                )
+                break
     if found is None:
         raise RefusedError(
             f"The manifest {shown} does not name {delivery.path.rpartition('/')[2]!r}. {_REMEDY}",
@@ -96,7 +108,8 @@ def read_claims(delivery: Delivery, rule: Manifest | None) -> Claims | None:
     return found
 
 
-def _text(url: str, shown: str, inbox: str | None) -> str:
+def _read_text(url: str, shown: str, inbox: str | None) -> str:
+    """The text of a manifest; raises RefusedError if it is not there, too long or not UTF-8."""
     try:
         with open_url(url, inbox) as file:
             data = file.read(MOST_BYTES + 1)
@@ -117,7 +130,7 @@ def _text(url: str, shown: str, inbox: str | None) -> str:
 
 
 def _is_named(name: str, path: str) -> bool:
-    """Whether a name in a manifest, with or without folders, means a file.
+    """Whether a name in a manifest, with or without folders, is that of a file.
 
     >>> [_is_named(n, "2024-01-01/acme/a.csv") for n in ("a.csv", "./acme/a.csv", "bolt/a.csv", "b.csv")]
     [True, True, False, False]
@@ -127,6 +140,7 @@ def _is_named(name: str, path: str) -> bool:
 
 
 def _from_sums(text: str, shown: str, delivery: Delivery) -> Claims | None:
+    """The checksum of the delivery in lines of "checksum name"; a single line need not have a name."""
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     for line in lines:
         found = _SUM.fullmatch(line)
@@ -144,14 +158,10 @@ def _from_sums(text: str, shown: str, delivery: Delivery) -> Claims | None:
 _Row = Mapping[str | None, Any]
 
 
-def _csv_rows(text: str, rule: Manifest) -> list[_Row]:
-    return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=rule.delimiter))
-
-
 def _json_rows(text: str, shown: str) -> list[_Row]:
-    """The objects of a list, or of the list in an object; an object without a list is the only one.
+    """The objects of a list, or of the list in an object; an object without such a list is the only row.
 
-    Numbers stay as they are written, so that 10.0 is no number of records.
+    Numbers stay text as they are written, so that 10.0 is no number of records.
     """
     try:
         found = json.loads(text, parse_int=str, parse_float=str)
@@ -174,30 +184,14 @@ def _is_rows(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
-def _from_rows(rows: Sequence[_Row], shown: str, delivery: Delivery, rule: Manifest) -> Claims | None:
-    for row in rows:
-        name = None if rule.file is None else _value(row, rule.file, shown)
-        if (name is None and len(rows) == 1) or (name is not None and _is_named(name, delivery.path)):
-            return Claims(
-                shown,
-                rows=_number(row, rule.rows, shown),
-                bytes=_number(row, rule.bytes, shown),
-                checksum=_checksum(_value(row, rule.checksum, shown), shown) if rule.checksum else None,
-            )
-    return None
-
-
 def _value(row: _Row, column: str, shown: str) -> str:
     if row.get(column) is None:
+        names = ", ".join(repr(name) for name in row if name is not None)
         raise RefusedError(
-            f"The manifest {shown} has no column {column!r}, only {', '.join(_names(row))}. {_REMEDY}",
+            f"The manifest {shown} has no column {column!r}, only {names}. {_REMEDY}",
             rule="manifest.read",
         )
     return str(row[column]).strip()
-
-
-def _names(row: _Row) -> Iterator[str]:
-    return (repr(name) for name in row if name is not None)
 
 
 def _number(row: _Row, column: str | None, shown: str) -> int | None:

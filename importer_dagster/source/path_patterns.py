@@ -1,4 +1,4 @@
-"""Path patterns: which type, tenant and business date a file's path names.
+"""Path patterns: they read type, tenant and business date from a file's path.
 
 A pattern such as ``{date}/{tenant}/{type}*.csv`` is matched against paths
 relative to the inbox. ``*`` and ``?`` stop at a slash; ``{date}`` is an ISO
@@ -6,8 +6,8 @@ date unless a strptime format follows (``{date:%Y%m%d}``), and may stand there
 several times, in other formats too; a compression suffix (``.gz``, ``.zip``,
 ``.bz2``, ``.xz``, ``.zst``) is always allowed.
 
-What does not belong here: listing an inbox, and whose a file is that several
-patterns match (``source/inbox.py``).
+What does not belong here: listing an inbox, and choosing between types whose
+patterns match the same file (``source/inbox.py``).
 """
 
 from __future__ import annotations
@@ -34,13 +34,12 @@ _DATE = "\0"  # where a date stands in a folder
 
 @dataclass(frozen=True)
 class PathPattern:
-    """A path pattern made ready for one type.
+    """A path pattern, compiled for one type.
 
-    ``directives`` are those of its date, each a group of ``regex``;
-    ``date_formats`` the formats of its dates, one by one. ``weight`` is the
-    number of literal characters, ``segments`` the number of path parts,
-    ``folder`` the folders before the first wildcard (NUL stands for a date),
-    ``stem`` what every file's name begins with.
+    ``directives`` are the strptime directives of its dates, each a group of ``regex``.
+    ``date_formats`` has the format of each date in the pattern. ``weight`` is the number of
+    literal characters, ``segments`` the number of path parts. ``folder`` are the folders before
+    the first wildcard (NUL stands for a date). The names of all matching files begin with ``stem``.
     """
 
     regex: re.Pattern[str]
@@ -77,7 +76,7 @@ class PathPattern:
         return tuple(map(_group, self.directives))
 
     def folder_for(self, day: date | None) -> str:
-        """The deepest folder that holds every match (of that day, where one is given)."""
+        """The deepest folder that has all matching files, or all of that day if one is given."""
         formats = iter(self.date_formats)
         parts = []
         for part in self.folder.split("/"):
@@ -94,7 +93,7 @@ def _group(directive: str) -> str:
     return f"date_{directive[1:]}"
 
 
-@lru_cache(maxsize=4096)  # an inbox has a thousand files of each day
+@lru_cache(maxsize=4096)  # since an inbox may have 1,000 files of each day
 def _day(texts: tuple[str, ...], directives: tuple[str, ...]) -> date | None:
     """The date that all of a path's directives name; None if there is none."""
     try:
@@ -111,7 +110,7 @@ def _day(texts: tuple[str, ...], directives: tuple[str, ...]) -> date | None:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A part of a pattern: its regular expression, and what it adds to folders; None for a wildcard."""
+    """A part of a pattern: its regular expression, and its text in folders, which is None for a wildcard."""
 
     regex: str
     text: str | None = None
@@ -120,13 +119,19 @@ class _Piece:
 
 @lru_cache(maxsize=4096)
 def compile_pattern(pattern: str, type_name: str) -> PathPattern:
-    """Read a path pattern; raises UsageError if it makes no sense."""
+    """Compile a path pattern; raises UsageError if it makes no sense."""
     if leads_out(pattern):
         raise UsageError(
             f"The path pattern {pattern!r} must stay below the inbox: no leading slash, no drive, no '..'."
         )
     formats = [m[2] or _ISO for m in _TOKEN.finditer(pattern) if m[1] == "date"]
     pieces = list(_pieces(pattern, type_name))
+    # the format of a date may have slashes, too
+    wild = re.sub(
+        r"\{[^}]*\}",
+        lambda token: "/*" if "/" in token[0] else "*",
+        pattern.replace("{type}", type_name),
+    )
     fixed = takewhile(lambda text: text is not None, (p.text for p in pieces))
     return PathPattern(
         regex=re.compile("".join(p.regex for p in pieces) + _COMPRESSION),
@@ -135,7 +140,7 @@ def compile_pattern(pattern: str, type_name: str) -> PathPattern:
         weight=sum(p.weight for p in pieces),
         segments=pattern.count("/") + 1,
         folder="".join(text or "" for text in fixed).rpartition("/")[0],
-        stem=_stem(pattern.replace("{type}", type_name)),
+        stem=re.split(r"[*?]", wild.rpartition("/")[2])[0],
     )
 
 
@@ -151,7 +156,7 @@ def _pieces(pattern: str, type_name: str) -> Iterator[_Piece]:
         elif name == "date":
             yield _Piece(_date_regex(fmt or _ISO, seen), _DATE)
         elif name == "tenant":
-            yield _Piece(_again_or_group("tenant", "[^/]+", seen))
+            yield _Piece(_group_or_backreference("tenant", "[^/]+", seen))
         else:
             yield _Piece("[^/]*" if star else "[^/]")
     rest = pattern[position:]
@@ -166,13 +171,7 @@ def _literal(text: str) -> _Piece:
     return _Piece(re.escape(text), text, len(text))
 
 
-def _stem(pattern: str) -> str:
-    """The literal characters at the beginning of the last part of a path; a date's format may hold slashes, too."""
-    wild = re.sub(r"\{[^}]*\}", lambda token: "/*" if "/" in token[0] else "*", pattern)
-    return re.split(r"[*?]", wild.rpartition("/")[2])[0]
-
-
-def _again_or_group(name: str, regex: str, seen: set[str]) -> str:
+def _group_or_backreference(name: str, regex: str, seen: set[str]) -> str:
     if name in seen:
         return f"(?P={name})"
     seen.add(name)
@@ -187,7 +186,7 @@ def _date_regex(fmt: str, seen: set[str]) -> str:
             raise UsageError(
                 f"The date format {fmt!r} in a path pattern may use {' '.join(_DIRECTIVES)} only."
             )
-        return _again_or_group(_group(text), _DIRECTIVES[text], seen)
+        return _group_or_backreference(_group(text), _DIRECTIVES[text], seen)
 
     return "".join(part(text) for text in re.findall("%.?|[^%]", fmt, re.S))
 
@@ -198,12 +197,12 @@ def pattern_of(spec: TableSpec, default_path: str) -> PathPattern:
 
 
 def names_tenants(spec: TableSpec, default_path: str) -> bool:
-    """Whether the type's paths name tenants, so whether its table has ``_tenant``."""
+    """Whether the type's paths name tenants; if so, its table has ``_tenant``."""
     return pattern_of(spec, default_path).has_tenant
 
 
 class Patterns:
-    """The patterns of all types, found by how a file's name begins: with 500 types, few are tried on a file."""
+    """The patterns of all types, indexed by how file names begin, so that with 500 types few are tried on a file."""
 
     def __init__(self, by_type: Mapping[str, PathPattern]) -> None:
         self.by_type = by_type

@@ -1,11 +1,12 @@
-"""From a file to the bytes in it: hashing, unpacking.
+"""Reads the plain bytes of a delivery: hashes the stored file and unpacks it.
 
-Containers are recognised by their first bytes, whatever the file is called. A
-container that is damaged, cut off, hostile or of doubtful content is refused;
-bytes behind its end are not passed over.
+Archives are recognised by their first bytes, whatever the file is called. An archive is refused
+if it is damaged, cut off, dangerous or has more than one file. Bytes behind the end of
+an archive are never ignored.
 
 What does not belong here: opening files (``source/open_file.py``), text encodings
-(``reader/decoding.py``), telling what is no CSV (``reader/file_kind.py``), records and fields (``reader/records.py``, ``reader/reader.py``).
+(``reader/decoding.py``), recognising files that are no CSV (``reader/file_kind.py``), records and
+fields (``reader/records.py``, ``reader/reader.py``).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from importer_dagster.source.open_file import SourceFile, open_url, source_error
 
 decompressobj: Any
 InflateError: Any
-try:  # takes two fifths of zlib's time; has no wheel for every processor
+try:  # takes 40 % of zlib's time, but has no wheel for some processors
     from isal import igzip_lib, isal_zlib
 
     decompressobj, InflateError = isal_zlib.decompressobj, igzip_lib.IsalError
@@ -37,10 +38,10 @@ except ImportError:
     decompressobj, InflateError = zlib.decompressobj, zlib.error
 
 CHUNK = 1 << 20
-# A container that unpacks to more than this, and by more than this factor, is taken for a bomb.
-# The same line over and over shrinks by a factor of 1,000 in gzip; tables of numbers by 3 to 50.
+# An archive that unpacks to more bytes than this, and to more than this factor of its size, is refused as a bomb.
+# gzip shrinks tables of numbers by a factor of 3 to 50, a file of one line over and over by 1,000.
 BOMB_BYTES, BOMB_FACTOR = 256 << 20, 400
-_JUNK = ("__MACOSX/", ".DS_Store", "Thumbs.db", "desktop.ini")  # what archivers add on their own
+_JUNK = ("__MACOSX/", ".DS_Store", "Thumbs.db", "desktop.ini")  # files that archive programs add
 
 _SUFFIXES = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd", ".zip": "zip"}
 _MAGIC = {
@@ -53,8 +54,8 @@ _MAGIC = {
 }
 
 
-class _Hashed:
-    """A readable file that hashes and counts what passes through; ``head`` is given out once more."""
+class _HashingFile:
+    """A readable file that hashes and counts the bytes that are read. ``also`` names a hash to make besides sha256."""
 
     def __init__(self, file: SourceFile, also: str | None = None) -> None:
         self._file = file
@@ -68,7 +69,7 @@ class _Hashed:
         self._complete = False
 
     def peek(self, size: int) -> bytes:
-        """The first bytes, which ``read`` then gives again."""
+        """The first bytes; ``read`` returns them again."""
         self._ahead = self.read(size)
         return self._ahead
 
@@ -80,33 +81,28 @@ class _Hashed:
             return data
         try:
             data = self._file.read(size)
-        except OSError as error:  # told apart here from errors of what unpacks
+        except OSError as error:  # converted here, since an OSError of an unpacker means a damaged archive
             raise SourceUnavailable(f"The file could not be read to its end: {error}") from error
         self.sha.update(data)
         if self.other not in (None, self.sha):
             self.other.update(data)
         self.bytes += len(data)
-        if not data and size:
-            self._check_whole()
+        if not data and size and self._file.size is not None and self.bytes < self._file.size:
+            # some network drives end the file too early
+            raise SourceUnavailable(
+                f"The file was changed while it was read, or not read whole: it had {self._file.size} bytes, "
+                f"{self.bytes} came. Nothing of it is loaded; it is tried again. If this happens often, declare "
+                "complete.marker or a longer complete.min_age."
+            )
         return data
 
-    def _check_whole(self) -> None:
-        """At its end: no less came than the file had when it was opened; some network drives stop early."""
-        size = self._file.size
-        if size is not None and self.bytes < size:
-            raise SourceUnavailable(
-                f"The file was changed while it was read, or not read whole: it had {size} bytes, {self.bytes} came. "
-                "Nothing of it is loaded; it is tried again. If this happens often, declare complete.marker or a longer "
-                "complete.min_age."
-            )
-
     def drain(self) -> None:
-        """Read what is left, so that hash and size are of the whole file."""
+        """Read the rest, so that hash and size are those of the whole file."""
         while not self._complete and self.read(CHUNK):
             pass
-        self._complete = True  # whoever goes on reading the file, as zipfile does, is not heard
+        self._complete = True  # zipfile moves in the file afterwards, so it must not be read and hashed again
 
-    # what Arrow asks of a file
+    # methods that Arrow needs of a file
     def readable(self) -> bool:
         return True
 
@@ -124,60 +120,52 @@ class _Hashed:
 
 
 class _Inflated:
-    """The content of a gzip, bzip2 or xz file: all its members, and no bytes behind them passed over."""
+    """The content of a gzip, bzip2 or xz file: of all its members, one behind the other."""
 
-    def __init__(self, file: _Hashed, new_member: Callable[[], Any]) -> None:
+    def __init__(self, file: _HashingFile, new_member: Callable[[], Any]) -> None:
         self._file, self._new_member = file, new_member
         self._member = new_member()
-        self._input = b""  # what the member has not taken yet
+        self._input = b""  # bytes that the member has not taken yet
         self._ended = False
 
     def read(self, size: int) -> bytes:
+        """Up to ``size`` bytes, b"" at the end; raises EOFError if the file ends inside of a member."""
         while not self._ended:
-            data = self._some(size)
+            if self._member.eof:
+                # zeros behind a member are padding, as on tapes; anything else must be one more member
+                rest = self._member.unused_data
+                while not rest.strip(b"\0"):
+                    rest = self._file.read(CHUNK)
+                    if not rest:
+                        self._ended = True
+                        return b""
+                self._member, self._input = self._new_member(), rest.lstrip(b"\0")
+                continue
+            needs_input = not self._input and getattr(self._member, "needs_input", True)
+            given = self._file.read(CHUNK) if needs_input else self._input
+            data = bytes(self._member.decompress(given, size))
+            self._input = getattr(self._member, "unconsumed_tail", b"")
             if data:
                 return data
-            if self._member.eof:
-                self._begin_next()
+            if needs_input and not given and not self._member.eof:
+                raise EOFError("it ends in the middle")
         return b""
-
-    def _some(self, size: int) -> bytes:
-        if self._member.eof:
-            return b""
-        hungry = not self._input and getattr(self._member, "needs_input", True)
-        given = self._file.read(CHUNK) if hungry else self._input
-        data = bytes(self._member.decompress(given, size))
-        self._input = getattr(self._member, "unconsumed_tail", b"")
-        if hungry and not given and not data and not self._member.eof:
-            raise EOFError("it ends in the middle")
-        return data
-
-    def _begin_next(self) -> None:
-        """Zeros behind a member are padding, as tapes have it; anything else must be one more member."""
-        rest = self._member.unused_data
-        while not rest.strip(b"\0"):
-            rest = self._file.read(CHUNK)
-            if not rest:
-                self._ended = True
-                return
-        self._member, self._input = self._new_member(), rest.lstrip(b"\0")
 
 
 def fingerprint_url(url: str, inbox: str | None = None) -> tuple[str, int]:
     """(sha256 as hex, size in bytes) of the file as it is stored."""
     with open_url(url, inbox) as file, source_errors(url):
-        hashed = _Hashed(file)
+        hashed = _HashingFile(file)
         hashed.drain()
     return hashed.sha.hexdigest(), hashed.bytes
 
 
 class Unpacked:
-    """The decompressed bytes of one delivery, hashed as they are read.
+    """The unpacked bytes of one delivery, hashed as they are read.
 
-    ``sha256`` and ``bytes`` (of the stored file) are complete after ``finish``.
-    Raises RefusedError for what is no CSV, no sound archive, or empty. ``inbox`` is
-    the folder that the file must lie in, ``also`` the name of one more hash, ``data``
-    the file's bytes where they were read before.
+    ``sha256`` and ``bytes`` (of the stored file) are complete after ``finish``. ``inbox`` is the folder
+    that the file must be in, ``also`` the name of a hash to make besides sha256, ``data`` the bytes
+    of the file if they were read before. Raises RefusedError for a damaged or dangerous archive.
     """
 
     def __init__(
@@ -187,14 +175,15 @@ class Unpacked:
         self._file = open_url(url, inbox) if data is None else SourceFile.holding(data)
         try:
             with source_errors(url):
-                self._hashed = _Hashed(self._file, also)
-                self._stream = self._unpack()
+                self._hashed = _HashingFile(self._file, also)
+                self._stream = self._unpacking_stream()
         except BaseException:
             self._file.close()
             raise
         self._out = 0
 
-    def _unpack(self) -> Any:
+    def _unpacking_stream(self) -> Any:
+        """A stream of the unpacked bytes, by the kind of archive; of the file itself if it is none."""
         head = self._hashed.peek(CHUNK)
         kind = next((k for magic, k in _MAGIC.items() if head.startswith(magic)), None)
         named = next((k for suffix, k in _SUFFIXES.items() if self.url.lower().endswith(suffix)), None)
@@ -204,35 +193,34 @@ class Unpacked:
                 rule="container",
             )
         if kind == "zip":
-            return self._unzip()
+            self._hashed.drain()
+            self._file.seek(0)
+            try:
+                return self._open_zip_member(zipfile.ZipFile(self._file))
+            except NotImplementedError as error:
+                raise RefusedError(f"{self.url} cannot be unpacked: {error}.", rule="container") from None
+            except (OSError, ValueError, RuntimeError, struct.error) as error:  # zipfile's errors for damage
+                raise zipfile.BadZipFile(str(error)) from None
+        if kind == "zstd":
+            return pa.CompressedInputStream(pa.PythonFile(self._hashed, "r"), "zstd")
         openers: dict[str | None, Callable[[], Any]] = {
             "gzip": partial(decompressobj, wbits=31),
             "bzip2": bz2.BZ2Decompressor,
             "xz": lzma.LZMADecompressor,
         }
-        if kind == "zstd":
-            return pa.CompressedInputStream(pa.PythonFile(self._hashed, "r"), "zstd")
         return _Inflated(self._hashed, openers[kind]) if kind else self._hashed
 
-    def _unzip(self) -> Any:
-        self._hashed.drain()
-        self._file.seek(0)
-        try:
-            return self._member(zipfile.ZipFile(self._file))
-        except NotImplementedError as error:
-            raise RefusedError(f"{self.url} cannot be unpacked: {error}.", rule="container") from None
-        except (OSError, ValueError, RuntimeError, struct.error) as error:  # what zipfile makes of damage
-            raise zipfile.BadZipFile(str(error)) from None
-
-    def _member(self, archive: zipfile.ZipFile) -> Any:
-        """The one file in a zip archive."""
-        files = [m for m in archive.infolist() if not m.is_dir()]
-        members = [m for m in files if not m.filename.startswith(_JUNK[0]) and _base(m) not in _JUNK]
+    def _open_zip_member(self, archive: zipfile.ZipFile) -> Any:
+        """The one file in a zip archive; raises RefusedError if there are several, or if it is dangerous."""
+        files = [m for m in archive.infolist() if not m.is_dir() and not m.filename.startswith(_JUNK[0])]
+        members = [m for m in files if m.filename.rsplit("/", 1)[-1] not in _JUNK]
         names = [m.filename for m in members]
         if {"[Content_Types].xml", "mimetype"} & set(names):
             raise RefusedError(f"{self.url} is an Excel or other Office file, not CSV.", rule="not.csv")
         for name in (m.filename for m in archive.infolist()):
-            if _is_hostile(name):
+            # a path out of the folder of the archive is an attack, though nothing is unpacked to a folder here
+            parts = name.replace("\\", "/").split("/")
+            if name.startswith(("/", "\\")) or ".." in parts or parts[0].endswith(":"):
                 raise RefusedError(
                     f"{self.url} holds a file with a hostile path, {name[:200]!r}. Ask the supplier about it.",
                     rule="container",
@@ -257,7 +245,13 @@ class Unpacked:
         wanted = size
         with source_errors(self.url):
             while wanted:
-                part = self._read_some(wanted)
+                try:
+                    part = self._stream.read(wanted)
+                # an error of the unpacker; an OSError of the file has become SourceUnavailable
+                except (OSError, InflateError) as error:
+                    raise EOFError(str(error)) from None
+                except RuntimeError as error:  # zipfile's error for an encrypted file
+                    raise zipfile.BadZipFile(str(error)) from None
                 if not part:
                     break
                 parts.append(part)
@@ -272,16 +266,6 @@ class Unpacked:
             )
         return data
 
-    def _read_some(self, size: int) -> bytes:
-        try:
-            data: bytes = self._stream.read(size)
-            return data
-        # of what unpacks; the file's own are SourceUnavailable by now
-        except (OSError, InflateError) as error:
-            raise EOFError(str(error)) from None
-        except RuntimeError as error:  # zipfile, of what is encrypted
-            raise zipfile.BadZipFile(str(error)) from None
-
     def finish(self) -> None:
         """Read the stored file to its end, so that hash and size are complete."""
         with source_errors(self.url):
@@ -289,29 +273,19 @@ class Unpacked:
 
     @property
     def sha256(self) -> str:
-        """Hash of what was read so far of the stored file, as hex."""
+        """Hash of the bytes of the stored file that were read so far, as hex."""
         return self._hashed.sha.hexdigest()
 
     @property
     def digest(self) -> str | None:
-        """The other hash that was asked for."""
+        """The hash that ``also`` named, as hex."""
         return self._hashed.other.hexdigest() if self._hashed.other is not None else None
 
     @property
     def bytes(self) -> int:
-        """How much was read so far of the stored file."""
+        """How many bytes of the stored file were read so far."""
         return self._hashed.bytes
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-def _base(member: zipfile.ZipInfo) -> str:
-    return member.filename.rsplit("/", 1)[-1]
-
-
-def _is_hostile(name: str) -> bool:
-    """Whether a path would lead out of the folder it is unpacked in; nothing is ever unpacked to a folder."""
-    parts = name.replace("\\", "/").split("/")
-    return name.startswith(("/", "\\")) or ".." in parts or parts[0].endswith(":")
