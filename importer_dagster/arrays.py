@@ -117,23 +117,11 @@ def with_nulls(values: npt.NDArray[Any], null: Mask, type_: pa.DataType) -> pa.A
 def raw_bytes(text: pa.Array) -> npt.NDArray[np.uint8]:
     """The bytes of all cells, one after the other, without a copy; the column has no nulls."""
     assert not text.null_count, "null slots may hide bytes"
-    return _raw(text)
-
-
-def _raw(text: pa.Array) -> npt.NDArray[np.uint8]:
     data = text.buffers()[2]
     if data is None:
         return np.empty(0, np.uint8)
     offsets = _offsets(text)
     return np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]]
-
-
-def bytes_within(text: pa.Array, shortest: int, longest: int) -> npt.NDArray[np.uint8] | None:
-    """The bytes of all values, if each has so many of them and nulls have none; otherwise None."""
-    lengths, there = byte_lengths(text), present(text)
-    if (lengths[~there] if text.null_count else lengths[:0]).any() or not all_within(text, shortest, longest):
-        return None
-    return _raw(text)
 
 
 def strange(text: pa.Array, alphabet: bytes) -> Mask:

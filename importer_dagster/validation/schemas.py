@@ -27,7 +27,6 @@ from importer_dagster.spec.fields import FieldSpec
 from importer_dagster.spec.table import TableSpec, once_per_spec
 from importer_dagster.validation import parse
 from importer_dagster.validation.checks import Judge, all_at_once, column_check, get_check, judge_of
-from importer_dagster.validation.patterns import bytewise
 
 KEY_BYTES = 2_400  # of a key's texts together: PostgreSQL's index takes 2,704, tenant and all else included
 _JSONB_BYTES = 6  # at most, for one of the JSON text
@@ -242,14 +241,7 @@ def _full_match(field: FieldSpec, pattern: str) -> Judge:
             f"and no back-references): {error}",
             key=field.name,
         ) from None
-    simple = bytewise(pattern)
-
-    def judge(array: pa.Array) -> pa.Array:
-        if simple is not None and simple.fits_all(array):
-            return pa.repeat(True, len(array))
-        return pc.match_substring_regex(array, anchored)
-
-    return judge
+    return partial(pc.match_substring_regex, pattern=anchored)
 
 
 def _is_text(field: FieldSpec) -> bool:

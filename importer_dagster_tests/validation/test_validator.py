@@ -75,6 +75,7 @@ def failed(of: TableSpec, columns: Columns) -> list[tuple[Any, ...]]:
         ("type: datetime, timezone: UTC, constraints: {enum: ['2024-01-02']}", ["2024-01-02 00:00"], ["2024-01-03"], "enum", "'{}' is not one of 2024-01-02"),
         ("format: uuid, constraints: {enum: ['00000000-0000-0000-0000-000000000001']}", ["{00000000-0000-0000-0000-000000000001}"], ["00000000-0000-0000-0000-000000000002"], "enum", "'{}' is not one of 00000000-0000-0000-0000-000000000001"),
         ("constraints: {pattern: '[A-Z]{2}|x'}", ["AB", "x"], ["ABC", "AB\n", "", "ax"], "pattern", "'{}' does not match the pattern [A-Z]{{2}}|x"),
+        ("constraints: {pattern: '^[A-Z]{3}$'}", ["ABC"], ["AB", "ABCD", "ABC\n", "AbC", "ABÉ"], "pattern", "'{}' does not match the pattern ^[A-Z]{{3}}$"),
         ("type: integer, constraints: {minimum: 5}", ["5", "6"], ["4", "-9"], "minimum", "'{}' is less than 5"),
         ("type: integer, constraints: {maximum: -5}", ["-5"], ["-4"], "maximum", "'{}' is greater than -5"),
         ("type: number, precision: 9, scale: 2, decimalChar: ',', constraints: {minimum: '0,5'}", ["0,5", "1"], ["0,49"], "minimum", "'{}' is less than 0,5"),
