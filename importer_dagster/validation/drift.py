@@ -25,7 +25,7 @@ from importer_dagster.errors import RefusedError
 from importer_dagster.model import ColumnMapping, DriftEvent, Failure
 from importer_dagster.spec.fields import FieldSpec
 from importer_dagster.spec.table import Layout, TableSpec, keep
-from importer_dagster.validation.faults import said
+from importer_dagster.validation.faults import fault_messages
 
 
 def fold(name: str) -> str:
@@ -305,7 +305,7 @@ class TypeWatch:
                 self.bad[failure.column] += len(failure.indexes)
                 if failure.column not in self.example:
                     words = failure.words if isinstance(failure.words, str) else failure.words.slice(0, 1)
-                    self.example[failure.column] = said(failure.values.slice(0, 1), words)[0].as_py()
+                    self.example[failure.column] = fault_messages(failure.values.slice(0, 1), words)[0].as_py()
 
     def add_rescued(self, column: str, cells: pa.Array) -> None:
         """Take in values (NULL elsewhere) that could not be read, but are no rejects."""

@@ -17,7 +17,7 @@ from importer_dagster.model import Failure
 from importer_dagster.spec.loading import parse_spec
 from importer_dagster.spec.table import TableSpec
 from importer_dagster.validation import checks
-from importer_dagster.validation.faults import said
+from importer_dagster.validation.faults import fault_messages
 from importer_dagster.validation.parse import parse
 from importer_dagster.validation.schemas import arrow_schema, pandera_schema
 from importer_dagster.validation.validator import Validator
@@ -47,7 +47,7 @@ def validate(of: TableSpec, columns: Columns) -> tuple[pa.RecordBatch, list[int]
 
 
 def cells_of(failure: Failure) -> list[dict[str, Any]]:
-    messages = said(failure.values, failure.words).to_pylist()
+    messages = fault_messages(failure.values, failure.words).to_pylist()
     rows = zip(failure.indexes.tolist(), failure.values.to_pylist(), messages, strict=True)
     return [
         {"index": i, "column_name": failure.column, "value": value, "rule": failure.rule, "message": message}
