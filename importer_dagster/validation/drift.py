@@ -305,7 +305,9 @@ class TypeWatch:
                 self.bad[failure.column] += len(failure.indexes)
                 if failure.column not in self.example:
                     words = failure.words if isinstance(failure.words, str) else failure.words.slice(0, 1)
-                    self.example[failure.column] = fault_messages(failure.values.slice(0, 1), words)[0].as_py()
+                    self.example[failure.column] = fault_messages(failure.values.slice(0, 1), words)[
+                        0
+                    ].as_py()
 
     def add_rescued(self, column: str, cells: pa.Array) -> None:
         """Take in values (NULL elsewhere) that could not be read, but are no rejects."""
