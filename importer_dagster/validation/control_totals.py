@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 
 from importer_dagster.errors import RefusedError
 from importer_dagster.spec.fields import FieldSpec
-from importer_dagster.spec.policy import Trailer
 from importer_dagster.spec.table import TableSpec
 from importer_dagster.validation import parse
 
@@ -69,7 +68,20 @@ class Totals:
                 rule="trailer.missing",
             )
         if trailer.rows is not None:
-            _check_rows(trailer, _cell(cells, trailer.rows, "trailer.rows"), records)
+            rows = _cell(cells, trailer.rows, "trailer.rows")
+            if not rows.isascii() or not rows.isdecimal():
+                raise RefusedError(
+                    f"The trailer's cell {trailer.rows} should be the number of records and is {rows[:60]!r} "
+                    f"(trailer.rows). {_REMEDY}",
+                    rule="trailer.rows",
+                )
+            if int(rows) != records + trailer.rows_besides:
+                besides = f", {trailer.rows_besides} besides the records" if trailer.rows_besides else ""
+                raise RefusedError(
+                    f"The trailer says {int(rows)} rows{besides}; the file has {records} records (trailer.rows). "
+                    f"{_REMEDY}",
+                    rule="trailer.rows",
+                )
         for name in self._sums:
             self._check_sum(name, _cell(cells, trailer.sums[name], "trailer.sums"), damaged)
 
@@ -91,21 +103,6 @@ class Totals:
                 rule="trailer.sums",
                 column=field.column,
             )
-
-
-def _check_rows(trailer: Trailer, cell: str, records: int) -> None:
-    if not cell.isascii() or not cell.isdecimal():
-        raise RefusedError(
-            f"The trailer's cell {trailer.rows} should be the number of records and is {cell[:60]!r} "
-            f"(trailer.rows). {_REMEDY}",
-            rule="trailer.rows",
-        )
-    if int(cell) != records + trailer.rows_besides:
-        besides = f", {trailer.rows_besides} besides the records" if trailer.rows_besides else ""
-        raise RefusedError(
-            f"The trailer says {int(cell)} rows{besides}; the file has {records} records (trailer.rows). {_REMEDY}",
-            rule="trailer.rows",
-        )
 
 
 def _for_a_sum(field: FieldSpec) -> FieldSpec:

@@ -86,10 +86,16 @@ class _HeaderComparison:
             self.events.append(DriftEvent("added", field.name, words))
         self._match_without_case()
         self._note_differences()
-        self._refuse_missing_and_added()
-        self._refuse_renamed_and_reordered()
-        if not self.sources:
-            self._refuse_other_file()
+        self._refuse_by_contract()
+        if not self.sources:  # a header of another file, or no header
+            names = ", ".join(repr(n[:40]) for n in self.header[:5]) + (", …" if len(self.header) > 5 else "")
+            raise RefusedError(
+                f"The header{self.where} holds none of the columns of type {self.spec.name}; it reads {names}. Check that the file is "
+                "of this type, and the dialect: delimiter, headerRows where something stands above the header, "
+                "commentChar, header: false where there is none.",
+                rule="header.unknown",
+                line=self.line,
+            )
         kept = tuple(self._unmatched()) if self.contract.added in ("rescue", "evolve") else ()
         return ColumnMapping(self.sources, kept, tuple(self.events))
 
@@ -186,7 +192,8 @@ class _HeaderComparison:
 
     # --- refusals ---
 
-    def _refuse_missing_and_added(self) -> None:
+    def _refuse_by_contract(self) -> None:
+        """Refuse a missing required column, and what ``schema_contract`` freezes."""
         name = self.spec.name
         for field in self._missing():
             if self._is_required(field):
@@ -210,8 +217,6 @@ class _HeaderComparison:
                 "drift.added",
                 unknown[0],
             )
-
-    def _refuse_renamed_and_reordered(self) -> None:
         for kind, words in (("renamed", "under other names"), ("reordered", "in another order")):
             found = [e for e in self.events if e.kind == kind and not e.declared]
             if found and getattr(self.contract, kind) == "freeze":
@@ -219,21 +224,11 @@ class _HeaderComparison:
                     f"{e.column_name}: {e.detail}" if e.column_name else e.detail for e in found
                 )
                 self._refuse(
-                    f"The columns of type {self.spec.name} come{self.where} {words} ({listed}); schema_contract.{kind} is "
+                    f"The columns of type {name} come{self.where} {words} ({listed}); schema_contract.{kind} is "
                     "freeze. Ask the supplier, or declare it in the spec.",
                     f"drift.{kind}",
                     found[0].column_name,
                 )
-
-    def _refuse_other_file(self) -> None:
-        names = ", ".join(repr(n[:40]) for n in self.header[:5]) + (", …" if len(self.header) > 5 else "")
-        raise RefusedError(
-            f"The header{self.where} holds none of the columns of type {self.spec.name}; it reads {names}. Check that the file is "
-            "of this type, and the dialect: delimiter, headerRows where something stands above the header, "
-            "commentChar, header: false where there is none.",
-            rule="header.unknown",
-            line=self.line,
-        )
 
     def _refuse(self, message: str, rule: str, column: str | None) -> None:
         raise RefusedError(message, rule=rule, line=self.line, column=column, events=tuple(self.events))
