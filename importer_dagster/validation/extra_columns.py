@@ -21,7 +21,7 @@ EXTRA = "_extra"
 TEXT = "text"
 _BIGINT, _NUMERIC, _TIMESTAMP = "bigint", "numeric", "timestamp without time zone"
 # PostgreSQL type → what its values look like when PostgreSQL writes them
-_WRITTEN = {
+VALUE_PATTERNS = {
     "boolean": "true|false",
     _BIGINT: r"0|-?[1-9][0-9]{0,17}",
     _NUMERIC: r"(?:0|-?[1-9][0-9]{0,99}|-?(?:0|[1-9][0-9]{0,99})\.[0-9]{1,99})",
@@ -105,7 +105,7 @@ def _as_json(whole: Mapping[str, pa.Array], parts: Mapping[str, pa.Array]) -> pa
 class Evidence:
     """The PostgreSQL types that can hold all values of one column, over all of a file."""
 
-    possible: list[str] = field(default_factory=lambda: list(_WRITTEN))
+    possible: list[str] = field(default_factory=lambda: list(VALUE_PATTERNS))
     seen: bool = False
 
     def add(self, cells: pa.Array) -> None:
@@ -122,14 +122,14 @@ class Evidence:
 
 
 def _are_all(type_: str, cells: pa.Array) -> bool:
-    if not pc.all(pc.match_substring_regex(cells, rf"\A(?:{_WRITTEN[type_]})\z")).as_py():
+    if not pc.all(pc.match_substring_regex(cells, rf"\A(?:{VALUE_PATTERNS[type_]})\z")).as_py():
         return False
     if type_ == _NUMERIC:  # PostgreSQL has no negative zero
         return not pc.any(pc.match_substring_regex(cells, r"\A-0\.0+\z")).as_py()
     return type_ not in _CASTS or try_cast(cells, _CASTS[type_]) is not None
 
 
-def join(a: str | None, b: str | None) -> str | None:
+def common_type(a: str | None, b: str | None) -> str | None:
     """The narrowest type that holds the values of both; None stands for no values."""
     if a is None or b is None or a == b:
         return a or b

@@ -54,7 +54,7 @@ class Rejects:
             return
         self.records += len(table)
         if self._first_rows < REASONS_KEPT:
-            kept = spelled_out(rejected, REASONS_KEPT - self._first_rows)
+            kept = as_cells(rejected, REASONS_KEPT - self._first_rows)
             self.first.append(kept)
             self._first_rows += len(kept)
         numbers = [self._numbers.setdefault(r, len(self._numbers)) for r in rejected.reasons]
@@ -99,7 +99,7 @@ def first_reasons(rejects: Rejects, error: RefusedError) -> pa.Table:
 # --- rejects of three origins ---------------------------------------------------------
 
 
-def located(failures: Sequence[Failure], batch: TextBatch) -> Rejected:
+def failed_records(failures: Sequence[Failure], batch: TextBatch) -> Rejected:
     """The records of a batch that have failures: each with all of these, its number, line and text."""
     counts = np.zeros(len(batch.rows), np.int64)  # of failures, for each record
     for failure in failures:
@@ -150,7 +150,7 @@ def _by_record(failures: Sequence[Failure], counts: np.ndarray) -> tuple[pa.Arra
     return pa.array(reasons), pa.array(order)
 
 
-def repeated(duplicates: Sequence[Duplicate], batch: TextBatch, rule: str, names: str) -> Rejected:
+def duplicate_records(duplicates: Sequence[Duplicate], batch: TextBatch, rule: str, names: str) -> Rejected:
     """The records of a batch (in order) that have the key of an earlier record of the file."""
     at = np.searchsorted(batch.rows.to_numpy(), [d.row for d in duplicates])
     lines, raws = batch.locate(at)
@@ -169,7 +169,7 @@ def repeated(duplicates: Sequence[Duplicate], batch: TextBatch, rule: str, names
     return Rejected(pa.table(columns, schema=RECORD_SCHEMA), [Reason(names, rule, words, False)])
 
 
-def from_table(rejects: pa.Table) -> Rejected:
+def records_from_cells(rejects: pa.Table) -> Rejected:
     """Rejected cells (REJECT_SCHEMA, ordered by record) as records. Their reasons are their columns and rules."""
     if not len(rejects):
         return _NONE
@@ -198,7 +198,7 @@ def from_table(rejects: pa.Table) -> Rejected:
 # --- rejects as people see them --------------------------------------------------------
 
 
-def spelled_out(rejected: Rejected, limit: int) -> pa.Table:
+def as_cells(rejected: Rejected, limit: int) -> pa.Table:
     """The first ``limit`` cells of rejected records, one row for each (REJECT_SCHEMA).
 
     Messages are the same as those of :func:`validation.faults.fault_messages` and of the view ``importer.rejects``.

@@ -120,7 +120,7 @@ def batch_schema(spec: TableSpec) -> pandera.DataFrameSchema:
     )
 
 
-def judges_row_by_row(spec: TableSpec) -> bool:
+def has_only_cell_checks(spec: TableSpec) -> bool:
     """Whether every check looks at one cell only; other checks may compare a record with others of its batch."""
     schema = batch_schema(spec)
     return not schema.columns and len(schema.checks) == 1

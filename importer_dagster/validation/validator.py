@@ -44,7 +44,7 @@ class Validator:
         }
         self.schema = schemas.arrow_schema(spec)
         self.pandera = schemas.batch_schema(spec)
-        self._only_own_checks = schemas.judges_row_by_row(spec)
+        self._only_own_checks = schemas.has_only_cell_checks(spec)
         self._missing: dict[str, tuple[str, ...]] = {}
         for field in spec.fields:
             tokens = spec.missing_values(field)

@@ -1,4 +1,4 @@
-"""Text batches into good rows and failures: every failing cell is named, no row is in both."""
+"""Batches of text into good rows and failures: every failing cell is reported, and no failing row is good."""
 
 import sys
 from pathlib import Path
@@ -148,7 +148,7 @@ def test_what_cannot_be_read_is_reported_once_and_not_as_missing(type: str) -> N
 
 
 def test_a_missing_value_is_reported_beside_one_that_cannot_be_read() -> None:
-    """The stand-in for an unreadable cell may not hide that another one is missing."""
+    """The NULL in place of an unreadable cell is no missing value; a missing value beside it is reported."""
     of = spec("{name: a, type: integer, constraints: {required: true, maximum: 5}}")
     assert [f[:4] for f in failed(of, {"a": ["9", "x", None, "1"]})] == [
         (0, "a", "9", "maximum"),
