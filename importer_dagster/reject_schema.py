@@ -1,12 +1,13 @@
-"""The Arrow tables that rejects travel in from room to room.
+"""Arrow schemas of the tables in which rejects travel from package to package.
 
-What does not belong here: making them (``validation/rejects.py`` and the rooms that find rejects).
+What does not belong here: making such tables (``validation/rejects.py`` and the modules of ``reader`` that find
+damaged records).
 """
 
 import pyarrow as pa
 
-# One row per failing cell (or per damaged record, then without a column).
-# row: number of the record in the file, from 1, the header not counted.
+# One row per failing cell, or per damaged record, which then has no column.
+# row: number of the record in the file, from 1, without the header.
 # line: physical line of the file where the record starts, from 1.
 REJECT_SCHEMA = pa.schema(
     [
@@ -21,8 +22,9 @@ REJECT_SCHEMA = pa.schema(
 )
 NO_REJECTS = REJECT_SCHEMA.empty_table()
 
-# The same, one row per rejected record, as it lies in quarantine. reasons: numbers of Reasons.
-# values, details: one for each reason; details are words that differ from cell to cell.
+# One row per rejected record, as the quarantine stores it; row, line and raw as in REJECT_SCHEMA.
+# reasons: numbers of model.Reason, one for each failing cell of the record.
+# values, details: one for each of the reasons; details are the words of a message that differ from cell to cell.
 RECORD_SCHEMA = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),

@@ -20,7 +20,7 @@ from importer_dagster.pipeline.already_loaded import PriorLoads, drop_held, with
 from importer_dagster.pipeline.columns import with_profiles
 from importer_dagster.pipeline.state import Begun, Job, RestartLoad, Tally
 from importer_dagster.spec.table import declarations
-from importer_dagster.validation.rejects import Rejects, first_reasons, from_table
+from importer_dagster.validation.rejects import Rejects, first_reasons, records_from_cells
 from importer_dagster.writer import held_rows, schema_evolution
 from importer_dagster.writer.publish import Counts, Publisher
 
@@ -143,7 +143,7 @@ def refuse(conn: psycopg.Connection, job: Job, tally: Tally, error: RefusedError
         return replace(result(job, tally, "refused", None, figures, reason), rejects=tally.rejects.kept)
     load_id = loads.begin_load(conn, job.delivery, job.spec.hash, job.run_id)
     kept = Rejects()
-    kept.add(from_table(first_reasons(tally.rejects, error)))
+    kept.add(records_from_cells(first_reasons(tally.rejects, error)))
     ledger_rejects.write(conn, load_id, *kept.take())
     _record(conn, job, tally, load_id, "refused", figures, reason)
     conn.commit()

@@ -37,7 +37,7 @@ from importer_dagster.source.manifest import Claims
 from importer_dagster.spec.table import TableSpec
 from importer_dagster.validation.control_totals import Totals
 from importer_dagster.validation.extra_columns import Rescued
-from importer_dagster.validation.rejects import Rejected, from_table, located
+from importer_dagster.validation.rejects import Rejected, failed_records, records_from_cells
 from importer_dagster.validation.validator import Validator
 from importer_dagster.warehouse import refusal_of
 from importer_dagster.writer.copy_rows import RowStream, Trace
@@ -80,7 +80,7 @@ class ValidatedRows:
         """Validate the next batch."""
         typed, good, failures = self.validator(text.columns)
         self.key_order.add(typed)
-        return ValidatedBatch(text, typed, good, failures, located(failures, text))
+        return ValidatedBatch(text, typed, good, failures, failed_records(failures, text))
 
 
 def validator_for(spec: TableSpec, sources: Mapping[str, str], rescued: Sequence[Rescued] = ()) -> Validator:
@@ -165,7 +165,7 @@ def _count(batch: ValidatedBatch, totals: Totals, tally: Tally) -> None:
     text = batch.text
     totals.add(text.columns)
     tally.types.add(text.columns, batch.failures)
-    damaged = from_table(text.rejects)
+    damaged = records_from_cells(text.rejects)
     tally.rejects.add(damaged)
     tally.damaged += len(damaged.records)
     tally.rejects.add(batch.rejected)

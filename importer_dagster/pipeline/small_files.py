@@ -77,7 +77,7 @@ def _is_plain(spec: TableSpec) -> bool:
         and spec.trailer is None
         and spec.complete.manifest is None
         and not any(f.constraints.unique for f in spec.fields)
-        and schemas.judges_row_by_row(spec)
+        and schemas.has_only_cell_checks(spec)
     )
 
 

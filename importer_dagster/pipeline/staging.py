@@ -19,7 +19,7 @@ from importer_dagster.pipeline.rows import ValidatedRows
 from importer_dagster.pipeline.state import Begun, Job, StagingPlan, Tally, check_reject_count, write_rejects
 from importer_dagster.reader.reader import open_delivery
 from importer_dagster.spec.table import TableSpec
-from importer_dagster.validation.rejects import repeated
+from importer_dagster.validation.rejects import duplicate_records
 from importer_dagster.writer import schema_evolution
 
 
@@ -117,7 +117,7 @@ def reject_duplicates(job: Job, begun: Begun, rows: ValidatedRows, tally: Tally)
                 numbers = batch.rows.to_numpy()
                 found = publisher.duplicates_between(int(numbers[0]), int(numbers[-1]))
                 if found:
-                    tally.rejects.add(repeated(found, batch, rule, ", ".join(columns)))
+                    tally.rejects.add(duplicate_records(found, batch, rule, ", ".join(columns)))
                     check_reject_count(job.spec, tally)
                     write_rejects(publisher.conn, job, begun.load_id, tally)
         publisher.forget_duplicates()

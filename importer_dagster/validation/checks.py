@@ -10,11 +10,11 @@ that returns a :class:`pandera.Check`, registered under its name::
         n = int(step)
         return pandera.Check(lambda s: s // n * n == s, error=f"is no multiple of {step}")
 
-Arguments arrive as text. The check gets Arrow-backed pandas (which lacks some
-operators, such as ``%``; :func:`column_check` judges by pyarrow.compute instead)
-and answers with one boolean a row; missing values are not judged. ``error`` is put behind the
-value in the reject's message. ``IMPORTER_CHECKS`` names further modules
-(comma-separated) that register their own.
+Arguments arrive as text. The check gets Arrow-backed pandas, which lacks some
+operators, such as ``%`` (:func:`column_check` uses pyarrow.compute instead). It returns one
+boolean per row; missing values are not checked. ``error`` stands after the value
+in the reject's message. ``IMPORTER_CHECKS`` names further modules
+(comma-separated) that register their own checks.
 
 What does not belong here: the constraints of the Table Schema standard
 (``validation/schemas.py``).
@@ -43,7 +43,8 @@ from importer_dagster.errors import SpecError
 from importer_dagster.spec.fields import short_identifier
 
 Factory = Callable[..., pandera.Check]
-Judge = Callable[[pa.Array], pa.Array]
+# Takes a column and returns one boolean per cell, or null for a cell that is not checked.
+ColumnTest = Callable[[pa.Array], pa.Array]
 
 _registry: dict[str, Factory] = {}
 
@@ -59,9 +60,9 @@ def named_check(name: str) -> Callable[[Factory], Factory]:
 
 
 def get_check(text: str) -> pandera.Check:
-    """The check written as ``text`` in a spec, named so too.
+    """The check that a spec writes as ``text``, which is also its name.
 
-    Raises SpecError for an unknown name, with the nearest one, and for
+    Raises SpecError for an unknown name, suggesting the nearest one, and for
     arguments that the check does not take.
     """
     _load_own_checks()
@@ -78,7 +79,7 @@ def get_check(text: str) -> pandera.Check:
     except (TypeError, ValueError) as error:
         raise SpecError(f"the check {text!r} cannot be made: {error}") from None
     check.name = text
-    # the positions of all failures come from the check's output; examples would only cost time
+    # the positions of all failures come from the check's output; Pandera's examples would only take time
     check.n_failure_cases = 1
     return check
 
@@ -101,17 +102,11 @@ def _load_own_checks() -> None:
 # --- between Arrow and Pandera ---------------------------------------------------
 
 
-def to_arrow(series: pd.Series) -> pa.Array:
-    """The Arrow array behind an Arrow-backed series, without a copy for a single chunk."""
-    array = pa.array(series)
-    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
-
-
 @dataclass(frozen=True)
-class Verdict:
-    """What one check found wrong: ``indexes`` are the positions (int64, ascending) of the rows that fail.
+class CheckResult:
+    """The rows of a batch that fail one check: ``indexes`` are their positions (int64, ascending).
 
-    ``error`` says why the check could not be made, if so.
+    ``error`` is set if the check itself stopped with an exception.
     """
 
     check: pandera.Check
@@ -121,105 +116,103 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class _Judging:
-    """A batch that is being judged, and what was found wrong with it so far."""
+class _BatchInCheck:
+    """The batch that is being checked, and the failed checks so far."""
 
     batch: pa.RecordBatch
-    found: list[Verdict]
+    failed: list[CheckResult]
 
 
-_judging: ContextVar[_Judging | None] = ContextVar("judging", default=None)
+_batch_in_check: ContextVar[_BatchInCheck | None] = ContextVar("batch_in_check", default=None)
 
 
 @contextmanager
-def collecting(batch: pa.RecordBatch) -> Iterator[list[Verdict]]:
-    """Inside, checks of this module hand over what fails, and tell Pandera that all is well.
+def collecting(batch: pa.RecordBatch) -> Iterator[list[CheckResult]]:
+    """Inside, checks of this module add what fails to the list, and report success to Pandera.
 
-    Pandera makes an error of each failing check and batch, which takes it 6 ms,
-    so that a file with a bad cell in a hundred would spend more on errors than on checks.
-    ``batch`` is what Pandera is given as a frame: its columns can be judged without the way by pandas.
+    Pandera makes an error of each failing check and batch, which takes 6 ms. A file with
+    a bad cell in a hundred would spend more time on errors than on checks.
+    ``batch`` is what Pandera gets as a frame; its columns are checked as they are, without pandas.
     """
-    found: list[Verdict] = []
-    token = _judging.set(_Judging(batch, found))
+    failed: list[CheckResult] = []
+    token = _batch_in_check.set(_BatchInCheck(batch, failed))
     try:
-        yield found
+        yield failed
     finally:
-        _judging.reset(token)
+        _batch_in_check.reset(token)
 
 
-def _answer(check: pandera.Check, column: str | None, mask: pa.Array, like: pd.Series) -> pd.Series:
-    """A boolean mask as Pandera wants it, or a verdict where they are collected; what is null is not judged."""
-    judging = _judging.get()
-    if judging is not None:
-        _collect(judging.found, check, column, mask)
+def _collect(failed: list[CheckResult], check: pandera.Check, column: str | None, mask: pa.Array) -> None:
+    """Add a result if the mask (null: not checked) has any false."""
+    # false_count takes a hundredth of the time of pc.all
+    any_false = mask.false_count > 0 if isinstance(mask, pa.BooleanArray) else pc.all(mask).as_py() is False
+    if any_false:
+        passed = pc.fill_null(mask, True).to_numpy(zero_copy_only=False)
+        failed.append(CheckResult(check, column, np.flatnonzero(~passed)))
+
+
+def _as_check_output(check: pandera.Check, column: str | None, mask: pa.Array, like: pd.Series) -> pd.Series:
+    """The mask (null: not checked) as the series that Pandera expects of a check.
+
+    Inside of :func:`collecting` the failures go to its list, and the series is all true.
+    """
+    in_check = _batch_in_check.get()
+    if in_check is not None:
+        _collect(in_check.failed, check, column, mask)
         mask = pa.scalar(True)
     if pc.all(mask).as_py() is not False:
         return pd.Series(np.ones(len(like), np.bool_), index=like.index, copy=False)
     return pd.Series(pc.fill_null(mask, True).to_numpy(zero_copy_only=False), index=like.index, copy=False)
 
 
-def _collect(found: list[Verdict], check: pandera.Check, column: str | None, mask: pa.Array) -> None:
-    if _has_false(mask):
-        fine = pc.fill_null(mask, True).to_numpy(zero_copy_only=False)
-        found.append(Verdict(check, column, np.flatnonzero(~fine)))
+def to_arrow(series: pd.Series) -> pa.Array:
+    """The Arrow array of an Arrow-backed series, without a copy for a single chunk."""
+    array = pa.array(series)
+    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
 
 
-def _has_false(mask: pa.Array) -> bool:
-    if isinstance(mask, pa.BooleanArray):
-        return bool(mask.false_count)  # a hundredth of the time of a function of Arrow's
-    return pc.all(mask).as_py() is False
+def column_check(test: ColumnTest, *, name: str | None = None, error: str) -> pandera.Check:
+    """A Pandera check of a column by a function of Arrow arrays."""
 
+    def run(series: pd.Series) -> pd.Series:
+        return _as_check_output(check, str(series.name), test(to_arrow(series)), series)
 
-def column_check(judge: Judge, *, name: str | None = None, error: str) -> pandera.Check:
-    """A check by ``judge``, which takes a column and gives a boolean array; null is not judged."""
-
-    def judged(series: pd.Series) -> pd.Series:
-        return _answer(check, str(series.name), judge(to_arrow(series)), series)
-
-    check = pandera.Check(judged, name=name, error=error, ignore_na=False, n_failure_cases=1)
-    check.judge = judge  # for all_at_once; Pandera finds no backend for a subclass
+    check = pandera.Check(run, name=name, error=error, ignore_na=False, n_failure_cases=1)
+    check.column_test = test  # for all_at_once; a subclass is no way, since Pandera has no backend for it
     return check
 
 
-def judge_of(check: pandera.Check) -> Judge | None:
-    """What :func:`column_check` made the check of; None for any other check."""
-    return getattr(check, "judge", None)
+def column_test_of(check: pandera.Check) -> ColumnTest | None:
+    """The function that :func:`column_check` made the check of; None for any other check."""
+    return getattr(check, "column_test", None)
 
 
-def all_at_once(checks: Sequence[tuple[str, pandera.Check, Judge]]) -> pandera.Check:
-    """One check that makes these checks of columns, inside of :func:`collecting` only, on the batch given there.
+def all_at_once(checks: Sequence[tuple[str, pandera.Check, ColumnTest]]) -> pandera.Check:
+    """One check that runs these checks of columns on the batch of :func:`collecting`; works only inside of it.
 
     Pandera takes 0.1 ms for a check and a column each, however few the rows, and a
     column of a frame is another 0.1 ms: as much as most checks of 3,000 cells.
     """
 
-    def judged(_: pd.DataFrame) -> bool:
-        judging = _judging.get()
-        assert judging is not None, "nobody collects what fails"
-        for column, check, judge in checks:
+    def run(_: pd.DataFrame) -> bool:
+        in_check = _batch_in_check.get()
+        assert in_check is not None, "only works inside of collecting()"
+        for column, check, test in checks:
             try:
-                _collect(judging.found, check, column, judge(judging.batch.column(column)))
+                _collect(in_check.failed, check, column, test(in_check.batch.column(column)))
             except Exception as error:
-                judging.found.append(
-                    Verdict(check, column, np.empty(0, np.int64), f"{type(error).__name__}({error})")
-                )
+                reason = f"{type(error).__name__}({error})"
+                in_check.failed.append(CheckResult(check, column, np.empty(0, np.int64), reason))
         return True
 
-    return pandera.Check(judged, name="all_at_once", ignore_na=False)
+    return pandera.Check(run, name="all_at_once", ignore_na=False)
+
+
+# --- columns ------------------------------------------------------------------------
 
 
 def _matches(pattern: str, error: str) -> pandera.Check:
     return column_check(lambda text: pc.match_substring_regex(text, rf"\A(?:{pattern})\z"), error=error)
-
-
-def _one_of(words: pa.Array, error: str) -> pandera.Check:
-    def judge(text: pa.Array) -> pa.Array:
-        return pc.or_(pc.is_null(text), pc.is_in(text, value_set=words))
-
-    return column_check(judge, error=error)
-
-
-# --- columns ------------------------------------------------------------------------
 
 
 @named_check("email")
@@ -245,8 +238,11 @@ def base64() -> pandera.Check:
 def iso_country() -> pandera.Check:
     """A two-letter country code in force in ISO 3166-1, as the time zone database lists them."""
     table = files("tzdata").joinpath("zoneinfo/iso3166.tab").read_text(encoding="utf-8")
-    codes = [line[:2] for line in table.splitlines() if line and not line.startswith("#")]
-    return _one_of(pa.array(codes), "is no ISO 3166-1 country code")
+    codes = pa.array([line[:2] for line in table.splitlines() if line and not line.startswith("#")])
+    return column_check(
+        lambda text: pc.or_(pc.is_null(text), pc.is_in(text, value_set=codes)),
+        error="is no ISO 3166-1 country code",
+    )
 
 
 @named_check("iso_currency")
@@ -274,17 +270,18 @@ def not_blank() -> pandera.Check:
 @named_check("luhn")
 def luhn() -> pandera.Check:
     """Two to nineteen digits, the last one the check digit of ISO/IEC 7812-1, as on cards."""
-    return column_check(_luhn, error="has a wrong check digit")
 
+    def passes(text: pa.Array) -> pa.Array:
+        is_number = pc.match_substring_regex(text, r"\A[0-9]{2,19}\z")
+        padded = pc.utf8_lpad(pc.if_else(pc.fill_null(is_number, False), text, "0"), 19, "0")
+        matrix = np.frombuffer(pc.cast(padded, pa.binary(19)).buffers()[1], np.uint8)[: 19 * len(text)]
+        digits = matrix.reshape(-1, 19).astype(np.int64) - 48
+        digits[:, 1::2] *= 2  # every second digit from the right, without the check digit
+        total = (digits // 10 + digits % 10).sum(axis=1)
+        has_check_digit = pc.and_(pc.fill_null(is_number, False), pa.array(total % 10 == 0))
+        return pc.or_(pc.is_null(text), has_check_digit)
 
-def _luhn(text: pa.Array) -> pa.Array:
-    digits = pc.match_substring_regex(text, r"\A[0-9]{2,19}\z")
-    padded = pc.utf8_lpad(pc.if_else(pc.fill_null(digits, False), text, "0"), 19, "0")
-    matrix = np.frombuffer(pc.cast(padded, pa.binary(19)).buffers()[1], np.uint8)[: 19 * len(text)]
-    values = matrix.reshape(-1, 19).astype(np.int64) - 48
-    values[:, 1::2] *= 2  # every second digit, the check digit at the right end left as it is
-    total = (values // 10 + values % 10).sum(axis=1)
-    return pc.or_(pc.is_null(text), pc.and_(pc.fill_null(digits, False), pa.array(total % 10 == 0)))
+    return column_check(passes, error="has a wrong check digit")
 
 
 # --- rows ---------------------------------------------------------------------------
@@ -311,9 +308,9 @@ def startdate_before_enddate() -> pandera.Check:
 def _compare(
     first: str, second: str, compare: Callable[[pa.Array, pa.Array], pa.Array], error: str
 ) -> pandera.Check:
-    def judged(frame: pd.DataFrame) -> pd.Series:
+    def run(frame: pd.DataFrame) -> pd.Series:
         left, right = frame[short_identifier(first)], frame[short_identifier(second)]
-        return _answer(check, None, compare(to_arrow(left), to_arrow(right)), left)
+        return _as_check_output(check, None, compare(to_arrow(left), to_arrow(right)), left)
 
-    check = pandera.Check(judged, error=error, ignore_na=False)
+    check = pandera.Check(run, error=error, ignore_na=False)
     return check

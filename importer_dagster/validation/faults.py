@@ -1,6 +1,7 @@
-"""Cells of a column that cannot be read, with the reason of each.
+"""Cells of a column that cannot be read, each with the reason.
 
-What does not belong here: which cells these are (``validation/parse.py``), rejected records (``validation/rejects.py``).
+What does not belong here: finding these cells (``validation/parse.py``), rejected records
+(``validation/rejects.py``).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from importer_dagster.arrays import Mask, Positions, as_mask, blank
+from importer_dagster.arrays import Mask, Positions, as_mask, null_where
 
 SHOWN = 80  # characters of a value that a message shows
 
@@ -21,8 +22,8 @@ SHOWN = 80  # characters of a value that a message shows
 class BadCells:
     """Cells of the column ``text`` that could not be read.
 
-    Each group has positions from 0 (int64, ascending) and what is wrong: the
-    same words for all, or an array of one for each. No cell is in two groups.
+    Each group has positions from 0 (int64, ascending) and their reason: one text for all of them, or an array with
+    a text for each. No cell is in two groups.
     """
 
     text: pa.Array
@@ -30,16 +31,15 @@ class BadCells:
 
     @property
     def indexes(self) -> Positions:
-        """The positions of all, ascending."""
+        """The positions of all bad cells, ascending."""
         return np.sort(np.concatenate([indexes for indexes, _ in self.groups]))
 
     @property
     def messages(self) -> pa.Array:
-        """What is wrong with each, its value included, in the order of ``indexes``."""
+        """The message of each bad cell, its value included, in the order of ``indexes``."""
         order = np.argsort(np.concatenate([indexes for indexes, _ in self.groups]), kind="stable")
-        return pa.concat_arrays([said(self.values(i), words) for i, words in self.groups]).take(
-            pa.array(order)
-        )
+        messages = [fault_messages(self.values(indexes), words) for indexes, words in self.groups]
+        return pa.concat_arrays(messages).take(pa.array(order))
 
     def values(self, indexes: Positions) -> pa.Array:
         """The texts at some positions."""
@@ -47,65 +47,66 @@ class BadCells:
 
 
 class Faults:
-    """Collects what is wrong with the cells of one column; the first fault of a cell counts.
+    """Collects the faults of one column; of a cell with several, the first counts.
 
-    ``text`` is the column as it stood in the file; messages show it.
+    ``text`` is the column as it stands in the file; messages show it.
     """
 
     def __init__(self, text: pa.Array) -> None:
         self.text = text
-        self._found: list[tuple[Positions, str | pa.Array]] = []
-        self._known = np.zeros(len(text), np.bool_)
+        self._groups: list[tuple[Positions, str | pa.Array]] = []
+        self._is_known = np.zeros(len(text), np.bool_)
 
     def add(self, where: Mask, words: str) -> None:
-        """Say ``words`` of every cell where the mask is true."""
-        new = np.flatnonzero(where & ~self._known)
+        """Add a fault for every cell where the mask is true, with the same reason for all."""
+        new = np.flatnonzero(where & ~self._is_known)
         if len(new):
-            self._known[new] = True
-            self._found.append((new, words))
+            self._is_known[new] = True
+            self._groups.append((new, words))
 
     def add_each(self, indexes: Positions, words: Sequence[str]) -> None:
-        """Say the words of the same rank of each cell at ``indexes``."""
-        new = ~self._known[indexes]
+        """Add a fault for each cell at ``indexes``, with a reason for each."""
+        new = ~self._is_known[indexes]
         if new.any():
-            self._known[indexes] = True
-            self._found.append((indexes[new], pa.array(words, pa.string()).filter(pa.array(new))))
+            self._is_known[indexes] = True
+            self._groups.append((indexes[new], pa.array(words, pa.string()).filter(pa.array(new))))
 
-    def among(self, where: Mask) -> Faults:
-        """An own collection for the cells where the mask is true, which are looked at apart."""
+    def subset(self, where: Mask) -> Faults:
+        """A new, empty collection for the cells where the mask is true, which :meth:`add_subset` takes back."""
         return Faults(self.text.filter(pa.array(where)))
 
-    def include(self, among: Faults, where: Mask) -> None:
-        """Take over what was found ``among`` the cells where the mask is true."""
+    def add_subset(self, subset: Faults, where: Mask) -> None:
+        """Add the faults of a :meth:`subset` of the cells where the mask is true."""
         positions = np.flatnonzero(where)
-        for indexes, words in among._found:
-            self._known[positions[indexes]] = True
-            self._found.append((positions[indexes], words))
+        for indexes, words in subset._groups:
+            self._is_known[positions[indexes]] = True
+            self._groups.append((positions[indexes], words))
 
-    def take(self, other: Faults, where: Mask, *, but: str) -> None:
-        """Say of the cells at ``where`` what ``other``, of the same text, said of them, the words ``but`` left out."""
-        for indexes, words in other._found:
-            new = where[indexes] & ~self._known[indexes]
-            if isinstance(words, str) and words != but and new.any():
-                self._known[indexes[new]] = True
-                self._found.append((indexes[new], words))
+    def add_from(self, other: Faults, where: Mask, *, except_words: str) -> None:
+        """Add the faults that ``other`` has of the same text where the mask is true, except those with these words."""
+        for indexes, words in other._groups:
+            new = where[indexes] & ~self._is_known[indexes]
+            if isinstance(words, str) and words != except_words and new.any():
+                self._is_known[indexes[new]] = True
+                self._groups.append((indexes[new], words))
             elif not isinstance(words, str):
                 self.add_each(indexes[new], words.filter(pa.array(new)).to_pylist())
 
-    def cells(self) -> BadCells | None:
+    def bad_cells(self) -> BadCells | None:
         """All bad cells, each once; None if there are none."""
-        return BadCells(self.text, tuple(self._found)) if self._found else None
+        return BadCells(self.text, tuple(self._groups)) if self._groups else None
 
 
-def said(values: pa.Array, words: pa.Array | str) -> pa.Array:
-    """Messages such as ``'12a' is no integer``; the words alone where there is no value."""
+def fault_messages(values: pa.Array, words: pa.Array | str) -> pa.Array:
+    """Messages such as ``'12a' is no integer``, at most 80 characters of the value; the words alone for a null."""
     shown = pc.utf8_slice_codeunits(values, 0, SHOWN)
-    cut = pc.if_else(pc.greater(pc.binary_length(values), pc.binary_length(shown)), "…' ", "' ")
-    return pc.coalesce(pc.binary_join_element_wise("'", shown, cut, words, ""), words)
+    is_cut = pc.greater(pc.binary_length(values), pc.binary_length(shown))
+    end = pc.if_else(is_cut, "…' ", "' ")
+    return pc.coalesce(pc.binary_join_element_wise("'", shown, end, words, ""), words)
 
 
-def matching(text: pa.Array, pattern: str, faults: Faults, words: str) -> pa.Array:
-    """``text`` with NULL where it does not match ``pattern`` (RE2, the whole of it); those are faults."""
+def null_unless_match(text: pa.Array, pattern: str, faults: Faults, words: str) -> pa.Array:
+    """``text`` with NULL where the whole cell does not match ``pattern`` (RE2); those cells become faults."""
     wrong = as_mask(pc.invert(pc.match_substring_regex(text, rf"\A(?:{pattern})\z")))
     faults.add(wrong, words)
-    return blank(text, wrong)
+    return null_where(text, wrong)

@@ -1,17 +1,12 @@
-"""The schema factory: what a spec becomes in Arrow, Pandera and PostgreSQL.
+"""What a spec becomes in Arrow and in Pandera: the types of the columns, and their constraints as checks.
 
-The spec is the only place where a column is described; each function here is
-one projection of it.
-
-What does not belong here: reading text (``validation/parse.py``), statements (``writer/publish.py``),
-columns in words (``spec/columns.py``).
+What does not belong here: reading text (``validation/parse.py``), checks that specs name
+(``validation/checks.py``), the table in PostgreSQL (``spec/sql_table.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, TypeAlias
 
 import pandas as pd
 import pandera.errors
@@ -26,13 +21,19 @@ from importer_dagster.spec.date_formats import has_zone
 from importer_dagster.spec.fields import FieldSpec
 from importer_dagster.spec.table import TableSpec, once_per_spec
 from importer_dagster.validation import parse
-from importer_dagster.validation.checks import Judge, all_at_once, column_check, get_check, judge_of
-from importer_dagster.validation.patterns import bytewise
+from importer_dagster.validation.checks import (
+    ColumnTest,
+    all_at_once,
+    column_check,
+    column_test_of,
+    get_check,
+)
 
-KEY_BYTES = 2_400  # of a key's texts together: PostgreSQL's index takes 2,704, tenant and all else included
-_JSONB_BYTES = 6  # at most, for one of the JSON text
+KEY_BYTES = 2_400  # of all texts of a key together; PostgreSQL's index takes 2,704, with tenant and overhead
+_JSONB_BYTES = 6  # at most, for one byte of JSON text
 
-Judge2: TypeAlias = Callable[[pa.Array, Any], pa.Array]
+_FORMAT_CHECKS = {"email": "email", "uri": "uri", "binary": "base64"}
+_ORDERED = ("integer", "number", "date", "datetime", "time")
 
 # --- Arrow ----------------------------------------------------------------------
 
@@ -60,30 +61,22 @@ def arrow_schema(spec: TableSpec) -> pa.Schema:
     return pa.schema([pa.field(f.column, arrow_type(f)) for f in spec.fields])
 
 
-# --- PostgreSQL -------------------------------------------------------------------
-
-
 # --- Pandera ----------------------------------------------------------------------
 
-_FORMAT_CHECKS = {"email": "email", "uri": "uri", "binary": "base64"}
-_ORDERED = ("integer", "number", "date", "datetime", "time")
 
-
-@once_per_spec  # making it takes longer than judging a small file by it
+@once_per_spec  # making it takes longer than checking a small file by it
 def pandera_schema(spec: TableSpec) -> pandera.DataFrameSchema:
     """The Pandera schema that typed rows (Arrow-backed) must satisfy.
 
-    Uniqueness is not in it: it holds over the whole file, and is checked in the
+    Uniqueness is not in it: it applies to the whole file, and is checked in the
     database by the writer. Raises SpecError for a constraint, format or check
     that makes no sense.
     """
-    built = pandera.DataFrameSchema(
+    schema = pandera.DataFrameSchema(
         {
-            # nullable: what is required is a check like any other, since Pandera's own
+            # nullable: whether a column is required is a check like any other, since Pandera's own
             # lists every missing value, which takes far longer than all the rest
-            f.column: pandera.Column(
-                pd.ArrowDtype(arrow_type(f)), checks=_checks(f) + _key_checks(f, spec), nullable=True
-            )
+            f.column: pandera.Column(pd.ArrowDtype(arrow_type(f)), checks=_checks_of(f, spec), nullable=True)
             for f in spec.fields
         },
         checks=[get_check(name) for name in spec.checks],
@@ -91,149 +84,93 @@ def pandera_schema(spec: TableSpec) -> pandera.DataFrameSchema:
         ordered=True,
         strict=True,
     )
-    if spec.checks or any(f.checks for f in spec.fields):
-        _try_on_nothing(built, spec)
-    return built
+    if not spec.checks and not any(f.checks for f in spec.fields):
+        return schema
+    # a run without rows finds checks that cannot work: of a field that does not exist, of text instead of a number
+    no_rows = arrow_schema(spec).empty_table().to_pandas(types_mapper=pd.ArrowDtype)
+    try:
+        schema.validate(no_rows, lazy=True)
+    except pandera.errors.SchemaErrors as errors:
+        for error in errors.schema_errors:
+            if error.reason_code == pandera.errors.SchemaErrorReason.CHECK_ERROR:
+                where = f"field {error.schema.name!r}" if error.schema is not schema else spec.name
+                raise SpecError(
+                    f"{where}: the check {error.check.name!r} does not work here: {error.failure_cases}"
+                ) from None
+    return schema
 
 
 @once_per_spec
 def batch_schema(spec: TableSpec) -> pandera.DataFrameSchema:
-    """The checks of :func:`pandera_schema` for batches that have the right columns by construction.
+    """The checks of :func:`pandera_schema` for batches whose columns are known to be right.
 
-    Inside of :func:`validation.checks.collecting` it finds the same with a quarter of the
-    time for a small file: what Pandera need not do column by column is one check.
+    Inside of :func:`validation.checks.collecting` it finds the same failures. It takes a quarter of the
+    time for a small file, since the checks of columns are one check for Pandera.
     """
     whole = pandera_schema(spec)
-    own: list[tuple[str, pandera.Check, Judge]] = []
-    others: dict[str, pandera.Column] = {}
+    column_checks: list[tuple[str, pandera.Check, ColumnTest]] = []
+    columns: dict[str, pandera.Column] = {}
     for name, column in whole.columns.items():
-        own += [(name, c, judge) for c in column.checks if (judge := judge_of(c))]
-        foreign = [c for c in column.checks if not judge_of(c)]
-        if foreign:
-            others[name] = pandera.Column(checks=foreign, nullable=True)
-    return pandera.DataFrameSchema(others, checks=[all_at_once(own), *whole.checks], name=whole.name)
+        column_checks += [(name, check, test) for check in column.checks if (test := column_test_of(check))]
+        other_checks = [check for check in column.checks if not column_test_of(check)]
+        if other_checks:
+            columns[name] = pandera.Column(checks=other_checks, nullable=True)
+    return pandera.DataFrameSchema(
+        columns, checks=[all_at_once(column_checks), *whole.checks], name=whole.name
+    )
 
 
-def judges_row_by_row(spec: TableSpec) -> bool:
-    """Whether no check is somebody else's, which may judge a record by others of its batch."""
-    found = batch_schema(spec)
-    return not found.columns and len(found.checks) == 1
+def has_only_cell_checks(spec: TableSpec) -> bool:
+    """Whether every check looks at one cell only; other checks may compare a record with others of its batch."""
+    schema = batch_schema(spec)
+    return not schema.columns and len(schema.checks) == 1
 
 
-def _try_on_nothing(built: pandera.DataFrameSchema, spec: TableSpec) -> None:
-    """Find a check that cannot work (a field that is not there, text where a number is) before any data."""
-    empty = arrow_schema(spec).empty_table().to_pandas(types_mapper=pd.ArrowDtype)
-    try:
-        built.validate(empty, lazy=True)
-    except pandera.errors.SchemaErrors as errors:
-        for error in errors.schema_errors:
-            if error.reason_code == pandera.errors.SchemaErrorReason.CHECK_ERROR:
-                where = f"field {error.schema.name!r}" if error.schema is not built else spec.name
-                raise SpecError(
-                    f"{where}: the check {error.check.name!r} does not work here: {error.failure_cases}"
-                ) from None
+# --- the checks of one column -------------------------------------------------------
 
 
-def _checks(field: FieldSpec) -> list[pandera.Check]:
-    """Everything that is judged of one column, in the order in which people would."""
+def _checks_of(field: FieldSpec, spec: TableSpec) -> list[pandera.Check]:
+    """All checks of one column, in the order in which their failures are reported."""
     parse.check_field(field)
     c = field.constraints
     checks: list[pandera.Check] = []
     if c.required:
         checks.append(column_check(pc.is_valid, name="required", error="is required, but missing"))
     if c.enum is not None:
-        checks.append(column_check(_is_in(field, c.enum), name="enum", error=f"is not one of {some(c.enum)}"))
-    if c.pattern is not None:
+        if field.type == "object":
+            raise _misplaced(field, "enum", "every type but object")
+        allowed = _parse_constants(field, "enum", c.enum)
         checks.append(
             column_check(
-                _full_match(field, c.pattern), name="pattern", error=f"does not match the pattern {c.pattern}"
+                lambda array: pc.or_(pc.is_null(array), pc.is_in(array, value_set=allowed)),
+                name="enum",
+                error=f"is not one of {some(c.enum)}",
             )
         )
-    checks += [*_bounds(field), *_lengths(field)]
+    if c.pattern is not None:
+        test = _pattern_test(field, c.pattern)
+        checks.append(column_check(test, name="pattern", error=f"does not match the pattern {c.pattern}"))
+    checks += _range_checks(field)
+    checks += _length_checks(field)
     of_format = _FORMAT_CHECKS.get(field.formats[0]) if field.type == "string" else None
     if of_format and of_format not in field.checks:
         checks.append(get_check(of_format))
-    return checks + [get_check(name) for name in field.checks]
-
-
-def _key_checks(field: FieldSpec, spec: TableSpec) -> list[pandera.Check]:
-    """That a text fits the table's index, which would refuse the whole file; so does what an unclosed quote makes of it."""
+    checks += [get_check(name) for name in field.checks]
+    # PostgreSQL would refuse the whole file for a text that does not fit the index of the key, such as one with
+    # an unclosed quote
     texts = [f for f in spec.fields if f.column in spec.primary_key and (_is_text(f) or f.type == "object")]
-    if spec.write_disposition not in ("merge", "scd2") or field not in texts:
-        return []
-    most = KEY_BYTES // len(texts) // (_JSONB_BYTES if field.type == "object" else 1)
-    words = f"has more than {most} bytes, too many for the primaryKey"
-    return [column_check(partial(_is_within, most=most), name="primaryKey.length", error=words)]
+    if spec.write_disposition in ("merge", "scd2") and field in texts:
+        most = KEY_BYTES // len(texts) // (_JSONB_BYTES if field.type == "object" else 1)
+        words = f"has more than {most} bytes, too many for the primaryKey"
+        test = partial(_is_at_most, length_of=pc.binary_length, most=most)
+        checks.append(column_check(test, name="primaryKey.length", error=words))
+    return checks
 
 
-def _is_within(array: pa.Array, most: int) -> pa.Array:
-    if all_within(array, 0, most):
-        return pa.repeat(True, len(array))
-    return pc.less_equal(pc.binary_length(array), most)
-
-
-def _bounds(field: FieldSpec) -> Iterator[pandera.Check]:
-    sides = (
-        ("minimum", field.constraints.minimum, pc.greater_equal, "less"),
-        ("maximum", field.constraints.maximum, pc.less_equal, "greater"),
-    )
-    for name, text, compare, word in sides:
-        if text is None:
-            continue
-        if field.type not in _ORDERED:
-            raise _misplaced(field, name, f"type {', '.join(_ORDERED)}")
-        bound = _parse_constants(field, name, (text,))[0]
-        yield column_check(
-            partial(_compared, compare=compare, bound=bound), name=name, error=f"is {word} than {text}"
-        )
-
-
-def _compared(array: pa.Array, compare: Judge2, bound: pa.Scalar) -> pa.Array:
-    return compare(array, bound)
-
-
-def _lengths(field: FieldSpec) -> Iterator[pandera.Check]:
-    c = field.constraints
-    for name, length, compare, word in (
-        ("minLength", c.minLength, pc.greater_equal, "shorter"),
-        ("maxLength", c.maxLength, pc.less_equal, "longer"),
-    ):
-        if length is None:
-            continue
-        if not _is_text(field):
-            raise _misplaced(field, name, "text")
-        yield column_check(
-            partial(_length_compared, compare=compare, length=length),
-            name=name,
-            error=f"is {word} than {length} characters",
-        )
-
-
-def _length_compared(array: pa.Array, compare: Judge2, length: int) -> pa.Array:
-    if compare is pc.less_equal and all_within(array, 0, length):
-        return pa.repeat(True, len(array))  # with no more bytes there are no more characters
-    return compare(pc.utf8_length(array), length)
-
-
-def _is_in(field: FieldSpec, words: tuple[str, ...]) -> Judge:
-    if field.type == "object":
-        raise _misplaced(field, "enum", "every type but object")
-    values = _parse_constants(field, "enum", words)
-    return lambda array: pc.or_(pc.is_null(array), pc.is_in(array, value_set=values))
-
-
-def _parse_constants(field: FieldSpec, what: str, words: tuple[str, ...]) -> pa.Array:
-    """Words of a constraint, read as the field's own text is."""
-    typed, bad = parse.parse(pa.array(words, pa.string()), field, ())
-    if bad is not None:
-        raise SpecError(f"field {field.name!r}: {what} {bad.messages[0].as_py()}", key=field.name)
-    return typed
-
-
-def _full_match(field: FieldSpec, pattern: str) -> Judge:
+def _pattern_test(field: FieldSpec, pattern: str) -> ColumnTest:
     if not _is_text(field):
         raise _misplaced(field, "pattern", "text")
-    anchored = rf"\A(?:{pattern})\z"  # \z and not $, which would let a final newline pass
+    anchored = rf"\A(?:{pattern})\z"  # \z and not $, which would allow a final newline
     try:
         pc.match_substring_regex(pa.array([""]), anchored)
     except pa.ArrowInvalid as error:
@@ -242,14 +179,58 @@ def _full_match(field: FieldSpec, pattern: str) -> Judge:
             f"and no back-references): {error}",
             key=field.name,
         ) from None
-    simple = bytewise(pattern)
+    return partial(pc.match_substring_regex, pattern=anchored)
 
-    def judge(array: pa.Array) -> pa.Array:
-        if simple is not None and simple.fits_all(array):
-            return pa.repeat(True, len(array))
-        return pc.match_substring_regex(array, anchored)
 
-    return judge
+def _range_checks(field: FieldSpec) -> list[pandera.Check]:
+    checks = []
+    for name, bound, compare, word in (
+        ("minimum", field.constraints.minimum, pc.less_equal, "less"),
+        ("maximum", field.constraints.maximum, pc.greater_equal, "greater"),
+    ):
+        if bound is None:
+            continue
+        if field.type not in _ORDERED:
+            raise _misplaced(field, name, f"type {', '.join(_ORDERED)}")
+        value = _parse_constants(field, name, (bound,))[0]
+        test = partial(
+            compare, value
+        )  # the bound is the first argument of the comparison, the cell the second
+        checks.append(column_check(test, name=name, error=f"is {word} than {bound}"))
+    return checks
+
+
+def _length_checks(field: FieldSpec) -> list[pandera.Check]:
+    least, most = field.constraints.minLength, field.constraints.maxLength
+    checks = []
+    for name, length in (("minLength", least), ("maxLength", most)):
+        if length is not None and not _is_text(field):
+            raise _misplaced(field, name, "text")
+    if least is not None:
+        words = f"is shorter than {least} characters"
+        checks.append(
+            column_check(
+                lambda text: pc.greater_equal(pc.utf8_length(text), least), name="minLength", error=words
+            )
+        )
+    if most is not None:
+        test = partial(_is_at_most, length_of=pc.utf8_length, most=most)
+        checks.append(column_check(test, name="maxLength", error=f"is longer than {most} characters"))
+    return checks
+
+
+def _is_at_most(text: pa.Array, length_of: ColumnTest, most: int) -> pa.Array:
+    if all_within(text, 0, most):  # a fast look at bytes; a text never has more characters than bytes
+        return pa.repeat(True, len(text))
+    return pc.less_equal(length_of(text), most)
+
+
+def _parse_constants(field: FieldSpec, what: str, words: tuple[str, ...]) -> pa.Array:
+    """Texts of a constraint, read in the same way as the field's own values."""
+    typed, bad = parse.parse(pa.array(words, pa.string()), field, ())
+    if bad is not None:
+        raise SpecError(f"field {field.name!r}: {what} {bad.messages[0].as_py()}", key=field.name)
+    return typed
 
 
 def _is_text(field: FieldSpec) -> bool:

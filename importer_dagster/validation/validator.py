@@ -1,4 +1,4 @@
-"""Text batches into typed rows and failures: exact parsing, then Pandera.
+"""Batches of text into typed rows and failures: each field is parsed exactly, then its constraints are checked.
 
 What does not belong here: how a type is read (``validation/parse.py``), which constraints
 exist (``validation/schemas.py``), uniqueness (``writer/publish.py``: it needs the whole file).
@@ -19,20 +19,19 @@ from pandera.config import ValidationDepth, config_context
 from importer_dagster.arrays import Positions
 from importer_dagster.errors import SpecError
 from importer_dagster.model import Failure
-from importer_dagster.spec.fields import FieldSpec
 from importer_dagster.spec.table import TableSpec
 from importer_dagster.validation import checks, parse, schemas
-from importer_dagster.validation.checks import Verdict
-from importer_dagster.validation.faults import BadCells
+from importer_dagster.validation.checks import CheckResult
 
 _NO_COLUMNS = pd.DataFrame()
 
 
 class Validator:
-    """Judges the batches of one delivery.
+    """Validates the batches of one delivery.
 
-    ``sources`` maps each field's name to the text column that feeds it, or None
-    where the delivery lacks the (optional) column, which makes it NULL.
+    ``sources`` maps each field's name to the text column that feeds it, or to None
+    where the delivery lacks the (optional) column, which makes it NULL. Of the fields in
+    ``rescued``, values that cannot be read become NULL without a failure (see :meth:`unread`).
     """
 
     def __init__(
@@ -40,13 +39,23 @@ class Validator:
     ) -> None:
         self.spec, self.rescued = spec, rescued
         self.sources = dict(sources)
+        self._source_of: dict[str | None, str | None] = {
+            f.column: self.sources.get(f.name) for f in spec.fields
+        }
         self.schema = schemas.arrow_schema(spec)
         self.pandera = schemas.batch_schema(spec)
-        self._is_one_check = schemas.judges_row_by_row(spec)
-        self._missing = {f.name: _missing_tokens(spec, f) for f in spec.fields}
+        self._only_own_checks = schemas.has_only_cell_checks(spec)
+        self._missing: dict[str, tuple[str, ...]] = {}
+        for field in spec.fields:
+            tokens = spec.missing_values(field)
+            # The reader has made NULL of the unquoted tokens that all fields share. Those that are left were
+            # quoted: they are text in a text column, and a missing value in any other.
+            if field.type == "string" and field.format != "uuid":
+                tokens = tuple(t for t in tokens if t and t not in spec.common_missing)
+            self._missing[field.name] = tokens
 
     def __call__(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, Positions, list[Failure]]:
-        """Judge one batch of text.
+        """Validate one batch of text.
 
         Returns the typed columns of the good rows (named by ``field.column``),
         the positions of the good rows in the batch (int64), and the failures,
@@ -56,15 +65,24 @@ class Validator:
         failures: list[Failure] = []
         unread: dict[str | None, Positions] = {}
         for field in self.spec.fields:
-            typed, bad = self._parse(batch, field)
-            arrays.append(typed)
+            source = self.sources.get(field.name)
+            if source is None:
+                arrays.append(pa.nulls(len(batch), schemas.arrow_type(field)))
+                continue
+            column, bad = parse.parse(batch.column(source), field, self._missing[field.name])
+            arrays.append(column)
             if bad is not None:
                 unread[field.column] = bad.indexes
-            if bad is not None and field.name not in self.rescued:
-                failures += [Failure(field.column, "type", i, bad.values(i), w) for i, w in bad.groups]
-        typed_batch = pa.RecordBatch.from_arrays(arrays, schema=self.schema)
-        failures += self._constraints(batch, typed_batch, unread)
-        return *_split(typed_batch, failures), failures
+                if field.name not in self.rescued:
+                    failures += [Failure(field.column, "type", i, bad.values(i), w) for i, w in bad.groups]
+        typed = pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+        failures += self._constraint_failures(batch, typed, unread)
+
+        is_good = np.ones(len(typed), np.bool_)
+        for failure in failures:
+            is_good[failure.indexes] = False
+        good = np.flatnonzero(is_good)
+        return (typed if len(good) == len(typed) else typed.take(pa.array(good))), good, failures
 
     def unread(self, name: str, cells: pa.Array, typed: pa.Array) -> pa.Array:
         """Of a rescued field: the texts that could not be read, NULL elsewhere."""
@@ -72,108 +90,62 @@ class Validator:
         lost = pc.and_(pc.and_(typed.is_null(), cells.is_valid()), pc.invert(missing))
         return pc.if_else(lost, cells, pa.scalar(None, pa.string()))
 
-    def _parse(self, batch: pa.RecordBatch, field: FieldSpec) -> tuple[pa.Array, BadCells | None]:
-        source = self.sources.get(field.name)
-        if source is None:
-            return pa.nulls(len(batch), schemas.arrow_type(field)), None
-        return parse.parse(batch.column(source), field, self._missing[field.name])
-
-    def _constraints(
+    def _constraint_failures(
         self, batch: pa.RecordBatch, typed: pa.RecordBatch, unread: Mapping[str | None, Positions]
     ) -> list[Failure]:
-        """What Pandera finds, every failing cell of it."""
-        with checks.collecting(typed) as verdicts:
+        """Every cell that breaks a constraint, except those in ``unread``, which are NULL only because of that."""
+        with checks.collecting(typed) as results:
             errors = self._errors(typed)
-        verdicts += [self._verdict(error, len(batch)) for error in errors]
-        for verdict in verdicts:
-            self._must_have_worked(verdict)
-        failing = (self._failing(batch, verdict, unread) for verdict in verdicts)
-        return [failure for failure in failing if len(failure.indexes)]
+        results += [self._result_of(error, len(batch)) for error in errors]
+        for result in results:
+            if result.error is not None:
+                raise SpecError(
+                    f"The check {result.check.name!r} of {self.spec.name} stopped with {result.error}. "
+                    "Mend the check, or take it out of the spec."
+                )
+        failures = []
+        for result in results:
+            name, column, indexes = str(result.check.name), result.column, result.indexes
+            if column in unread:
+                was_read = np.ones(len(batch), np.bool_)
+                was_read[unread[column]] = False
+                indexes = indexes[was_read[indexes]]
+            if len(indexes):
+                source = self._source_of.get(column)  # None for a check over rows
+                values = pa.nulls(len(indexes), pa.string())
+                if source is not None:
+                    values = batch.column(source).take(pa.array(indexes))
+                words = str(result.check.error or f"fails the check {name}")
+                failures.append(Failure(column, name, indexes, values, words))
+        return failures
 
     def _errors(self, typed: pa.RecordBatch) -> Sequence[pandera.errors.SchemaError]:
-        """What Pandera finds and no check of this package has collected."""
-        if self._is_one_check:
-            # all that validate would do here, which takes ten times as long, however few the rows
+        """Run all checks; returns the errors of those that do not report to :func:`validation.checks.collecting`."""
+        if self._only_own_checks:
+            # all that Pandera's validate would do here, in a tenth of its time for a small batch
             self.pandera.checks[0](_NO_COLUMNS)
             return ()
+        needed = typed if self.spec.checks else typed.select(list(self.pandera.columns))
+        frame: pd.DataFrame = needed.to_pandas(types_mapper=pd.ArrowDtype)
         try:
             # the batch has its schema by construction; PANDERA_* in the environment may not switch checks off
             with config_context(validation_enabled=True, validation_depth=ValidationDepth.DATA_ONLY):
-                self.pandera.validate(self._frame(typed), lazy=True, inplace=True)
+                self.pandera.validate(frame, lazy=True, inplace=True)
         except pandera.errors.SchemaErrors as found:
             return list(found.schema_errors)
         return ()
 
-    def _frame(self, typed: pa.RecordBatch) -> pd.DataFrame:
-        """What checks of somebody else's may look at; the importer's own look at the batch."""
-        needed = typed if self.spec.checks else typed.select(list(self.pandera.columns))
-        frame: pd.DataFrame = needed.to_pandas(types_mapper=pd.ArrowDtype)
-        return frame
-
-    def _failing(
-        self, batch: pa.RecordBatch, verdict: Verdict, unread: Mapping[str | None, Positions]
-    ) -> Failure:
-        """The failures of one check."""
-        indexes = verdict.indexes
-        if verdict.column in unread:  # its NULL only stands in for what could not be read
-            known = np.ones(len(batch), np.bool_)
-            known[unread[verdict.column]] = False
-            indexes = indexes[known[indexes]]
-        words = str(verdict.check.error or f"fails the check {verdict.check.name}")
-        values = self._text(batch, verdict.column, indexes)
-        return Failure(verdict.column, str(verdict.check.name), indexes, values, words)
-
-    def _verdict(self, error: pandera.errors.SchemaError, length: int) -> Verdict:
-        """What a check of somebody else's found, from Pandera's error."""
+    def _result_of(self, error: pandera.errors.SchemaError, length: int) -> CheckResult:
+        """What a check of a user's own module found, from Pandera's error about a batch of ``length`` rows."""
         check = error.check
         if not isinstance(check, pandera.Check):
             raise AssertionError(f"Pandera found a fault of the importer itself: {error}")
         column = getattr(error.schema, "name", None) if error.schema is not self.pandera else None
         if error.reason_code == pandera.errors.SchemaErrorReason.CHECK_ERROR:
-            return Verdict(check, column, np.empty(0, np.int64), str(error.failure_cases))
-        return Verdict(check, column, _failed_rows(error, length))
-
-    def _must_have_worked(self, verdict: Verdict) -> None:
-        if verdict.error is not None:
-            raise SpecError(
-                f"The check {verdict.check.name!r} of {self.spec.name} stopped with {verdict.error}. "
-                "Mend the check, or take it out of the spec."
-            )
-
-    def _text(self, batch: pa.RecordBatch, column: str | None, indexes: Positions) -> pa.Array:
-        """The cells as they stood in the file."""
-        field = next((f for f in self.spec.fields if f.column == column), None)
-        source = self.sources.get(field.name) if field else None
-        if source is None:
-            return pa.nulls(len(indexes), pa.string())
-        return batch.column(source).take(pa.array(indexes))
-
-
-def _missing_tokens(spec: TableSpec, field: FieldSpec) -> tuple[str, ...]:
-    """Texts that mean 'no value' here.
-
-    The reader has made NULL of the unquoted ones that all fields share. What is
-    left of these was quoted: text in a text column, elsewhere it cannot mean
-    anything but a missing value.
-    """
-    tokens = spec.missing_values(field)
-    is_text = field.type == "string" and field.format != "uuid"
-    return tuple(t for t in tokens if t and t not in spec.common_missing) if is_text else tokens
-
-
-def _failed_rows(error: pandera.errors.SchemaError, length: int) -> Positions:
-    """Positions (ascending) of the rows that fail; a check may also have judged only some rows, or all at once."""
-    output = error.check_output
-    if not isinstance(output, pd.Series):
-        return np.arange(length, dtype=np.int64)
-    failed = ~output.astype("boolean").fillna(True).to_numpy(dtype=np.bool_)
-    return np.sort(output.index.to_numpy(dtype=np.int64)[failed])
-
-
-def _split(typed: pa.RecordBatch, failures: list[Failure]) -> tuple[pa.RecordBatch, Positions]:
-    """The good rows, and where they stood."""
-    fine = np.ones(len(typed), np.bool_)
-    for failure in failures:
-        fine[failure.indexes] = False
-    good = np.flatnonzero(fine)
-    return (typed if len(good) == len(typed) else typed.take(pa.array(good))), good
+            return CheckResult(check, column, np.empty(0, np.int64), str(error.failure_cases))
+        output = error.check_output
+        if not isinstance(output, pd.Series):  # the check gave one answer for all rows
+            return CheckResult(check, column, np.arange(length, dtype=np.int64))
+        failed = ~output.astype("boolean").fillna(True).to_numpy(dtype=np.bool_)
+        # the check may have looked at some of the rows only, so their positions come from the index
+        return CheckResult(check, column, np.sort(output.index.to_numpy(dtype=np.int64)[failed]))

@@ -22,7 +22,7 @@ from psycopg import sql
 
 from importer_dagster.model import DriftEvent
 from importer_dagster.spec.fields import TRACE_COLUMNS, short_identifier
-from importer_dagster.validation.extra_columns import _WRITTEN, TEXT, join
+from importer_dagster.validation.extra_columns import TEXT, VALUE_PATTERNS, common_type
 from importer_dagster.warehouse import SETUP_LOCK
 from importer_dagster.writer.column_backfill import MARK
 from importer_dagster.writer.tables import lock, table_columns_deferred
@@ -79,7 +79,7 @@ def growing(
         return {}
     have = gained(conn, target)
     taken = {*(f.column for f in target.spec.fields), *TRACE_COLUMNS}
-    taken |= {name for name, type_ in have.items() if type_ not in (*_WRITTEN, TEXT)}
+    taken |= {name for name, type_ in have.items() if type_ not in (*VALUE_PATTERNS, TEXT)}
     found: dict[int, str] = {}
     for i in extras:
         column = short_identifier(header[i])
@@ -134,7 +134,7 @@ def plan(conn: psycopg.Connection, target: Target, kinds: Mapping[str, str | Non
         known = (
             None if before == TEXT and kind not in (None, TEXT) and _empty(conn, target, column) else before
         )
-        found.append(Grown(column, join(known, kind) or TEXT, before))
+        found.append(Grown(column, common_type(known, kind) or TEXT, before))
     return found
 
 

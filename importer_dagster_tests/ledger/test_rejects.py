@@ -12,7 +12,7 @@ from importer_dagster.pipeline import load, rows
 from importer_dagster.reject_schema import REJECT_SCHEMA
 from importer_dagster.spec.table import TableSpec
 from importer_dagster.validation.faults import SHOWN
-from importer_dagster.validation.rejects import Rejects, from_table
+from importer_dagster.validation.rejects import Rejects, records_from_cells
 from importer_dagster_tests.helpers.inbox import Inbox, Query, make_spec, migrate
 
 CELLS = "row, line, column_name, value, rule, message, raw"
@@ -118,7 +118,7 @@ def test_the_first_cells_are_those_of_the_first_records() -> None:
              "rule": ["r", "s", "t"], "message": ["m", "n", "o"], "raw": ["x,", None, "y"]}  # fmt: skip
     table = pa.table(cells, schema=REJECT_SCHEMA)
     rejects = Rejects()
-    rejects.add(from_table(table))
+    rejects.add(records_from_cells(table))
     assert rejects.records == 2
     assert [tuple(c.values())[:6] for c in rejects.first[0].to_pylist()] == [
         tuple(c.values())[:6] for c in table.to_pylist()

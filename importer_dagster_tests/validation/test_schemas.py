@@ -1,4 +1,4 @@
-"""The projections of a spec; and values → text → Validator → COPY → PostgreSQL → the same values."""
+"""What a spec becomes in Arrow, Pandera and SQL; and values that come back the same after text, Validator and COPY."""
 
 import datetime as dt
 import json
@@ -361,7 +361,7 @@ def test_json_that_passes_is_taken_by_postgresql(conn: psycopg.Connection, value
 
 
 def test_limits_of_json_are_inside_those_of_postgresql(conn: psycopg.Connection) -> None:
-    """The deepest and widest that validation lets pass."""
+    """The deepest nesting and the longest numbers that validation accepts."""
     for cell in [
         '{"a":' * 900 + "1" + "}" * 900,
         '{"a": 1e9999}',

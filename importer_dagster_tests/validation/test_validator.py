@@ -1,4 +1,4 @@
-"""Text batches into good rows and failures: every failing cell is named, no row is in both."""
+"""Batches of text into good rows and failures: every failing cell is reported, and no failing row is good."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,7 @@ from importer_dagster.model import Failure
 from importer_dagster.spec.loading import parse_spec
 from importer_dagster.spec.table import TableSpec
 from importer_dagster.validation import checks
-from importer_dagster.validation.faults import said
+from importer_dagster.validation.faults import fault_messages
 from importer_dagster.validation.parse import parse
 from importer_dagster.validation.schemas import arrow_schema, pandera_schema
 from importer_dagster.validation.validator import Validator
@@ -47,7 +47,7 @@ def validate(of: TableSpec, columns: Columns) -> tuple[pa.RecordBatch, list[int]
 
 
 def cells_of(failure: Failure) -> list[dict[str, Any]]:
-    messages = said(failure.values, failure.words).to_pylist()
+    messages = fault_messages(failure.values, failure.words).to_pylist()
     rows = zip(failure.indexes.tolist(), failure.values.to_pylist(), messages, strict=True)
     return [
         {"index": i, "column_name": failure.column, "value": value, "rule": failure.rule, "message": message}
@@ -75,6 +75,7 @@ def failed(of: TableSpec, columns: Columns) -> list[tuple[Any, ...]]:
         ("type: datetime, timezone: UTC, constraints: {enum: ['2024-01-02']}", ["2024-01-02 00:00"], ["2024-01-03"], "enum", "'{}' is not one of 2024-01-02"),
         ("format: uuid, constraints: {enum: ['00000000-0000-0000-0000-000000000001']}", ["{00000000-0000-0000-0000-000000000001}"], ["00000000-0000-0000-0000-000000000002"], "enum", "'{}' is not one of 00000000-0000-0000-0000-000000000001"),
         ("constraints: {pattern: '[A-Z]{2}|x'}", ["AB", "x"], ["ABC", "AB\n", "", "ax"], "pattern", "'{}' does not match the pattern [A-Z]{{2}}|x"),
+        ("constraints: {pattern: '^[A-Z]{3}$'}", ["ABC"], ["AB", "ABCD", "ABC\n", "AbC", "ABÉ"], "pattern", "'{}' does not match the pattern ^[A-Z]{{3}}$"),
         ("type: integer, constraints: {minimum: 5}", ["5", "6"], ["4", "-9"], "minimum", "'{}' is less than 5"),
         ("type: integer, constraints: {maximum: -5}", ["-5"], ["-4"], "maximum", "'{}' is greater than -5"),
         ("type: number, precision: 9, scale: 2, decimalChar: ',', constraints: {minimum: '0,5'}", ["0,5", "1"], ["0,49"], "minimum", "'{}' is less than 0,5"),
@@ -147,7 +148,7 @@ def test_what_cannot_be_read_is_reported_once_and_not_as_missing(type: str) -> N
 
 
 def test_a_missing_value_is_reported_beside_one_that_cannot_be_read() -> None:
-    """The stand-in for an unreadable cell may not hide that another one is missing."""
+    """The NULL in place of an unreadable cell is no missing value; a missing value beside it is reported."""
     of = spec("{name: a, type: integer, constraints: {required: true, maximum: 5}}")
     assert [f[:4] for f in failed(of, {"a": ["9", "x", None, "1"]})] == [
         (0, "a", "9", "maximum"),
