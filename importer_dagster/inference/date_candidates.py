@@ -61,7 +61,7 @@ def candidates(column: Column, shapes: Mapping[str, Shape]) -> list[Candidate]:
         kind, pattern = form
         named = bool(_DATE_NAMES.search(column.name)) or "a" in next(iter(shapes))
         many = column.plain >= 50 and (column.distinct is None or len(column.distinct) >= 20)
-        why = "the name says a date" if named else "numbers by chance would not"
+        why = "the name says a date" if named else "other numbers would hardly all be dates"
         if named or many:
             reason = f"{all_of(column)} are days as {pattern}; {why}"
             compact = [Candidate({"type": kind, "format": pattern}, reason)]

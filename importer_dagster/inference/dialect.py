@@ -137,16 +137,16 @@ class _Findings:
             why = f"splits {agree:,} of the first {records:,} records into {trial.width} fields each"
             self.decide("delimiter", d.delimiter, why)
         if d.quoteChar is None:
-            why = "quotes stand in the middle of values, and records agree only if they mean nothing"
+            why = "quotes are in the middle of values, and records agree only if quotes have no meaning"
             self.decide("quoteChar", None, why)
         elif d.quoteChar == "'":
-            self.decide("quoteChar", "'", "whole values stand in apostrophes, none in quotes")
+            self.decide("quoteChar", "'", "values are enclosed in apostrophes, none in quotes")
         if d.escapeChar:
             self.decide("escapeChar", d.escapeChar, 'quotes inside of values are written \\"')
         if d.skipInitialSpace and d.delimiter == " ":
             self.decide("skipInitialSpace", True, "runs of blanks are one delimiter")
         elif d.skipInitialSpace:
-            self.decide("skipInitialSpace", True, "blanks stand between delimiter and quote")
+            self.decide("skipInitialSpace", True, "there are blanks between delimiter and quote")
 
     def sniffed(self, names: Iterable[str], aliases: dict[str, str] | None = None) -> Sniffed:
         """All that was found, with the columns' names."""
@@ -174,7 +174,7 @@ class _Findings:
         twice = sorted(n for n in counts if n and counts[n] > 1)
         if not twice and counts[""] < 2:
             return self.sniffed(distinct, aliases)
-        what = f"the names {', '.join(map(repr, twice))} stand twice" if twice else "several names are empty"
+        what = f"the names {', '.join(map(repr, twice))} occur twice" if twice else "several names are empty"
         self.decide(
             "header", False, f"in the header {what}, so it is skipped and columns are taken by position"
         )
@@ -199,10 +199,10 @@ def sniff(url: str, encoding: str, delimiter: str | None = None) -> Sniffed:
     found.decide_delimiter_and_quotes(trial, given=delimiter is not None)
     if delimiter is not None and trial.dialect.delimiter.encode() not in sample:
         found.questions.append(
-            f"The delimiter as given, {trial.dialect.delimiter!r}, stands nowhere: is it right?"
+            f"The delimiter as given, {trial.dialect.delimiter!r}, is not in the file: is it right?"
         )
     if mark := trial.comment_mark():
-        why = f"lines that start with {mark} do not have the fields that the others have"
+        why = f"lines that start with {mark} do not have the same fields as the others"
         found.decide("commentChar", mark, why)
         trial = _try(trial.dialect.model_copy(update={"commentChar": mark}), sample, whole)
         kept = [i for i, r in enumerate(trial.records) if not r[0].startswith(mark)]
@@ -250,7 +250,7 @@ def _best_trial(sample: bytes, whole: bool, delimiter: str | None) -> _Trial:
     good = [t for t in trials if t.is_credible]
     if not good:
         return max(trials, key=lambda t: t.rank) if delimiter is not None and trials else one_column
-    # blanks stand in names, dates and texts, too: they are the delimiter only where nothing else can be
+    # blanks are in names, dates and texts, too: they are the delimiter only where nothing else can be
     good = [t for t in good if t.dialect.delimiter != " " and t.agree == 1] or good
     # max takes the first of equals, which is the most usual delimiter
     return max(good, key=lambda t: t.rank)
@@ -327,16 +327,16 @@ def _with_header(trial: _Trial, start: int, found: _Findings) -> Sniffed:
         return found.sniffed(["column_1"])
     is_header, why = has_header(records)
     if not is_header and start == 0:
-        found.decide("header", False, f"{why}; the names are made up")
+        found.decide("header", False, f"{why}; names are made up")
         width = _fields_in(records[0]) if len(records) > 1 else len(records[0])
         return found.sniffed(f"column_{i + 1}" for i in range(width))
     rows = header_rows(records, trial.width)
     names = [c.strip() for c in records[0]]
     if rows > 1 and names == [c.strip() for c in records[1]]:
-        found.decide("headerRows", [lines[1]], "the header stands twice; the second counts")
+        found.decide("headerRows", [lines[1]], "the header is there twice; the second one is used")
     elif start or rows > 1:
-        above = f"{lines[0] - 1} lines stand above the header" if start else ""
-        more = f"{rows} lines of names stand above the values" if rows > 1 else ""
+        above = f"{lines[0] - 1} lines are above the header" if start else ""
+        more = f"{rows} lines of names are above the values" if rows > 1 else ""
         found.decide("headerRows", lines[:rows], "; ".join(filter(None, [above, more])))
         if rows > 1:  # joined as the reader joins them
             columns = zip_longest(*records[:rows], fillvalue="")

@@ -51,29 +51,29 @@ def has_header(records: Sequence[Sequence[str]]) -> tuple[bool, str]:  # noqa: P
     """Whether the first record is a header, and why; the surest signs are looked for first."""
     first, below = records[0], records[1:]
     if not looks_like_names(first):
-        return False, "the first record holds values, not names"
+        return False, "the first record has values, not names"
     if not below:
-        return True, "the first record holds names, and nothing stands below"
+        return True, "the first record has names, and there are no others"
     for i, cell in enumerate(first):
         column = [r[i].strip() for r in below if i < len(r) and r[i].strip()]
         if column and sum(map(_is_value, column)) > 0.5 * len(column) and not _is_value(cell):
-            return True, f"below {cell.strip()[:30]!r} stand values"
+            return True, f"below {cell.strip()[:30]!r} there are values"
     if any(len(c.split()) > 6 for c in first):
-        return False, "the first record holds whole sentences"
+        return False, "the first record has whole sentences"
     if any(not c.strip() for c in first[1:-1]):
-        return False, "the first record lacks a text, as no header should"
+        return False, "the first record has an empty name"
     again = [c for i, c in enumerate(first) if c and any(i < len(r) and r[i] == c for r in below)]
     if again and len(first) > 1 and any(list(r) == list(first) for r in below):
-        return True, "the first record stands again further down"
+        return True, "the first record is repeated further down"
     if again:
-        return False, f"{again[0][:30]!r} of the first record stands again further down"
+        return False, f"{again[0][:30]!r} of the first record is repeated further down"
     if len(first) == 1 and not re.fullmatch(r"[\w .-]*[^\W\d][\w .()#/-]*", first[0].strip()):
-        return False, "the first record is no name"
+        return False, "the first record is not a name"
     for i, cell in enumerate(first):  # a column of codes that all have one shape, the first record's, too
         shapes = {_shape(r[i]) for r in below if i < len(r)}
         if len(below) > 2 and shapes == {_shape(cell)} and re.search(r"\d", cell):
             return False, "the first record looks like the others"
-    return True, "the first record holds distinct names that stand nowhere below"
+    return True, "the first record has distinct names that do not occur below"
 
 
 def _shape(text: str) -> str:

@@ -131,7 +131,7 @@ def _write_spec(state: InferenceState, name: str) -> tuple[TableSpec, str]:
     listed = ", ".join(Path(f.path).name for f in state.files[:3]) + (" …" if len(state.files) > 3 else "")
     head = [
         f"Proposed by `importer infer` from {state.records:,} records of {listed}.",
-        "The reason for each choice stands with it; change what you know better.",
+        "The reason for each choice is in its comment; change what you know better.",
         *(f"QUESTION: {q}" for q in dict.fromkeys(state.questions)),
         *(f"NOTE: {n}" for n in dict.fromkeys(state.notes)),
     ]
@@ -143,7 +143,10 @@ def _disposition(state: InferenceState) -> tuple[str, str]:
     """The write_disposition that loses no rows, as far as the key and the files show, and the reason."""
     key = state.key
     if key is None:
-        return "append", "no key is certain, so every file's rows stand; a re-sent file replaces its own rows"
+        return (
+            "append",
+            "no key is certain, so the rows of every file are kept; a re-sent file replaces its own rows",
+        )
     if key.sure and len(state.files) == 1:
         return (
             "merge",

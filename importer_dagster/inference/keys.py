@@ -128,7 +128,7 @@ def find_key(
         return Finding(None, _ask(single, None, type_name))
     first = columns[0]
     enough = first.unique and first.rows >= _FEWEST_UNNAMED and types[first.name] != "datetime"
-    by_place = _key_of(first, files, "it stands first", sure=False) if enough and first in usable else None
+    by_place = _key_of(first, files, "it comes first", sure=False) if enough and first in usable else None
     return Finding(by_place or _combined_key(usable, columns, batches))
 
 
@@ -233,7 +233,7 @@ def _leading_key(leading: Sequence[Column], batches: Batches) -> Key | None:
             return None
     where = " and ".join(names)
     return Key(
-        tuple(names), f"no two records share {where}, which stand first and are called like parts of a key"
+        tuple(names), f"no two records share {where}, which come first and are named like parts of a key"
     )
 
 
@@ -267,7 +267,7 @@ def _combined_key(usable: Sequence[Column], columns: Sequence[Column], batches: 
         else f" (looked at in the first {MOST_ROWS:,} records of each file)"
     )
     return Key(
-        combos[0], f"no two records share {' and '.join(combos[0])}{checked}, and no single column would do"
+        combos[0], f"no two records share {' and '.join(combos[0])}{checked}, and no single column is unique"
     )
 
 

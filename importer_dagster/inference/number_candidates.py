@@ -132,10 +132,10 @@ class _Digits:
             if len(self.decorations) > 1 or (percent and self.bare):
                 return None
             keys["bareNumber"] = False
-            words += f", with {next(iter(self.decorations))}, which is taken off"
+            words += f", with {next(iter(self.decorations))}, which is removed"
         elif self.padded:
             keys["bareNumber"] = False
-            words += ", with blanks around, which are taken off"
+            words += ", with blanks around, which are removed"
         return keys, words
 
 
@@ -170,7 +170,7 @@ class _Numbers:
         ):
             precision = max(digits.before, 1) + _SPARE_DIGITS + _MONEY_DECIMALS
             money = {"type": "number", "precision": precision, "scale": _MONEY_DECIMALS}
-            why = f"{values} are whole, but the name says money: room for {_MONEY_DECIMALS} decimals"
+            why = f"{values} are whole, but the name says money: space for {_MONEY_DECIMALS} decimals"
             return numbers._candidate(money, why, None)
         if column.largest_whole > _INT64 or digits.before > 19:
             if one_length or digits.before > _MOST_DIGITS:
@@ -201,7 +201,7 @@ class _Numbers:
         if before < digits.before:
             return self.as_double(f"numbers of more than {_MOST_DIGITS} digits")
         spare = "" if fixed else f" and {scale - digits.decimals} more decimals"
-        why = f"at most {counted(most, 'digit')} before {decimals} decimals; room for {before - most} more{spare}"
+        why = f"at most {counted(most, 'digit')} before {decimals} decimals; space for {before - most} more{spare}"
         return self._candidate(
             {"type": "number", "precision": before + scale, "scale": scale}, why, self.style
         )

@@ -79,7 +79,7 @@ def choose_types(state: InferenceState, date_order: Order | None) -> None:
                 in_order[orders.pop()] = name
         if len(in_order) == 1:
             (order, name) = in_order.popitem()
-            why = f"as in {name}, where days beyond the 12th tell"
+            why = f"as in {name}, which has days beyond the 12th"
     for name, column in state.columns.items():
         state.choices[name] = _choose(column, trials[name], order, why, state)
         if style is None and (found_mark := number_candidates.ambiguous_mark(column)):
@@ -155,9 +155,7 @@ def _by_order(
             f"It is text until you say so: --date-order dmy or mdy, or a format such as {pattern} in the spec."
         )
         choice = _as_text(column, state)
-        choice.reason = (
-            f"dates such as {column.samples[0]!r}, but day and month cannot be told apart: text until asked"
-        )
+        choice.reason = f"dates such as {column.samples[0]!r}, but day and month cannot be distinguished: text until you say which comes first"
         return choice
     chosen = next(t for t in good if t.candidate.order == order)
     choice = _decided(column, chosen, state)
