@@ -55,9 +55,8 @@ def candidates(column: Column, shapes: Mapping[str, Shape]) -> list[Candidate]:
     compact: list[Candidate] = []
     forms = {_COMPACT.get(s.replace("z", "9")) for s in shapes}
     form = forms.pop() if len(forms) == 1 else None
-    if (
-        form is not None
-    ):  # digits without separators are dates only if the name or the number of values says so
+    if form is not None:
+        # digits without separators may be numbers, so the name or many values have to show that they are dates
         kind, pattern = form
         named = bool(_DATE_NAMES.search(column.name)) or "a" in next(iter(shapes))
         many = column.plain >= 50 and (column.distinct is None or len(column.distinct) >= 20)

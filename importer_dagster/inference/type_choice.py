@@ -187,7 +187,7 @@ def _decided(column: Column, trial: _Trial, state: InferenceState) -> Choice:
         extremes = [t for t in extremes if t.startswith("-") or len(t) > longest_other]
     for text in extremes:
         state.questions.append(
-            f"{column.name}: {text!r} comes {texts[text]:,} times; does it stand for 'no value'? "
+            f"{column.name}: {text!r} comes {texts[text]:,} times; does it mean a missing value? "
             "Then add it to the field's missingValues."
         )
     return Choice(seen, reason, trial.candidate)

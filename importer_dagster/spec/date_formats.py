@@ -188,7 +188,7 @@ def _check(pattern: str, kind: str, names: list[str]) -> None:
     elif len(found) < len(names):
         fault = "uses a directive twice"
     elif any(len(found & set(group)) > 1 for group in _ONE_OF):
-        fault = "says the same part of a date or time in two ways"
+        fault = "has the same part of a date or time in two ways"
     elif ("I" in found) != ("p" in found):
         fault = "needs %I and %p together, or %H"
     elif kind == "date" and found & _OF_TIME:

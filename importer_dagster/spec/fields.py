@@ -240,7 +240,7 @@ class FieldSpec(Model):
             if not self.format:
                 raise ValueError("a list of formats holds at least one")
             if len(set(self.format)) < len(self.format):
-                raise ValueError("a format stands twice in the list")
+                raise ValueError("a format is in the list twice")
         allowed = _FORMATS.get(self.type)
         if allowed and self.format not in allowed:
             raise ValueError(

@@ -18,7 +18,7 @@ from importer_dagster.spec.loading import parse_spec
 from importer_dagster.spec.table import TableSpec
 from importer_dagster.spec.yaml_text import Document, to_yaml
 
-# Types of the Table Schema standard that the importer does not have, and the type that stands in for each.
+# Types of the Table Schema standard that the importer does not have, and the type as which it is read.
 _OTHER_TYPES = {
     "any": "string",
     "array": "string",

@@ -44,6 +44,7 @@ for _tag, _pattern, _first in (
 
 
 def _mapping_without_duplicates(loader: Any, node: yaml.MappingNode, deep: bool = True) -> dict[Any, Any]:
+    """The constructor of mappings: raises ConstructorError for a key that is not text, and for a repeated one."""
     loader.flatten_mapping(node)
     result: dict[Any, Any] = {}
     for key_node, value_node in node.value:
@@ -54,7 +55,7 @@ def _mapping_without_duplicates(loader: Any, node: yaml.MappingNode, deep: bool 
             )
         if key in result:
             raise yaml.constructor.ConstructorError(
-                None, None, f"the key {key!r} stands here a second time", key_node.start_mark
+                None, None, f"the key {key!r} is here a second time", key_node.start_mark
             )
         result[key] = loader.construct_object(value_node, deep=True)
     return result
