@@ -1,6 +1,6 @@
-"""A spec from sample files: dialect, header, types, keys, each with its evidence.
+"""Inferring a spec from sample files: dialect, header, types, keys and constraints, each with the reason for it.
 
-Used by a person at a desk (``importer infer``), never by a load.
+``importer infer`` calls it, and proposals for changed columns use its candidates. A load never infers anything.
 
 What does not belong here: the database, and anything that a load needs.
 """

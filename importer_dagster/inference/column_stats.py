@@ -1,10 +1,10 @@
-"""What the values of a column look like, summed up batch by batch in bounded memory.
+"""The values of a column, summed up batch by batch in bounded memory.
 
 A text's *shape* is the text with each run of letters as ``a``, each digit as
 ``9`` and a leading zero as ``z``: ``-0.50`` is ``-z.99``. Numbers, dates and codes have
-few shapes, so their counts tell how values are written without keeping them.
+few shapes, so counts of shapes show how values are written without keeping the values.
 
-What does not belong here: what follows from it (``inference/candidates.py``, ``inference/type_choice.py``).
+What does not belong here: choosing types by it (``inference/candidates.py``, ``inference/type_choice.py``).
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ MAX_SENTINELS = 100  # of one batch
 MAX_DISTINCT_BYTES = 64 << 20  # over all columns
 MAX_HASHES = 4_000_000  # records of a file over which uniqueness is judged
 _SHAPED = 80  # characters of a text that its shape is made of
-LONG = 10_000_000  # characters; nothing is that long in earnest
+LONG = 10_000_000  # characters, more than any value has: where the search for the shortest begins
 
-# Texts that often stand for 'no value'. They count as such only where the rest of a
-# column is no text, since NA is also Namibia and Null a surname.
+# Texts that often mean a missing value. They count as such only where the rest of a
+# column is no text, since NA is also Namibia and Null is also a surname.
 SENTINELS = (
     "NA", "N/A", "n/a", "na", "#N/A", "n.a.", "k.A.", "NULL", "null", "Null", "[NULL]", "<NULL>", "(null)", "<null>",
     "None", "none", "NONE", "nil", "NIL", "NaN", "nan", "NAN", "\\N", "-", "--", "---", "?", ".", "..", "*", "**", "***",
     "****", "*****", "missing", "#NULL!", "#VALUE!", "#DIV/0!", "#REF!", "0000-00-00", "0000-00-00 00:00:00",
     "00.00.0000", "00/00/0000",
 )  # fmt: skip
-# Nobody means these as text: they are what databases write for NULL.
+# These are never meant as text: databases write them for NULL.
 SURE_SENTINELS = ("\\N", "[NULL]", "<NULL>", "(null)", "<null>")
 
 _SENTINEL_ARRAY = pa.array(SENTINELS, pa.string())
@@ -43,7 +43,7 @@ _SENTINEL_ARRAY = pa.array(SENTINELS, pa.string())
 
 @dataclass
 class Shape:
-    """How often a shape was met, and one text that has it."""
+    """How often a shape occurs, and one text that has it."""
 
     count: int
     example: str
@@ -51,12 +51,12 @@ class Shape:
 
 @dataclass
 class Column:
-    """What is known of one column over all records read so far.
+    """One column, summed up over all records read so far.
 
-    ``missing`` counts cells empty without quotes, ``empty`` quoted ones.
-    ``distinct`` holds each text and its count, None once there are too many;
-    ``shapes`` likewise, sentinels left out. ``unique`` is false once a text
-    came twice in one file.
+    ``missing`` counts empty cells without quotes, ``empty`` those with quotes.
+    ``distinct`` has the count of each text, and is None once there are too many;
+    ``shapes`` has the count of each shape without sentinels, and is None likewise.
+    ``unique`` is false once a text came twice in one file.
     """
 
     name: str
@@ -74,23 +74,26 @@ class Column:
     samples: list[str] = field(default_factory=list)
     largest_whole: int = 0  # of texts that are whole numbers with 19 digits or more, without sign
     unique: bool = True
-    recurs: int = 0  # of a file's texts, how many stood in the file before
+    recurs: int = 0  # texts that were in the file before, too
     _bytes: int = 0
     _hashes: list[npt.NDArray[np.uint64]] = field(default_factory=list)
     _before: npt.NDArray[np.uint64] | None = None
 
     @property
     def values(self) -> int:
-        """Cells that hold a text, quoted empty ones left out."""
+        """How many cells have a text that is not empty."""
         return self.rows - self.missing - self.empty
 
     @property
     def plain(self) -> int:
-        """Cells that hold a text which is no sentinel."""
+        """How many cells have a text that is neither empty nor a sentinel."""
         return self.values - sum(self.sentinels.values())
 
     def add(self, cells: pa.Array, most_bytes: int) -> None:
-        """Take in one batch of text (null where a cell was empty without quotes)."""
+        """Add one batch of text, null where a cell was empty without quotes.
+
+        ``most_bytes`` of distinct texts are kept at most.
+        """
         self.rows += len(cells)
         self.missing += cells.null_count
         counted = pc.value_counts(cells.drop_null() if cells.null_count else cells)
@@ -100,21 +103,6 @@ class Column:
             self.empty += int(counts[blank.to_numpy(zero_copy_only=False)].sum())
         if not len(texts):
             return
-        self._measure(texts, counts)
-        self._count_distinct(texts, counts, most_bytes)
-        self._count_shapes(*self._without_sentinels(texts, counts))
-        self._watch_unique(texts, int(counts.sum()))
-
-    def end_of_file(self) -> None:
-        """Uniqueness is judged file by file: days of one type may hold the same keys."""
-        if not self._hashes:
-            return
-        hashes = np.sort(np.concatenate(self._hashes))
-        if self._before is not None:
-            self.recurs += int(np.isin(hashes, self._before, assume_unique=True).sum())
-        self._before, self._hashes = hashes, []
-
-    def _measure(self, texts: pa.Array, counts: npt.NDArray[np.int64]) -> None:
         lengths = pc.min_max(pc.utf8_length(texts))
         self.longest = max(self.longest, lengths["max"].as_py())
         self.shortest = min(self.shortest, lengths["min"].as_py())
@@ -122,6 +110,25 @@ class Column:
         self.outer_blanks += int(counts[outer].sum())
         if len(self.samples) < 5:
             self.samples += [t[:40] for t in texts.slice(0, 5).to_pylist() if t]
+        self._count_distinct(texts, counts, most_bytes)
+        self._count_sentinels_and_shapes(texts, counts)
+        if self.unique:
+            repeats = len(texts) < int(counts.sum())
+            if not repeats and sum(map(len, self._hashes)) < MAX_HASHES:
+                hashes = hashes_of(texts)
+                repeats = any(np.isin(hashes, h).any() for h in self._hashes)
+                self._hashes.append(hashes)
+            if repeats:
+                self.unique, self._hashes, self._before = False, [], None
+
+    def end_of_file(self) -> None:
+        """End one file: uniqueness is judged file by file, since days of one type may have the same keys."""
+        if not self._hashes:
+            return
+        hashes = np.sort(np.concatenate(self._hashes))
+        if self._before is not None:
+            self.recurs += int(np.isin(hashes, self._before, assume_unique=True).sum())
+        self._before, self._hashes = hashes, []
 
     def _count_distinct(self, texts: pa.Array, counts: npt.NDArray[np.int64], most_bytes: int) -> None:
         if self.distinct is None:
@@ -136,10 +143,8 @@ class Column:
         if len(self.distinct) > MAX_DISTINCT or self._bytes > most_bytes:
             self.distinct = None
 
-    def _without_sentinels(
-        self, texts: pa.Array, counts: npt.NDArray[np.int64]
-    ) -> tuple[pa.Array, npt.NDArray[np.int64]]:
-        """Count the sentinels, and take them and empty texts out. Blanks alone are one, too."""
+    def _count_sentinels_and_shapes(self, texts: pa.Array, counts: npt.NDArray[np.int64]) -> None:
+        """Count the sentinels, which a text of blanks alone is too, and the shapes of all other texts."""
         blank = pc.match_substring_regex(texts, r"\A[\s\pZ]+\z")
         known = pc.or_(pc.is_in(texts, value_set=_SENTINEL_ARRAY), blank)
         if pc.any(known).as_py():
@@ -148,9 +153,7 @@ class Column:
             self.sentinels.update(dict(list(found.items())[:MAX_SENTINELS]))
             texts, counts = texts.filter(pc.invert(known)), counts[~mask]
         filled = pc.greater(pc.binary_length(texts), 0)
-        return texts.filter(filled), counts[filled.to_numpy(zero_copy_only=False)]
-
-    def _count_shapes(self, texts: pa.Array, counts: npt.NDArray[np.int64]) -> None:
+        texts, counts = texts.filter(filled), counts[filled.to_numpy(zero_copy_only=False)]
         uuid = pc.match_substring_regex(
             texts, r"\A\{?[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\}?\z"
         )
@@ -159,7 +162,9 @@ class Column:
         self.objects += int(counts[braces.to_numpy(zero_copy_only=False)].sum())
         if self.shapes is None:
             return
-        self._watch_long(texts)
+        long = texts.filter(pc.match_substring_regex(texts, r"\A[+-]?[0-9]{19,60}\z"))
+        if len(long):
+            self.largest_whole = max(self.largest_whole, *(abs(int(t)) for t in long.to_pylist()))
         encoded = shapes_of(texts).dictionary_encode()
         indices = encoded.indices.to_numpy(zero_copy_only=False)
         sums = np.bincount(indices, weights=counts, minlength=len(encoded.dictionary)).astype(np.int64)
@@ -176,27 +181,6 @@ class Column:
         if len(self.shapes) > MAX_SHAPES:
             self.shapes = None
 
-    def _watch_long(self, texts: pa.Array) -> None:
-        long = texts.filter(pc.match_substring_regex(texts, r"\A[+-]?[0-9]{19,60}\z"))
-        if len(long):
-            self.largest_whole = max(self.largest_whole, *(abs(int(t)) for t in long.to_pylist()))
-
-    def _watch_unique(self, texts: pa.Array, cells: int) -> None:
-        if not self.unique:
-            return
-        seen = sum(map(len, self._hashes))
-        if len(texts) < cells:
-            self._give_up_unique()
-        elif seen < MAX_HASHES:
-            hashes = hashes_of(texts)
-            if any(np.isin(hashes, h).any() for h in self._hashes):
-                self._give_up_unique()
-            else:
-                self._hashes.append(hashes)
-
-    def _give_up_unique(self) -> None:
-        self.unique, self._hashes, self._before = False, [], None
-
 
 def shapes_of(texts: pa.Array) -> pa.Array:
     """The shape of each text."""
@@ -206,7 +190,7 @@ def shapes_of(texts: pa.Array) -> pa.Array:
 
 
 def hashes_of(texts: pa.Array) -> npt.NDArray[np.uint64]:
-    """64-bit hashes; null has one of its own."""
+    """A 64-bit hash of each text; null has the hash of the NUL character."""
     plain = pc.fill_null(texts, "\0") if texts.null_count else texts
     hashed: npt.NDArray[np.uint64] = pd.util.hash_array(
         np.asarray(plain.to_pylist(), dtype=object), categorize=False

@@ -1,4 +1,4 @@
-"""The key of a type and the constraints of its columns, as far as the evidence is strong; else a question.
+"""The key of a type and the constraints of its columns, where the values are strong evidence; else a question is asked.
 
 What does not belong here: finding a key among columns (``inference/keys.py``), types (``inference/type_choice.py``).
 """
@@ -11,64 +11,63 @@ from typing import Any
 from importer_dagster.inference.column_stats import Column
 from importer_dagster.inference.keys import find_key, is_key_name
 from importer_dagster.inference.samples import file_batches
-from importer_dagster.inference.state import Choice, Work
+from importer_dagster.inference.state import Choice, InferenceState
 
-_REQUIRED_FROM = 1_000  # records without a blank from which a column is required: fewer than 0.3 % at 95 %
-_REQUIRED_KEY_FROM = 100  # the same for a column called like a key
-_ENUM_ROWS, _ENUM_MOST, _ENUM_EACH = 200, 20, 10  # records, different values, times that each comes
-_BOUNDS_FROM = 1_000
+# Records without a missing value from which a column is required. With 1,000 of them, fewer than 0.3 % of
+# all values are missing, at a confidence of 95 %. A column with the name of a key needs fewer.
+_REQUIRED_FROM, _REQUIRED_KEY_FROM = 1_000, 100
+_ENUM_ROWS, _ENUM_MOST, _ENUM_EACH = 200, 20, 10  # least records, most distinct values, least times of each
+_BOUNDS_FROM = 1_000  # values from which a column gets a pattern or a minimum
 _NO_ENUM = re.compile(
     r"(?i)name|city|town|country|state|province|region|street|address|title|descr|comment|note|text|product|customer"
     r"|user|person|email|url|currency|language|culture|locale|unit|file|path|model|brand|supplier|vendor|company"
 )
-
 _COUNTS = re.compile(r"(?i)(?:^|[_\s])(?:qty|quantity|count|anzahl|menge)(?:$|[_\s])|quantity$|qty$|count$")
 
 
-def choose_key(work: Work, type_name: str) -> None:
-    """Choose the key of ``work`` among the columns that all files have, or ask about it."""
-    everywhere = [c for n, c in work.columns.items() if all(n in f.names for f in work.files)]
-    types = {n: str(c.field["type"]) for n, c in work.choices.items()}
-    missing = [n for n, c in work.choices.items() if _lacks_values(work.columns[n], c)]
+def choose_key(state: InferenceState, type_name: str) -> None:
+    """Choose the key among the columns that all files have, or ask about it."""
+    everywhere = [c for n, c in state.columns.items() if all(n in f.names for f in state.files)]
+    types = {n: str(c.field["type"]) for n, c in state.choices.items()}
+    missing = [n for n, c in state.choices.items() if _lacks_values(state.columns[n], c)]
     found = find_key(
         everywhere,
         types,
         missing,
-        lambda names: file_batches(work, names),
+        lambda names: file_batches(state, names),
         type_name=type_name,
-        files=len(work.files),
+        files=len(state.files),
     )
-    work.key = found.key
+    state.key = found.key
     if found.question:
-        work.questions.append(found.question)
-    elif work.key is None:
-        for column in everywhere:
-            _note_near_key(column, work)
+        state.questions.append(found.question)
+    elif state.key is None:
+        for column in everywhere if len(state.files) == 1 else ():
+            if not is_key_name(column.name) or column.distinct is None or column.missing or column.rows < 20:
+                continue
+            repeats = sum(n - 1 for n in column.distinct.values())
+            if 0 < repeats <= 0.01 * column.rows:
+                state.notes.append(
+                    f"{column.name} is unique but for {repeats:,} of {column.rows:,} records. As a primaryKey it would "
+                    "reject those."
+                )
 
 
 def _lacks_values(column: Column, choice: Choice) -> bool:
+    """Whether some values are missing: empty, or a text that the field declares as missing."""
     tokens = set(choice.field.get("missingValues", ())) & set(column.sentinels)
     return bool(column.missing or column.empty or tokens)
 
 
-def _note_near_key(column: Column, work: Work) -> None:
-    if not is_key_name(column.name) or column.distinct is None or column.missing or column.rows < 20:
-        return
-    twice = sum(n - 1 for n in column.distinct.values())
-    if len(work.files) == 1 and 0 < twice <= 0.01 * column.rows:
-        work.notes.append(
-            f"{column.name} is unique but for {twice:,} of {column.rows:,} records. As a primaryKey it would reject those."
-        )
-
-
-def constraints_of(name: str, work: Work) -> tuple[dict[str, Any], list[str]]:
-    """Constraints for which the evidence is strong, and the reasons."""
-    column, choice = work.columns[name], work.choices[name]
+def constraints_of(name: str, state: InferenceState) -> tuple[dict[str, Any], list[str]]:
+    """The constraints of a column for which the evidence is strong, and the reasons."""
+    column, choice = state.columns[name], state.choices[name]
     found: dict[str, Any] = {}
     reasons: list[str] = []
-    if work.key and name in work.key.fields:
+    required_from = _REQUIRED_KEY_FROM if is_key_name(name) else _REQUIRED_FROM
+    if state.key and name in state.key.fields:
         found["required"] = True
-    elif _never_blank(column, work):
+    elif column.rows >= max(required_from, state.records) and not _lacks_values(column, choice):
         found["required"] = True
         reasons.append(f"required: no blank in {column.rows:,} records")
     kind = choice.field["type"]
@@ -76,9 +75,16 @@ def constraints_of(name: str, work: Work) -> tuple[dict[str, Any], list[str]]:
         assert column.distinct is not None
         found["enum"] = sorted(t for t in column.distinct if t)
         reasons.append(f"enum: {len(found['enum'])} values recur in {column.values:,}")
-    if kind == "string" and (width := _code_width(column)):
-        found["pattern"] = f"[0-9]{{{width}}}"
-        reasons.append(f"pattern: all {column.plain:,} are {width} digits")
+    are_many = column.plain >= _BOUNDS_FROM and (column.distinct is None or len(column.distinct) >= 100)
+    one_width = column.longest == column.shortest and not column.sentinels
+    if (
+        kind == "string"
+        and are_many
+        and one_width
+        and all(re.fullmatch("[z9]9*", s) for s in column.shapes or [""])
+    ):
+        found["pattern"] = f"[0-9]{{{column.longest}}}"
+        reasons.append(f"pattern: all {column.plain:,} are {column.longest} digits")
     negative = any(s.startswith("-") for s in column.shapes or {})
     if (
         kind in ("integer", "number")
@@ -91,13 +97,14 @@ def constraints_of(name: str, work: Work) -> tuple[dict[str, Any], list[str]]:
     return found, reasons
 
 
-def _never_blank(column: Column, work: Work) -> bool:
-    if _lacks_values(column, work.choices[column.name]) or column.rows < work.records:
-        return False
-    return column.rows >= (_REQUIRED_KEY_FROM if is_key_name(column.name) else _REQUIRED_FROM)
-
-
 def _is_enum(column: Column) -> bool:
+    """Whether a column has few distinct texts, each of them often, and all of them words or codes."""
+
+    def is_word(text: str) -> bool:
+        """Times and numbers may recur, too, but others will come tomorrow."""
+        digits = sum(c.isdigit() for c in text)
+        return len(text.split()) <= 2 and digits <= len(text) // 2 and ":" not in text
+
     if column.distinct is None or column.rows < _ENUM_ROWS or _NO_ENUM.search(column.name):
         return False
     texts = [t for t in column.distinct if t]
@@ -105,21 +112,5 @@ def _is_enum(column: Column) -> bool:
         2 <= len(texts) <= _ENUM_MOST
         and column.values >= _ENUM_ROWS
         and column.longest <= 20
-        and all(column.distinct[t] >= _ENUM_EACH and _is_word(t) for t in texts)
+        and all(column.distinct[t] >= _ENUM_EACH and is_word(t) for t in texts)
     )
-
-
-def _is_word(text: str) -> bool:
-    """A word or two, or a code; times and numbers recur too, but say nothing of what comes tomorrow."""
-    digits = sum(c.isdigit() for c in text)
-    return len(text.split()) <= 2 and digits <= len(text) // 2 and ":" not in text
-
-
-def _code_width(column: Column) -> int | None:
-    """The width of codes of digits that all have one, over many different ones."""
-    if column.plain < _BOUNDS_FROM or column.longest != column.shortest or column.sentinels:
-        return None
-    if column.distinct is not None and len(column.distinct) < 100:
-        return None
-    digits = column.shapes is not None and all(re.fullmatch("[z9]9*", s) for s in column.shapes)
-    return column.longest if digits else None

@@ -1,8 +1,9 @@
-"""Which columns identify a row: unique, never missing, and called like a key or standing first.
+"""Finding the key: columns that are unique, never missing, and named like a key or first in the file.
 
-That a column is unique in some files does not make it the key: each person of a
-sample may have one phone. So a single column is taken as the key where its name
-says so; where it is called after something else, a person is asked.
+A column that is unique in the sample files need not be the key: in a list of
+phones, each person of the sample may have one phone. So a single column is the
+key only where its name says so. Where it is named after another thing, a person
+is asked.
 
 What does not belong here: types (``inference/candidates.py``).
 """
@@ -21,17 +22,19 @@ import pyarrow as pa
 from importer_dagster.inference.column_stats import Column, hashes_of
 from importer_dagster.validation.drift import fold
 
-FEWEST_ROWS = 20  # records below which uniqueness is chance, unless the name says a key
-MOST_ROWS = 1_000_000  # of each file, over which combinations are judged
-_MOST_CANDIDATES = 8
-_MOST_COLUMNS = 3
-_LONGEST_RUN = 4
-_FEWEST_NAMED = 3
-_FEWEST_ELSEWHERE = 1_000  # for a column that neither stands first nor is called like the type
-_FEWEST_UNNAMED = 1_000  # for one that stands first but is not called like a key
-_FEWEST_COMBINED = 100  # records below which a combination is unique by chance
-_FEWEST_HISTORY = 1_000  # records of a history that would name a thing twice if they were about it
-_KEY_TEXT_LENGTH = 64
+FEWEST_ROWS = 20  # records; in fewer, several first columns may be unique together by chance
+MOST_ROWS = 1_000_000  # records of each file over which combinations of columns are judged
+_MOST_CANDIDATES = 8  # columns that combinations are made of
+_MOST_COLUMNS = 3  # of one combination
+_LONGEST_RUN = 4  # first columns that may be parts of one key
+_KEY_TYPES = ("integer", "date", "datetime")  # and short texts
+_KEY_TEXT_LENGTH = 64  # characters; a longer text is no key
+# The records that a unique column needs to be the key:
+_FEWEST_NAMED = 3  # named like a key, and first or named after the type
+_FEWEST_ELSEWHERE = 1_000  # named like a key, but neither first nor named after the type
+_FEWEST_UNNAMED = 1_000  # first, but not named like a key
+_FEWEST_COMBINED = 100  # a combination of columns
+_FEWEST_HISTORY = 1_000  # named after the type, which is a history and may have several records for one key
 
 _KEY_NAME = re.compile(
     r"(?i)(?:^|[^a-z])(?:id|key|code|uuid|guid|nr|no|num|number|sku|isbn|iban|ean|ref)$|(?<=[a-z])(?:id|key|code|uuid|guid)$"
@@ -44,14 +47,14 @@ _NO_KEYS = {
 _PART_NAME = re.compile(
     r"(?i)date|day|year|month|period|type|seq|sequence|line|position|pos$|item|province|state|country|region"
 )
-# A table of orders may be called order list; one called order photo holds photos.
+# What may follow a thing's name in the name of a type that holds it: order list holds orders, order photo holds photos.
 _SAME_THINGS = re.compile(
     r"[a-z]{0,2}(?:\d|header|head|master|data|table|list|info|base|export|import|extract|dump|report|file|feed|full"
     r"|delta|snapshot|daily|archive|history|log)*"
 )
 _HISTORY = re.compile(r"history|log")
-_ABBREVIATED = 4  # letters of a name that may stand for a longer one: cust_id in customers
-# When or by what a row was written says nothing of what it is about.
+_ABBREVIATED = 4  # letters at most of a name that may abbreviate the type's: cust_id in customers
+# Columns about when or by what a row was written are no part of a key.
 _BOOKKEEPING = re.compile(
     r"(?i)^row_?(?:guid|uuid|id)$|modif|updat|creat|chang|insert|loaded|stamp|extract|version$"
 )
@@ -61,7 +64,11 @@ Batches = Callable[[Sequence[str]], Iterable[Iterator[Mapping[str, pa.Array]]]]
 
 @dataclass(frozen=True)
 class Key:
-    """The fields of a key and why; ``sure`` where the name says so, too. ``recurs`` is the share seen in an earlier file."""
+    """The fields of a key and the reason.
+
+    ``sure`` is true where the name says a key, too. ``recurs`` is the share of the
+    values that were in an earlier file already.
+    """
 
     fields: tuple[str, ...]
     reason: str
@@ -71,14 +78,14 @@ class Key:
 
 @dataclass(frozen=True)
 class Finding:
-    """The key, if one is certain enough to be written, and what only a person can say about it."""
+    """The key, if one is certain enough to be written, and a question that only a person can answer."""
 
     key: Key | None = None
     question: str | None = None
 
 
 def is_key_name(name: str) -> bool:
-    """Whether a column is called like what identifies something."""
+    """Whether a column is named like a key."""
     return name.casefold() not in _NO_KEYS and bool(_KEY_NAME.search(name) or _CAMEL_KEY.search(name))
 
 
@@ -93,20 +100,25 @@ def find_key(
 ) -> Finding:
     """The columns that identify a row in each file; no key if the evidence is not strong.
 
-    ``types`` gives the type chosen for each column, ``missing`` names those that
-    lack values. ``batches`` reads some columns again, file by file. Where it is
-    open how wide a key is, the wider one is taken, or none, and a question asked:
-    one that is too narrow would reject or overwrite rows of tomorrow.
+    ``types`` has the type chosen for each column, ``missing`` the columns that lack
+    values. ``batches`` reads some columns again, file by file. Where two keys are
+    possible, the wider one is taken, or none, and a question is asked: a key that is
+    too narrow would reject or overwrite rows of later files.
     """
-    usable = [c for c in columns if c.name not in missing and _usable(c, types[c.name])]
-    run = _leading(columns, usable)
-    single = _own(usable, type_name) or _named(usable, columns)
-    if single and _is_certain(single, run, columns, type_name):
+    usable = []  # columns that may be a key or a part of one
+    for c in columns:
+        short = types[c.name] == "string" and c.longest <= _KEY_TEXT_LENGTH
+        has_values = c.rows and not c.missing and not c.empty and c.name not in missing
+        if has_values and not _BOOKKEEPING.search(c.name) and (short or types[c.name] in _KEY_TYPES):
+            usable.append(c)
+    leading = _leading(columns, usable)
+    single = _named_key(columns, usable, type_name)
+    if single and _is_certain(single, leading, columns, type_name):
         return Finding(_key_of(single, files, "the name says that it is the key"))
-    if single and single in run and _is_same_thing(_entity(single.name), fold(type_name)):
-        run = run[: run.index(single) + 1]  # what the type is called after is the last part of its key
-    wide = _of_run(run, batches)
-    if single and single in run:
+    if single and single in leading and _is_same_thing(_entity(single.name), fold(type_name)):
+        leading = leading[: leading.index(single) + 1]  # the column named after the type ends its key
+    wide = _leading_key(leading, batches)
+    if single and single in leading:
         return Finding(wide, _ask(single, wide, type_name))
     if wide:
         return Finding(wide)
@@ -114,20 +126,24 @@ def find_key(
         return Finding(_key_of(single, files, "the name says a key"))
     if single:
         return Finding(None, _ask(single, None, type_name))
-    return Finding(_first(usable, columns, types, files) or _combined(usable, columns, batches))
+    first = columns[0]
+    enough = first.unique and first.rows >= _FEWEST_UNNAMED and types[first.name] != "datetime"
+    by_place = _key_of(first, files, "it comes first", sure=False) if enough and first in usable else None
+    return Finding(by_place or _combined_key(usable, columns, batches))
 
 
-def _is_certain(single: Column, run: Sequence[Column], columns: Sequence[Column], type_name: str) -> bool:
-    """Whether a unique column must be the whole key: called for the type or just id, and no other key stands before it."""
+def _is_certain(single: Column, leading: Sequence[Column], columns: Sequence[Column], type_name: str) -> bool:
+    """Whether a unique column is the whole key: named after the type or just id, with no other key before it."""
     if _is_foreign(single.name, type_name):
         return False
-    before = run[: run.index(single)] if single in run else []
+    before = leading[: leading.index(single)] if single in leading else []
     return not any(is_key_name(c.name) for c in before) and (
         single is columns[0] or _is_own(single.name, type_name)
     )
 
 
 def _ask(single: Column, wide: Key | None, type_name: str) -> str:
+    """The question whether a unique column is the key; ``wide`` is the key until it is answered."""
     name = single.name
     if wide:
         return (
@@ -141,17 +157,8 @@ def _ask(single: Column, wide: Key | None, type_name: str) -> str:
     )
 
 
-def _usable(column: Column, kind: str) -> bool:
-    """Whether a column may be (part of) a key: never empty, and of a type that names things."""
-    if column.missing or column.empty or not column.rows or _BOOKKEEPING.search(column.name):
-        return False
-    return kind in ("integer", "date", "datetime") or (
-        kind == "string" and column.longest <= _KEY_TEXT_LENGTH
-    )
-
-
 def _leading(columns: Sequence[Column], usable: Sequence[Column]) -> list[Column]:
-    """The columns at the front that are all called like parts of a key."""
+    """The first columns, as long as they are named like parts of a key."""
     run: list[Column] = []
     for column in columns[:_LONGEST_RUN]:
         if column not in usable or not (is_key_name(column.name) or _PART_NAME.search(column.name)):
@@ -160,25 +167,23 @@ def _leading(columns: Sequence[Column], usable: Sequence[Column]) -> list[Column
     return run
 
 
-def _own(usable: Sequence[Column], type_name: str) -> Column | None:
-    """A unique column called id, or like the type itself."""
-    return next(
-        (
-            c
-            for c in usable
-            if c.unique and c.rows >= _fewest(c.name, type_name) and _is_own(c.name, type_name)
-        ),
-        None,
-    )
-
-
-def _fewest(name: str, type_name: str) -> int:
-    rest = fold(type_name).removeprefix(_entity(name))
-    return _FEWEST_HISTORY if _entity(name) and _HISTORY.search(rest) else _FEWEST_NAMED
+def _named_key(columns: Sequence[Column], usable: Sequence[Column], type_name: str) -> Column | None:
+    """A unique column named id or after the type; else one that is named like a key."""
+    for column in usable:
+        entity = _entity(column.name)
+        is_history = entity and _HISTORY.search(fold(type_name).removeprefix(entity))
+        fewest = _FEWEST_HISTORY if is_history else _FEWEST_NAMED
+        if column.unique and column.rows >= fewest and _is_own(column.name, type_name):
+            return column
+    for column in usable:
+        fewest = _FEWEST_NAMED if column is columns[0] else _FEWEST_ELSEWHERE
+        if column.unique and column.rows >= fewest and is_key_name(column.name):
+            return column
+    return None
 
 
 def _is_own(name: str, type_name: str) -> bool:
-    """Whether a column is called id, or after what the type holds."""
+    """Whether a column is named id, or after what the type holds."""
     if not is_key_name(name):
         return False
     entity, whole = _entity(name), fold(type_name)
@@ -197,17 +202,17 @@ def _is_own(name: str, type_name: str) -> bool:
 
 
 def _is_foreign(name: str, type_name: str) -> bool:
-    """Whether a column is called after another thing than the type holds: person_id in phones."""
+    """Whether a column is named after another thing than the type holds: person_id in phones."""
     return len(_entity(name)) > 0 and not _is_own(name, type_name)
 
 
 def _entity(name: str) -> str:
-    """What a key is the key of: order for OrderID."""
+    """The thing that a key belongs to: order for OrderID."""
     return re.sub(r"(?:id|key|code|uuid|guid|nr|no|num|number|sku|isbn|iban|ean|ref)$", "", fold(name))
 
 
 def _is_same_thing(entity: str, whole: str) -> bool:
-    """Whether a type holds what is called so: its name goes on with an ending, a number, or a word such as list."""
+    """Whether a type holds such things: its name is the thing's, with an ending, a number, or a word such as list."""
     return any(
         whole.startswith(one) and _SAME_THINGS.fullmatch(whole, len(one)) for one in (entity, _plural(entity))
     )
@@ -217,37 +222,19 @@ def _plural(entity: str) -> str:
     return f"{entity[:-1]}ies" if entity.endswith("y") else f"{entity}s"
 
 
-def _of_run(run: Sequence[Column], batches: Batches) -> Key | None:
-    """All of the columns at the front, where they are several and no first one settles it."""
-    if len(run) < 2 or run[0].rows < FEWEST_ROWS:
+def _leading_key(leading: Sequence[Column], batches: Batches) -> Key | None:
+    """The key of all the first columns together, if they are several and unique."""
+    if len(leading) < 2 or leading[0].rows < FEWEST_ROWS:
         return None
-    names = [c.name for c in run]
+    names = [c.name for c in leading]
     for file in batches(names):
         hashes = _hashed(file, names)
         if not _is_unique([hashes[n] for n in names]):
             return None
     where = " and ".join(names)
     return Key(
-        tuple(names), f"no two records share {where}, which stand first and are called like parts of a key"
+        tuple(names), f"no two records share {where}, which come first and are named like parts of a key"
     )
-
-
-def _named(usable: Sequence[Column], columns: Sequence[Column]) -> Column | None:
-    """A unique column called like a key."""
-    for column in usable:
-        fewest = _FEWEST_NAMED if column is columns[0] else _FEWEST_ELSEWHERE
-        if column.unique and is_key_name(column.name) and column.rows >= fewest:
-            return column
-    return None
-
-
-def _first(
-    usable: Sequence[Column], columns: Sequence[Column], types: Mapping[str, str], files: int
-) -> Key | None:
-    """A unique column that stands first."""
-    first = columns[0]
-    enough = first.unique and first.rows >= _FEWEST_UNNAMED and types[first.name] != "datetime"
-    return _key_of(first, files, "it stands first", sure=False) if enough and first in usable else None
 
 
 def _key_of(column: Column, files: int, backing: str, *, sure: bool = True) -> Key:
@@ -261,11 +248,9 @@ def _key_of(column: Column, files: int, backing: str, *, sure: bool = True) -> K
     )
 
 
-def _combined(usable: Sequence[Column], columns: Sequence[Column], batches: Batches) -> Key | None:
-    """The fewest columns called like keys that are unique together."""
-    wanted = [c for i, c in enumerate(usable) if is_key_name(c.name) or _PART_NAME.search(c.name)][
-        :_MOST_CANDIDATES
-    ]
+def _combined_key(usable: Sequence[Column], columns: Sequence[Column], batches: Batches) -> Key | None:
+    """The smallest combination of columns named like keys that is unique."""
+    wanted = [c for c in usable if is_key_name(c.name) or _PART_NAME.search(c.name)][:_MOST_CANDIDATES]
     if len(wanted) < 2 or columns[0].rows < _FEWEST_COMBINED or not any(is_key_name(c.name) for c in wanted):
         return None
     names = [c.name for c in wanted]
@@ -282,13 +267,14 @@ def _combined(usable: Sequence[Column], columns: Sequence[Column], batches: Batc
         else f" (looked at in the first {MOST_ROWS:,} records of each file)"
     )
     return Key(
-        combos[0], f"no two records share {' and '.join(combos[0])}{checked}, and no single column would do"
+        combos[0], f"no two records share {' and '.join(combos[0])}{checked}, and no single column is unique"
     )
 
 
 def _hashed(
     file: Iterator[Mapping[str, pa.Array]], names: Sequence[str]
 ) -> dict[str, npt.NDArray[np.uint64]]:
+    """The hashes of some columns of a file, up to about ``MOST_ROWS`` records."""
     parts: dict[str, list[npt.NDArray[np.uint64]]] = {n: [] for n in names}
     rows = 0
     for batch in file:
@@ -301,6 +287,7 @@ def _hashed(
 
 
 def _is_unique(columns: Sequence[npt.NDArray[np.uint64]]) -> bool:
+    """Whether no two rows have the same hashes in all columns."""
     mixed = columns[0].copy()
     for column in columns[1:]:
         mixed *= np.uint64(0x9E3779B97F4A7C15)

@@ -1,6 +1,7 @@
-"""What is known of some files while a spec is inferred from them: data that the rooms of it share.
+"""Data that the steps of an inference share: files, columns, ways to read a column, and what was chosen.
 
-What does not belong here: finding it out (``inference/samples.py``, ``inference/type_choice.py``), judging it (``inference/constraints.py``, ``inference/proof.py``).
+What does not belong here: filling it (``inference/samples.py``, ``inference/type_choice.py``,
+``inference/constraints.py``), and the spec that is made from it (``inference/infer.py``).
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from importer_dagster.inference.dialect import Sniffed
 from importer_dagster.inference.keys import Key
 from importer_dagster.reader.encoding_detection import Charset
 
-NOISE = 0.01  # share of values that may be damage and not a second way of writing
-NOISE_FROM = 100  # values below which one odd value already says something
+NOISE = 0.01  # share of a column's values that may be unreadable and count as damage
+NOISE_FROM = 100  # values; in a shorter column a single unreadable value is no damage but another type
+
+Order = Literal["dmy", "mdy"]
+Style = tuple[str, str | None]  # (decimalChar, groupChar)
 
 
 @dataclass
@@ -30,49 +34,13 @@ class File:
     records: int = 0
 
 
-@dataclass
-class Choice:
-    """What was decided for one column."""
-
-    field: dict[str, Any]
-    reason: str
-    candidate: Candidate | None = None
-
-
-@dataclass
-class Work:
-    """What is known so far.
-
-    ``columns`` sum up all files, ``aliases`` and ``choices`` go by a column's name;
-    ``rejects`` counts damaged records by rule. ``say`` is told what is being done.
-    """
-
-    files: list[File]
-    columns: dict[str, Column] = field(default_factory=dict)
-    aliases: dict[str, list[str]] = field(default_factory=dict)
-    choices: dict[str, Choice] = field(default_factory=dict)
-    key: Key | None = None
-    rejects: Counter[str] = field(default_factory=Counter)
-    notes: list[str] = field(default_factory=list)
-    questions: list[str] = field(default_factory=list)
-    say: Callable[[str], None] = lambda _: None
-
-    @property
-    def records(self) -> int:
-        """How many sound records all files have."""
-        return sum(f.records for f in self.files)
-
-
-Order = Literal["dmy", "mdy"]
-Style = tuple[str, str | None]  # (decimalChar, groupChar)
-
-
 @dataclass(frozen=True)
 class Candidate:
-    """One way to read a column: keys of a field, and why.
+    """One way to read a column: keys of a field, and the reason.
 
     ``order`` is set where the candidate depends on day or month coming first.
-    ``share`` is that of the values whose shapes it was made for.
+    ``style`` is how numbers are written, where the values show it.
+    ``share`` is the share of the column's values whose shapes the candidate was made for.
     """
 
     field: Mapping[str, Any]
@@ -87,11 +55,45 @@ class Candidate:
         return str(self.field["type"])
 
 
+@dataclass
+class Choice:
+    """What was chosen for one column: keys of its field, the reason, and the candidate if it is not plain text."""
+
+    field: dict[str, Any]
+    reason: str
+    candidate: Candidate | None = None
+
+
+@dataclass
+class InferenceState:
+    """All that is known so far of the files that a spec is inferred from.
+
+    ``columns``, ``aliases`` and ``choices`` have the column's name as their key;
+    a column sums up the cells of all files. ``rejects`` counts damaged records by
+    rule. ``report`` is called with a few words on what is being done.
+    """
+
+    files: list[File]
+    columns: dict[str, Column] = field(default_factory=dict)
+    aliases: dict[str, list[str]] = field(default_factory=dict)
+    choices: dict[str, Choice] = field(default_factory=dict)
+    key: Key | None = None
+    rejects: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+    questions: list[str] = field(default_factory=list)
+    report: Callable[[str], None] = lambda _: None
+
+    @property
+    def records(self) -> int:
+        """How many undamaged records all files have together."""
+        return sum(f.records for f in self.files)
+
+
 def all_of(column: Column) -> str:
     """Words for the number of a column's values."""
     return f"all {column.plain:,} values"
 
 
 def counted(number: int, word: str) -> str:
-    """``number`` and a word for what is counted, in its plural where need be."""
+    """``number`` followed by ``word``, in the plural unless the number is one."""
     return f"{number:,} {word}{'' if number == 1 else 's'}"

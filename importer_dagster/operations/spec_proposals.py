@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from importer_dagster.inference.column_stats import shapes_of
-from importer_dagster.inference.type_choice import _style, infer_field
+from importer_dagster.inference.type_choice import infer_field, style_of_type
 from importer_dagster.operations.spec_edits import add_alias, add_field, add_version
 from importer_dagster.spec.fields import FieldSpec
 from importer_dagster.spec.table import Layout, TableSpec
@@ -296,7 +296,7 @@ def _past(spec: TableSpec, change: Change, deliveries: Sequence[Seen]) -> Change
     known = {f.column for f in spec.fields}
     if change.kind != "added" or after is None or FieldSpec(name=name).column in known:
         return change
-    made, why = infer_field(name, change.profile, _style(spec))
+    made, why = infer_field(name, change.profile, style_of_type(spec))
     advice = f"over; --column makes it a field of those days, as {made['type']}: {why}"
 
     def edit(text: str) -> str:
@@ -313,7 +313,7 @@ def _for_added(spec: TableSpec, change: Change, deliveries: Sequence[Seen]) -> P
     if any(f.name == name for f in spec.layout(change.since).absent):
         advice = f"a field again from {change.since} on, as it was"
         return advice, lambda text: add_version(text, str(change.since), [{"name": name}], [])
-    made, why = infer_field(name, change.profile, _style(spec))
+    made, why = infer_field(name, change.profile, style_of_type(spec))
     if any(f.column == FieldSpec(name=name).column for f in spec.fields):
         return f"give it a name of its own: the table has a column {name!r} already", None
     older = any(d.day < change.since for d in deliveries)

@@ -1,7 +1,7 @@
-"""A type's columns in words: their PostgreSQL types and what is asked of their values.
+"""A type's columns in words, for people: their PostgreSQL types and the rules for their values.
 
-Definitions and catalogues show them, so nothing here imports Arrow, Pandera or
-SQLAlchemy: the definitions of 57 types would take three times as long to load.
+Dagster's definitions show them, so nothing here imports Arrow, Pandera or
+SQLAlchemy: with them, the definitions of 57 types take three times as long to load.
 
 What does not belong here: the objects that do the work (``validation/schemas.py``).
 """
@@ -22,6 +22,7 @@ _TYPES = {
     "time": "time without time zone",
     "object": "jsonb",
 }
+_RULES = ("enum", "pattern", "minimum", "maximum", "minLength", "maxLength")
 
 
 @dataclass(frozen=True)
@@ -38,21 +39,25 @@ class ColumnInfo:
 
 def column_schema(spec: TableSpec) -> list[ColumnInfo]:
     """The type's columns, for catalogues and the Dagster UI."""
-    return [
-        ColumnInfo(
-            name=f.column,
-            type=type_words(f),
-            description=f.description or f.title,
-            nullable=not f.required,
-            unique=f.constraints.unique or spec.primary_key == (f.column,),
-            constraints=_constraint_words(f),
+    columns = []
+    for f in spec.fields:
+        rules = [(rule, getattr(f.constraints, rule)) for rule in _RULES]
+        words = [f"{r}: {some(v) if isinstance(v, tuple) else v}" for r, v in rules if v is not None]
+        columns.append(
+            ColumnInfo(
+                name=f.column,
+                type=type_words(f),
+                description=f.description or f.title,
+                nullable=not f.required,
+                unique=f.constraints.unique or spec.primary_key == (f.column,),
+                constraints=[*words, *f.checks],
+            )
         )
-        for f in spec.fields
-    ]
+    return columns
 
 
 def type_words(field: FieldSpec) -> str:
-    """The PostgreSQL type of a field's column, as SQL has it: what ``schema.sql_type`` becomes."""
+    """The PostgreSQL type of a field's column, as in SQL: the name of :func:`spec.sql_table.sql_type`."""
     if field.type == "string" and field.format == "uuid":
         return "uuid"
     if field.type == "number":
@@ -64,16 +69,6 @@ def type_words(field: FieldSpec) -> str:
     return _TYPES[field.type]
 
 
-def _constraint_words(field: FieldSpec) -> list[str]:
-    c = field.constraints
-    words = [
-        f"{name}: {value if not isinstance(value, tuple) else some(value)}"
-        for name in ("enum", "pattern", "minimum", "maximum", "minLength", "maxLength")
-        if (value := getattr(c, name)) is not None
-    ]
-    return words + list(field.checks)
-
-
 def some(words: tuple[str, ...], limit: int = 12) -> str:
-    """The first of many words."""
+    """The first ``limit`` words, and how many there are."""
     return ", ".join(words[:limit]) + (f" … ({len(words)} in all)" if len(words) > limit else "")

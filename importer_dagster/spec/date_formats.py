@@ -1,10 +1,10 @@
-"""The patterns that dates, datetimes and times are written in: what a strptime pattern, or ISO 8601, means.
+"""The formats of dates, datetimes and times: strptime patterns and ISO 8601, compiled.
 
 A pattern is compiled once (:func:`compile_format`) into a regular expression with
 named groups and, where all directives are digits of a known width, into layouts of
-fixed width. Definitions need no more than that, so nothing here imports Arrow.
+fixed width. Dagster's definitions import it, so nothing here imports Arrow.
 
-What does not belong here: reading text by them (``validation/parse_dates.py``).
+What does not belong here: reading text by these formats (``validation/parse_dates.py``).
 """
 
 from __future__ import annotations
@@ -44,12 +44,16 @@ _WORDS = {
 }
 _SHORTHANDS = {"T": "%H:%M:%S", "F": "%Y-%m-%d", "D": "%m/%d/%y", "R": "%H:%M"}
 OF_DATE, _OF_TIME = set("YymdjbBaA"), set("HIMSfpz")
-_ONE_OF = ("Yy", "mbBj", "dj", "HI")  # groups of directives that would say the same twice
+_ONE_OF = ("Yy", "mbBj", "dj", "HI")  # directives of one group name the same part of a date or time
+
+_ISO_DATE = r"(?P<Y>[0-9]{4})-(?P<m>[0-9]{2})-(?P<d>[0-9]{2})"
+_ISO_TIME = r"(?P<H>[0-9]{2}):(?P<M>[0-9]{2})(?::(?P<S>[0-9]{2})(?:\.(?P<f>[0-9]{1,6}))?)?"
+_ISO_OFFSET = r"(?P<z>Z|[+-](?:0[0-9]|1[0-5])(?::?[0-5][0-9])?)"
 
 
 @dataclass(frozen=True)
 class Step:
-    """A stretch of fixed width: a number called ``name``, or one byte out of ``bytes``."""
+    """A part of fixed width: the digits of the directive ``name``, or one byte that is in ``bytes``."""
 
     name: str
     width: int
@@ -58,10 +62,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Format:
-    """A compiled pattern: an anchored RE2 regex, and the layouts of fixed width that it may have.
+    """A compiled pattern: an anchored RE2 regex, the directives in it, and the layouts of fixed width that it may have.
 
-    Only the last number of a layout may be ``f``, and then of one to six digits.
-    ``arrow`` is set where the pattern is ISO, so that Arrow's cast reads it too.
+    Only the last number of a layout may be ``f``, which has one to six digits.
+    ``arrow`` is set where the pattern is a form of ISO 8601 that Arrow's cast can read.
     """
 
     regex: str
@@ -72,10 +76,10 @@ class Format:
 
 @dataclass(frozen=True)
 class Arrow:
-    """When Arrow's cast, which takes ISO in several forms, can only have met the one declared.
+    """The texts of which Arrow's cast reads only the declared form; the cast takes several forms of ISO 8601.
 
-    ``shortest`` and ``longest`` are bytes; ``not_one`` is a length between them
-    and ``foreign`` a byte that only other forms have.
+    They have ``shortest`` to ``longest`` bytes, but none has ``not_one`` bytes, and none
+    has the byte ``foreign``, which only other forms have.
     """
 
     shortest: int
@@ -85,7 +89,7 @@ class Arrow:
 
 
 # Arrow also takes 'YYYY-MM-DD hh', of 13 bytes
-_ARROW = {
+_ARROW_TEXTS = {
     "date": Arrow(10, 10),
     "datetime": Arrow(10, 26, not_one=13),
     "%Y-%m-%d": Arrow(10, 10),
@@ -99,14 +103,14 @@ _ARROW = {
 
 
 def has_zone(field: FieldSpec) -> bool:
-    """Whether a datetime field is a point in time (timestamptz) and not a time on the wall."""
+    """Whether a datetime field is a point in time (timestamp with time zone)."""
     return field.type == "datetime" and (
         field.timezone is not None or any("z" in f.names for f in formats_of(field))
     )
 
 
 def formats_of(field: FieldSpec) -> list[Format]:
-    """The compiled formats of a date, datetime or time; raises SpecError naming the field."""
+    """The compiled formats of a date, datetime or time; raises SpecError with the field's name."""
     try:
         return [compile_format(f, field.type) for f in field.formats]
     except SpecError as error:
@@ -114,7 +118,7 @@ def formats_of(field: FieldSpec) -> list[Format]:
 
 
 def check_formats(field: FieldSpec) -> None:
-    """Raise SpecError if a format cannot be used, or if some make points in time and others times on the wall."""
+    """Raise SpecError if a format cannot be used, or if only some of a field's formats have a zone."""
     zoned = {"z" in f.names for f in formats_of(field)}
     if len(zoned) > 1 and field.timezone is None:
         raise SpecError(
@@ -128,25 +132,32 @@ def check_formats(field: FieldSpec) -> None:
 def compile_format(pattern: str, kind: str) -> Format:
     """Compile a strptime pattern, or "default", for a ``kind`` of date, datetime or time.
 
-    Raises SpecError for an unknown directive and for a pattern that leaves open
-    what a text means.
+    Raises SpecError for an unknown directive and for a pattern by which a text could
+    mean several things.
     """
     if pattern == "default":
         return _iso(kind)
     parts = _parts(pattern)
     names = [name for name, _ in parts if name]
     _check(pattern, kind, names)
-    regex = "".join(_part_regex(parts, i) for i in range(len(parts)))
-    return Format(rf"\A(?:{regex})\z", frozenset(names), _layouts(parts), _ARROW.get(_spelled(parts)))
-
-
-def _spelled(parts: list[tuple[str, str]]) -> str:
-    """The pattern with its shorthands written out."""
-    return "".join(f"%{name}" if name else literal for name, literal in parts)
+    regex = ""
+    for i, (name, literal) in enumerate(parts):
+        beside = [parts[j] for j in (i - 1, i + 1) if 0 <= j < len(parts)]
+        if not name:
+            regex += re.escape(literal) if literal.isascii() else literal
+        elif name in _NUMBERS and any(n in _NUMBERS or x.isdigit() for n, x in beside):
+            # digits follow digits, as in 1112024, so each number has its full width
+            regex += f"(?P<{name}>[0-9]{{{_WIDTHS[name]}}})"
+        else:
+            regex += f"(?P<{name}>{_NUMBERS.get(name) or _WORDS[name]})"
+    without_shorthands = "".join(f"%{name}" if name else literal for name, literal in parts)
+    return Format(
+        rf"\A(?:{regex})\z", frozenset(names), _layouts(parts), _ARROW_TEXTS.get(without_shorthands)
+    )
 
 
 def _parts(pattern: str) -> list[tuple[str, str]]:
-    """A pattern as (directive, "") and ("", literal character)."""
+    """The parts of a pattern, each a (directive, "") or a ("", literal character); shorthands are written out."""
     parts: list[tuple[str, str]] = []
     i = 0
     while i < len(pattern):
@@ -169,7 +180,7 @@ def _parts(pattern: str) -> list[tuple[str, str]]:
 
 
 def _check(pattern: str, kind: str, names: list[str]) -> None:
-    """Refuse a pattern that says too little, too much, or the same twice."""
+    """Raise SpecError for a pattern that lacks a part, has one that its type cannot hold, or has one twice."""
     found = set(names)
     fault = None
     if not names:
@@ -177,7 +188,7 @@ def _check(pattern: str, kind: str, names: list[str]) -> None:
     elif len(found) < len(names):
         fault = "uses a directive twice"
     elif any(len(found & set(group)) > 1 for group in _ONE_OF):
-        fault = "says the same part of a date or time in two ways"
+        fault = "has the same part of a date or time in two ways"
     elif ("I" in found) != ("p" in found):
         fault = "needs %I and %p together, or %H"
     elif kind == "date" and found & _OF_TIME:
@@ -196,49 +207,37 @@ def _check(pattern: str, kind: str, names: list[str]) -> None:
         raise SpecError(f"the format {pattern!r} {fault}")
 
 
-def _part_regex(parts: list[tuple[str, str]], i: int) -> str:
-    name, literal = parts[i]
-    if not name:
-        return re.escape(literal) if literal.isascii() else literal
-    beside = [parts[j] for j in (i - 1, i + 1) if 0 <= j < len(parts)]
-    if name in _NUMBERS and any(n in _NUMBERS or x.isdigit() for n, x in beside):
-        return f"(?P<{name}>[0-9]{{{_WIDTHS[name]}}})"  # only full width tells 1112024 apart
-    return f"(?P<{name}>{_NUMBERS.get(name) or _WORDS[name]})"
-
-
 def _layouts(parts: list[tuple[str, str]]) -> tuple[tuple[Step, ...], ...]:
-    """The pattern in fixed widths; none if it holds words, or digits of any number before others."""
+    """The layouts of fixed width of a pattern; none if it has words, or a fraction of a second before other numbers."""
     names = [name for name, _ in parts if name]
     if set(names) & set("pbBaA") or ("f" in names and [n for n in names if n != "z"][-1] != "f"):
         return ()
     layouts: list[tuple[Step, ...]] = [()]
+    tails: list[tuple[Step, ...]]
     for name, literal in parts:
-        tails = _steps(name, literal)
+        if name == "z":
+            sign, hours, colon, minutes = (
+                Step("zs", 1, b"+-"),
+                Step("zh", 2),
+                Step("", 1, b":"),
+                Step("zm", 2),
+            )
+            tails = [(Step("", 1, b"Z"),), (sign, hours, minutes), (sign, hours, colon, minutes)]
+        elif name:
+            tails = [(Step(name, _WIDTHS[name]),)]
+        else:
+            tails = [tuple(Step("", 1, bytes([b])) for b in literal.encode())]
         layouts = [(*layout, *tail) for layout in layouts for tail in tails]
     return tuple(layouts)
 
 
-def _steps(name: str, literal: str) -> list[tuple[Step, ...]]:
-    if name == "z":
-        sign, hours, colon, minutes = Step("zs", 1, b"+-"), Step("zh", 2), Step("", 1, b":"), Step("zm", 2)
-        return [(Step("", 1, b"Z"),), (sign, hours, minutes), (sign, hours, colon, minutes)]
-    if name:
-        return [(Step(name, _WIDTHS[name]),)]
-    return [tuple(Step("", 1, bytes([b])) for b in literal.encode())]
-
-
-_ISO_DATE = r"(?P<Y>[0-9]{4})-(?P<m>[0-9]{2})-(?P<d>[0-9]{2})"
-_ISO_TIME = r"(?P<H>[0-9]{2}):(?P<M>[0-9]{2})(?::(?P<S>[0-9]{2})(?:\.(?P<f>[0-9]{1,6}))?)?"
-_ISO_OFFSET = r"(?P<z>Z|[+-](?:0[0-9]|1[0-5])(?::?[0-5][0-9])?)"
-
-
 def zoned_iso() -> Format:
-    """ISO 8601 of a datetime that names its offset."""
+    """ISO 8601 of a datetime with an offset."""
     return _iso("zoned")
 
 
 def _iso(kind: str) -> Format:
-    """ISO 8601 to the letter: a time needs hours and minutes, a datetime may be a date alone."""
+    """Strict ISO 8601 for a kind; a time needs hours and minutes, a datetime may be a date alone."""
     regexes = {
         "date": _ISO_DATE,
         "time": _ISO_TIME,
@@ -254,4 +253,4 @@ def _iso(kind: str) -> Format:
     layouts = [layout for p in patterns[kind] for layout in _layouts(_parts(p))]
     either = [tuple(Step("", 1, b" T") if s.bytes == b" " else s for s in layout) for layout in layouts]
     names = frozenset("".join(n for n, _ in _parts(patterns[kind][0])))
-    return Format(rf"\A(?:{regexes[kind]})\z", names, tuple(either), _ARROW.get(kind))
+    return Format(rf"\A(?:{regexes[kind]})\z", names, tuple(either), _ARROW_TEXTS.get(kind))

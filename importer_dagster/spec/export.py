@@ -1,14 +1,14 @@
-"""Specs and the world: Frictionless descriptors in, Frictionless, JSON Schema, SQL and Markdown out.
+"""A spec in other formats: Frictionless, JSON Schema, SQL and Markdown.
 
-What does not belong here: reading specs (``spec/table.py``), proposing them from data
-(``inference/infer.py``), the reference of the spec format itself (``spec/reference.py``).
+What does not belong here: specs from Frictionless descriptors (``spec/frictionless.py``), the reference
+of the spec format itself (``spec/reference.py``).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -23,25 +23,34 @@ from importer_dagster.spec.table import TableSpec
 
 Format = Literal["frictionless", "json-schema", "sql", "markdown"]
 
-# --- in -----------------------------------------------------------------------------
-
-
-# --- out ----------------------------------------------------------------------------
+_JSON_TYPES: dict[str, dict[str, Any]] = {
+    "string": {"type": "string"},
+    "integer": {"type": "integer"},
+    "number": {"type": "number"},
+    "boolean": {"type": "boolean"},
+    "date": {"type": "string", "format": "date"},
+    "datetime": {"type": "string", "format": "date-time"},
+    "time": {"type": "string", "format": "time"},
+    "object": {"type": "object"},
+}
+_DIALECT = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
+# Without a connection, SQLAlchemy doubles backslashes, as servers before 9.1 need it; no server does any more.
+_DIALECT._backslash_escapes = False
 
 
 def export(spec: TableSpec, format: Format, *, tenant: bool = True) -> str:
-    """The type in another language, as text.
+    """The spec in another format, as text.
 
-    ``frictionless`` is a Resource descriptor that :func:`from_frictionless`
-    takes back without loss; ``json-schema`` describes a row as loaded; ``sql``
-    creates its table (``tenant`` says whether with ``_tenant``); ``markdown``
-    is for people. Raises UsageError for another format.
+    ``frictionless`` is a Resource descriptor, from which :func:`from_frictionless`
+    makes the same spec again; ``json-schema`` describes a row as loaded; ``sql``
+    creates its table, with ``_tenant`` if ``tenant`` is true; ``markdown`` is for
+    people. Raises UsageError for another format.
     """
     writers: dict[str, Callable[[], str]] = {
         "frictionless": lambda: _json(frictionless(spec)),
         "json-schema": lambda: _json(json_schema(spec)),
-        "sql": lambda: _sql(spec, tenant),
-        "markdown": lambda: _markdown(spec),
+        "sql": lambda: create_table(spec, tenant=tenant),
+        "markdown": lambda: markdown(spec),
     }
     if format not in writers:
         raise UsageError(f"There is no format {format!r}; there are {', '.join(writers)}.")
@@ -53,7 +62,7 @@ def _json(data: Any) -> str:
 
 
 def frictionless(spec: TableSpec) -> dict[str, Any]:
-    """A Frictionless Resource; what the standard has no word for stands under the spec's own."""
+    """A Frictionless Resource descriptor; options that the standard does not have keep their names in the spec."""
     spec = spec.newest
     dumped = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     schema = dumped.pop("schema")
@@ -66,6 +75,7 @@ def frictionless(spec: TableSpec) -> dict[str, Any]:
 
 
 def _typed_field(field: FieldSpec, dumped: Mapping[str, Any]) -> dict[str, Any]:
+    """A field as the standard has it, from its options that are not defaults."""
     out = {
         "name": field.name,
         "type": field.type,
@@ -74,35 +84,19 @@ def _typed_field(field: FieldSpec, dumped: Mapping[str, Any]) -> dict[str, Any]:
     if len(field.formats) > 1:  # the standard has one pattern, or any
         out |= {"format": "any", "formats": list(field.formats)}
     if field.type == "datetime" and field.format == "default" and field.timezone is None:
-        out["timezone"] = None  # else the standard means UTC
+        out["timezone"] = None  # without it, the standard means UTC
     if "precision" in out or "scale" in out:
         out |= {"precision": field.precision, "scale": field.scale}
     for bound in {"minimum", "maximum"} & set(out.get("constraints", ())):
-        out["constraints"] = {**out["constraints"], bound: _as_number(field, out["constraints"][bound])}
+        text = out["constraints"][bound]
+        if field.type == "integer" and re.fullmatch(r"-?(?:0|[1-9]\d*)", text):
+            # the standard has numbers here; other texts could lose something as numbers
+            out["constraints"] = {**out["constraints"], bound: int(text)}
     return out
 
 
-def _as_number(field: FieldSpec, text: str) -> Any:
-    """A bound as the standard wants it, typed, where that loses nothing."""
-    if field.type == "integer" and re.fullmatch(r"-?(?:0|[1-9]\d*)", text):
-        return int(text)
-    return text
-
-
-_JSON_TYPES: dict[str, dict[str, Any]] = {
-    "string": {"type": "string"},
-    "integer": {"type": "integer"},
-    "number": {"type": "number"},
-    "boolean": {"type": "boolean"},
-    "date": {"type": "string", "format": "date"},
-    "datetime": {"type": "string", "format": "date-time"},
-    "time": {"type": "string", "format": "time"},
-    "object": {"type": "object"},
-}
-
-
 def json_schema(spec: TableSpec) -> dict[str, Any]:
-    """A JSON Schema of one row as it is loaded: typed values, NULL where a value is missing."""
+    """A JSON Schema of one row as it is loaded: typed values, and null where a value is missing."""
     schema: dict[str, Any] = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": spec.title or spec.name,
@@ -117,10 +111,12 @@ def json_schema(spec: TableSpec) -> dict[str, Any]:
 
 
 def _property(field: FieldSpec) -> dict[str, Any]:
+    """The JSON Schema of a field's values."""
+    c = field.constraints
+    is_number = field.type in ("integer", "number")
     found = dict(_JSON_TYPES[field.type])
     if field.format in ("uuid", "email", "uri"):
         found["format"] = field.format
-    c = field.constraints
     words = {
         "title": field.title,
         "description": field.description,
@@ -130,11 +126,13 @@ def _property(field: FieldSpec) -> dict[str, Any]:
     found |= {k: v for k, v in words.items() if v is not None}
     if c.pattern is not None:
         found["pattern"] = f"^(?:{c.pattern})$"
-    if field.type in ("integer", "number"):
+    if is_number:
         bounds = {"minimum": c.minimum, "maximum": c.maximum}
         found |= {k: _number(field, v) for k, v in bounds.items() if v is not None}
-    if c.enum is not None:
-        found["enum"] = [_enum_value(field, w) for w in c.enum]
+    if c.enum is not None and is_number:
+        found["enum"] = [_number(field, w) for w in c.enum]
+    elif c.enum is not None:
+        found["enum"] = [w in field.trueValues if field.type == "boolean" else w for w in c.enum]
     if not field.required:
         found["type"] = [found["type"], "null"]
         if "enum" in found:
@@ -143,41 +141,26 @@ def _property(field: FieldSpec) -> dict[str, Any]:
 
 
 def _number(field: FieldSpec, text: str) -> int | float:
+    """The number that a text of the spec means, written as in the field's files."""
     plain = text.replace(field.groupChar, "") if field.groupChar else text
     number = float(plain.replace(field.decimalChar, "."))
     return int(number) if field.type == "integer" else number
 
 
-def _enum_value(field: FieldSpec, word: str) -> Any:
-    if field.type in ("integer", "number"):
-        return _number(field, word)
-    return word in field.trueValues if field.type == "boolean" else word
-
-
-_DIALECT = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
-# Unconnected, SQLAlchemy doubles backslashes, as servers before 9.1 wanted; it asks a connected one.
-_DIALECT._backslash_escapes = False
-
-
-def _sql(spec: TableSpec, tenant: bool) -> str:
+def create_table(spec: TableSpec, *, tenant: bool) -> str:
+    """The SQL that creates the type's table with its comments; ``tenant`` says whether it has ``_tenant``."""
     table = sql_table(spec, sa.MetaData(), tenant=tenant)
-    return "\n".join(f"{s};" for s in _statements(table)) + "\n"
+    commented = [column for column in table.columns if column.comment]
+    statements: list[sa.schema.ExecutableDDLElement] = [CreateTable(table)]
+    statements += [SetTableComment(table)] if table.comment else []
+    statements += map(SetColumnComment, commented)
+    created, *comments = (str(s.compile(dialect=_DIALECT)) for s in statements)
+    created = created.strip().replace("\t", "    ").replace(" \n", "\n")
+    return "".join(f"{statement};\n" for statement in (created, *comments))
 
 
-def _statements(table: sa.Table) -> Iterator[str]:
-    yield _compiled(CreateTable(table)).strip().replace("\t", "    ").replace(" \n", "\n")
-    if table.comment:
-        yield _compiled(SetTableComment(table))
-    for column in table.columns:
-        if column.comment:
-            yield _compiled(SetColumnComment(column))
-
-
-def _compiled(statement: Any) -> str:
-    return str(statement.compile(dialect=_DIALECT))
-
-
-def _markdown(spec: TableSpec) -> str:
+def markdown(spec: TableSpec) -> str:
+    """The type for people: its facts, a table of its columns, and its references."""
     lines = [f"# {spec.title or spec.name}", ""]
     if spec.description:
         lines += [spec.description, ""]
@@ -205,12 +188,9 @@ def _markdown(spec: TableSpec) -> str:
             "; ".join(column.constraints),
             column.description or "",
         )
-        lines.append("| " + " | ".join(map(_cell, cells)) + " |")
+        escaped = (re.sub(r"\s+", " ", c.replace("\\", "\\\\").replace("|", "\\|")) for c in cells)
+        lines.append("| " + " | ".join(escaped) + " |")
     for key in spec.tableschema.foreignKeys:
         target = key.reference.resource or spec.name
         lines += ["", f"{', '.join(key.fields)} refers to {target} ({', '.join(key.reference.fields)})."]
     return "\n".join(lines) + "\n"
-
-
-def _cell(text: str) -> str:
-    return re.sub(r"\s+", " ", text.replace("\\", "\\\\").replace("|", "\\|"))

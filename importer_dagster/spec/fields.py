@@ -1,8 +1,9 @@
-"""The words of a spec below the type: a file's dialect, a field, and what a field must satisfy.
+"""The parts of a spec that describe a file: dialect, fields, constraints, keys, and the table schema of them.
 
-All in the words of the Frictionless standards. What does not belong here: the
-type itself and reading YAML (``spec/table.py``), what to do about a delivery that is
-not as described (``spec/policy.py``).
+All have the names that the Frictionless standards give them.
+
+What does not belong here: the type itself (``spec/table.py``), reading YAML
+(``spec/loading.py``), what to do about a delivery that is not as described (``spec/policy.py``).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ TRACE_COLUMNS = (
     *("_hash", "_same_as", "_block"),
 )
 
-# Words of the Frictionless standards that carry no meaning for a load.
+# Keys of the Frictionless standards that mean nothing for a load.
 IGNORED_WORDS = {
     "resource": {"profile", "format", "mediatype", "bytes", "hash", "sources", "licenses",
                  "homepage", "$schema", "scheme", "type", "created", "version", "keywords"},
@@ -43,15 +44,24 @@ IGNORED_WORDS = {
     "dialect": {"$schema", "csvddfVersion", "lineTerminator", "caseSensitiveHeader", "type", "name"},
 }  # fmt: skip
 
+# The formats of each type; dates, datetimes and times have strptime patterns instead.
+_FORMATS: Mapping[str, set[str]] = {
+    "string": {"default", "uuid", "email", "uri", "binary"},
+    "integer": {"default"},
+    "number": {"default", "double"},
+    "boolean": {"default"},
+    "object": {"default"},
+}
+
 
 class Model(BaseModel):
-    """Frozen and strict about keys; the known, meaningless ones are dropped."""
+    """The base of all parts of a spec: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def without_ignored(kind: str, data: Any) -> Any:
-    """``data`` without the words of the standards that carry no meaning for a load."""
+    """``data`` without the keys of the standards that mean nothing for a load; ``kind`` is a key of ``IGNORED_WORDS``."""
     if isinstance(data, Mapping):
         return {k: v for k, v in data.items() if k not in IGNORED_WORDS[kind]}
     return data
@@ -63,24 +73,50 @@ def one_or_many(value: Any) -> Any:
 
 
 def as_text(value: Any) -> Any:
-    """YAML reads ``1`` or ``true`` as typed; tokens in a CSV file are text."""
+    """A number or a truth value of YAML as the text that a CSV file would have."""
     if isinstance(value, bool):
         return str(value).lower()
     return str(value) if isinstance(value, int | float) else value
 
 
 def delimiter(value: str) -> str:
-    """``value`` if it can stand between two values; raises ValueError."""
+    """``value`` if it can be a delimiter; raises ValueError."""
     if not value or set(value) & set("\r\n\0"):
         raise ValueError("must be one character or more, and no line end")
     return value
 
 
 def single_character(value: str) -> str:
-    """``value`` if it can be a delimiter or a quote; raises ValueError."""
+    """``value`` if it is one character and no line end; raises ValueError."""
     if len(value) != 1 or value in "\r\n\0":
         raise ValueError("must be one character, and no line end")
     return value
+
+
+def short_identifier(name: str) -> str:
+    """Return ``name`` if it has at most 63 bytes; else its beginning and a hash.
+
+    >>> short_identifier("a" * 70)
+    'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa_66d6f4d4'
+    """
+    if len(name.encode()) <= MAX_IDENTIFIER_BYTES:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    head = name.encode()[: MAX_IDENTIFIER_BYTES - 9].decode(errors="ignore")
+    return f"{head}_{digest}"
+
+
+def check_known(where: str, used: Iterable[str], names: Sequence[str]) -> None:
+    """Raise ValueError for the first of ``used`` that is not one of ``names``; ``where`` is the option that uses it."""
+    for name in used:
+        if name not in names:
+            raise ValueError(f"{where} names {name!r}, which is no field{nearest(name, names)}")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint at the known word that is most like ``word``, to append to a message; empty if none is like it."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 Token = Annotated[str, BeforeValidator(as_text)]
@@ -90,32 +126,33 @@ Delimiter = Annotated[str, AfterValidator(delimiter)]
 
 
 class Dialect(Model):
-    """How the file is written down, in the words of the Frictionless CSV Dialect."""
+    """How the file is written, in the words of the Frictionless CSV Dialect."""
 
     delimiter: Delimiter = Field(",", description="The character, or characters, between two values.")
     quoteChar: Character | None = Field(
-        '"', description="The character around a quoted value; null where quotes mean nothing."
+        '"', description="The character around a quoted value; null if quotes have no special meaning."
     )
     doubleQuote: bool = Field(True, description="A quote inside a quoted value is written twice.")
     escapeChar: Character | None = Field(
-        None, description="A character that takes the meaning from the one behind it."
+        None, description="A character that makes the next character part of the value."
     )
-    header: bool = Field(True, description="The first record holds the names.")
+    header: bool = Field(True, description="The first record has the column names.")
     headerRows: tuple[int, ...] | None = Field(
-        None, description="Numbers (from 1) of the lines that hold the header; what is above is preamble."
+        None,
+        description="Numbers (from 1) of the lines that make up the header; lines above them are skipped.",
     )
     commentChar: str | None = Field(None, min_length=1, description="Lines that start with this are skipped.")
     skipInitialSpace: bool = Field(
         False,
-        description="Blanks behind a delimiter, and between a closing quote and the next one, do not belong "
-        "to the value.",
+        description="Blanks after a delimiter, and between a closing quote and the next delimiter, are not part "
+        "of the value.",
     )
-    nullSequence: str | None = Field(None, description="One more text that stands for a missing value.")
-    footerRows: int = Field(0, ge=0, description="How many records at the end are no data.")
+    nullSequence: str | None = Field(None, description="One more text that means a missing value.")
+    footerRows: int = Field(0, ge=0, description="How many records at the end are not data.")
     totals: Literal["reject", "keep"] = Field(
         "reject",
-        description="What to do with a last record whose first value is a word such as Total: it repeats the "
-        "others as a sum. keep: load it like any other.",
+        description="What to do with a last record whose first value is a word such as Total, and which has the "
+        "sums of the other records. reject: reject it. keep: load it like any other record.",
     )
 
     @model_validator(mode="before")
@@ -133,27 +170,18 @@ class Dialect(Model):
 
 
 class Constraints(Model):
-    """What a value must satisfy, in the words of the Frictionless Table Schema."""
+    """Rules for the values of a field, in the words of the Frictionless Table Schema."""
 
     required: bool = Field(False, description="A missing value is rejected.")
-    unique: bool = Field(False, description="A value that stood earlier in the same file is rejected.")
+    unique: bool = Field(False, description="A value that was already in the same file is rejected.")
     enum: tuple[Token, ...] | None = Field(None, min_length=1, description="The only values allowed.")
     pattern: str | None = Field(
         None, description="A regular expression (RE2) that the whole text must match."
     )
     minimum: Token | None = Field(None, description="The smallest value allowed, written as in the file.")
     maximum: Token | None = Field(None, description="The largest value allowed, written as in the file.")
-    minLength: int | None = Field(None, ge=0, description="The least number of characters.")
-    maxLength: int | None = Field(None, ge=0, description="The greatest number of characters.")
-
-
-_FORMATS: Mapping[str, set[str]] = {
-    "string": {"default", "uuid", "email", "uri", "binary"},
-    "integer": {"default"},
-    "number": {"default", "double"},
-    "boolean": {"default"},
-    "object": {"default"},
-}
+    minLength: int | None = Field(None, ge=0, description="The smallest number of characters.")
+    maxLength: int | None = Field(None, ge=0, description="The largest number of characters.")
 
 
 class FieldSpec(Model):
@@ -165,14 +193,16 @@ class FieldSpec(Model):
         "default",
         description="string: uuid. number: double for a binary float instead of an exact number. "
         "date, datetime, time: a strptime pattern; default is ISO 8601. "
-        "A datetime pattern with %z makes a time with time zone. A list of patterns is tried in its order for each "
-        "value, and the first that reads it counts: with [%d/%m/%Y, %m/%d/%Y], 03/04/2024 is in April.",
+        "A datetime pattern with %z makes a time with time zone. With a list of patterns, the first one that can read "
+        "a value is used: with [%d/%m/%Y, %m/%d/%Y], 03/04/2024 is in April.",
     )
     title: str | None = Field(None, description="A short name for people.")
-    description: str | None = Field(None, description="What the column means; becomes its comment.")
-    constraints: Constraints = Field(Constraints(), description="What a value must satisfy.")
+    description: str | None = Field(
+        None, description="What the column means; becomes the column's comment in PostgreSQL."
+    )
+    constraints: Constraints = Field(Constraints(), description="Rules for its values.")
     missingValues: tuple[Token, ...] | None = Field(
-        None, description="Texts that mean 'no value' in this column; else those of the schema."
+        None, description="Texts that mean a missing value in this column; if not given, those of the schema."
     )
     trueValues: tuple[Token, ...] = Field(("true", "True", "TRUE", "1"), description="Texts that mean true.")
     falseValues: tuple[Token, ...] = Field(
@@ -181,17 +211,17 @@ class FieldSpec(Model):
     decimalChar: Character = Field(".", description="The character before the decimals.")
     groupChar: Character | None = Field(None, description="The character between groups of digits.")
     bareNumber: bool = Field(
-        True, description="False: what stands around the digits, such as $ or %, is taken off."
+        True, description="false: characters around the digits, such as $ or %, are removed."
     )
-    precision: int = Field(38, ge=1, le=38, description="number: how many digits in all.")
+    precision: int = Field(38, ge=1, le=38, description="number: how many digits in total.")
     scale: int = Field(18, ge=0, le=38, description="number: how many of them are decimals.")
     timezone: str | None = Field(
-        None, description="datetime: the zone of times that name none; makes a time with time zone."
+        None, description="datetime: the time zone of values that name none; makes a time with time zone."
     )
     header: str | None = Field(
-        None, description="The name in the file's header, where it is another than the column's."
+        None, description="The name in the file's header, if it differs from the column's."
     )
-    aliases: Names = Field((), description="Other header names that the column may come under.")
+    aliases: Names = Field((), description="Other names that the column may have in a header.")
     checks: Names = Field((), description="Named Pandera checks (see importer_dagster.validation.checks).")
 
     @model_validator(mode="before")
@@ -205,7 +235,12 @@ class FieldSpec(Model):
     @model_validator(mode="after")
     def _consistent(self) -> FieldSpec:
         if not isinstance(self.format, str):
-            self._check_formats(self.format)
+            if self.type not in ("date", "datetime", "time"):
+                raise ValueError(f"several formats go with type date, datetime or time, not with {self.type}")
+            if not self.format:
+                raise ValueError("a list of formats holds at least one")
+            if len(set(self.format)) < len(self.format):
+                raise ValueError("a format is in the list twice")
         allowed = _FORMATS.get(self.type)
         if allowed and self.format not in allowed:
             raise ValueError(
@@ -228,17 +263,9 @@ class FieldSpec(Model):
                 ) from None
         return self
 
-    def _check_formats(self, formats: tuple[str, ...]) -> None:
-        if self.type not in ("date", "datetime", "time"):
-            raise ValueError(f"several formats go with type date, datetime or time, not with {self.type}")
-        if not formats:
-            raise ValueError("a list of formats holds at least one")
-        if len(set(formats)) < len(formats):
-            raise ValueError("a format stands twice in the list")
-
     @property
     def formats(self) -> tuple[str, ...]:
-        """The formats in the order in which they are tried; of most fields one."""
+        """The formats in the order in which they are tried; most fields have one."""
         return (self.format,) if isinstance(self.format, str) else self.format
 
     @property
@@ -248,7 +275,7 @@ class FieldSpec(Model):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names that a header may have for it, the usual one first."""
+        """The names that the column may have in a header, the usual one first."""
         return (self.name if self.header is None else self.header, *self.aliases)
 
     @cached_property
@@ -257,31 +284,18 @@ class FieldSpec(Model):
         return short_identifier(self.name)
 
 
-def short_identifier(name: str) -> str:
-    """Return ``name``, or a unique stand-in of at most 63 bytes.
-
-    >>> short_identifier("a" * 70)
-    'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa_66d6f4d4'
-    """
-    if len(name.encode()) <= MAX_IDENTIFIER_BYTES:
-        return name
-    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    head = name.encode()[: MAX_IDENTIFIER_BYTES - 9].decode(errors="ignore")
-    return f"{head}_{digest}"
-
-
 class Reference(Model):
-    """The other end of a foreign key."""
+    """The fields that a foreign key refers to."""
 
-    resource: str = Field("", description="The type referred to; empty for this type itself.")
+    resource: str = Field("", description="The type that is referred to; empty for this type itself.")
     fields: Names = Field(description="Its fields.")
 
 
 class ForeignKey(Model):
-    """A reference to another type. Shown and checked; never a reason to skip a load."""
+    """A reference to another type. It is shown and checked; a load is never skipped because of it."""
 
     fields: Names = Field(description="The fields that refer.")
-    reference: Reference = Field(description="What they refer to.")
+    reference: Reference = Field(description="The fields that they refer to.")
 
 
 class TableSchema(Model):
@@ -290,7 +304,7 @@ class TableSchema(Model):
     fields: tuple[FieldSpec, ...] = Field(min_length=1, description="The columns, in the table's order.")
     primaryKey: Names = Field((), description="The fields that identify a row (with the tenant).")
     foreignKeys: tuple[ForeignKey, ...] = Field((), description="References to other types.")
-    missingValues: tuple[Token, ...] = Field(("",), description="Texts that mean 'no value'.")
+    missingValues: tuple[Token, ...] = Field(("",), description="Texts that mean a missing value.")
 
     @model_validator(mode="before")
     @classmethod
@@ -337,16 +351,3 @@ class TableSchema(Model):
                     f"foreignKeys: {list(key.fields)} and {list(key.reference.fields)} differ in number"
                 )
         return self
-
-
-def check_known(where: str, used: Iterable[str], names: Sequence[str]) -> None:
-    """Raise ValueError for the first of ``used`` that is not among ``names``; ``where`` is the option that uses it."""
-    for name in used:
-        if name not in names:
-            raise ValueError(f"{where} names {name!r}, which is no field{nearest(name, names)}")
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint for a misspelt word, to be put behind a message; empty where nothing is near."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,6 +1,6 @@
-"""Frictionless descriptors (Data Package, Resource, Table Schema) as specs.
+"""Specs made from Frictionless descriptors: Data Package, Resource and Table Schema.
 
-What does not belong here: specs as descriptors and other formats (``spec/export.py``).
+What does not belong here: descriptors made from specs (``spec/export.py``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from importer_dagster.spec.loading import parse_spec
 from importer_dagster.spec.table import TableSpec
 from importer_dagster.spec.yaml_text import Document, to_yaml
 
-# Types of the Table Schema standard that are read as another one here.
+# Types of the Table Schema standard that the importer does not have, and the type as which it is read.
 _OTHER_TYPES = {
     "any": "string",
     "array": "string",
@@ -37,10 +37,10 @@ _LEFT_OUT_SILENTLY = {"$schema", "profile", "csvddfVersion", "lineTerminator", "
 def from_frictionless(descriptor: Mapping[str, Any], name: str | None = None) -> dict[str, str]:
     """Specs as YAML, by type name, from a Frictionless Table Schema, Resource or Data Package.
 
-    Comments in the YAML tell what was read otherwise or left out. ``name`` is
-    that of the type where the descriptor has just one, and is needed for a bare
-    Table Schema. Raises UsageError for what is none of the three, SpecError for
-    a descriptor that makes no sense as a spec.
+    Comments in the YAML say what was changed or left out. ``name`` is the name of
+    the type, for a descriptor of one type; a Table Schema without a name needs it.
+    Raises UsageError for what is none of the three, SpecError for a descriptor that
+    is no valid spec.
     """
     if "resources" in descriptor:
         resources = [r for r in descriptor["resources"] if isinstance(r, Mapping) and "schema" in r]
@@ -49,25 +49,27 @@ def from_frictionless(descriptor: Mapping[str, Any], name: str | None = None) ->
             raise UsageError(
                 f"The Data Package has {found}; {'name them there' if name else 'it needs at least one'}."
             )
-        specs = [_one(r, name) for r in resources]
+        specs = [_from_resource(r, name) for r in resources]
         if len({n for n, _ in specs}) < len(specs):
             raise UsageError("Two resources of the Data Package would have the same type name; rename one.")
         return dict(specs)
     if "schema" in descriptor:
-        return dict([_one(descriptor, name)])
+        return dict([_from_resource(descriptor, name)])
     if "fields" in descriptor:
-        return dict([_one({"schema": descriptor, "name": descriptor.get("name")}, name)])
+        return dict([_from_resource({"schema": descriptor, "name": descriptor.get("name")}, name)])
     raise UsageError(
         "This is no Frictionless descriptor: it has no `fields` (Table Schema), no `schema` (Resource) and no "
         "`resources` (Data Package)."
     )
 
 
-def _one(resource: Mapping[str, Any], name: str | None) -> tuple[str, str]:
+def _from_resource(resource: Mapping[str, Any], name: str | None) -> tuple[str, str]:
+    """The type's name and its spec as YAML, from a Resource descriptor."""
     given = name or resource.get("name")
     if not given:
         raise UsageError("The descriptor has no name; say which with --name.")
-    type_name = _type_name(str(given))
+    word = re.sub(r"\W+", "_", str(given), flags=re.ASCII).strip("_").lower()
+    type_name = (f"t_{word}" if not word or word[0].isdigit() else word)[:55]
     schema = resource["schema"]
     if not isinstance(schema, Mapping):
         raise UsageError(
@@ -83,8 +85,13 @@ def _one(resource: Mapping[str, Any], name: str | None) -> tuple[str, str]:
             data[key] = value
         elif key not in known | _LEFT_OUT_SILENTLY | {"type", "format", "data"}:
             notes.append(f"left out: {key}")
-    if "path" in resource:
-        _take_path(resource["path"], data, notes)
+    path = resource.get("path", "")
+    if isinstance(path, str) and "{" in path:
+        data["path"] = path
+    elif "path" in resource:
+        notes.append(
+            f"left out: path {path!r}, the place of one file; `path` here is a pattern below the inbox"
+        )
     if "dialect" in resource:
         data["dialect"] = _dialect(resource["dialect"], notes)
     data["schema"], comments = _schema(schema, notes)
@@ -96,23 +103,8 @@ def _one(resource: Mapping[str, Any], name: str | None) -> tuple[str, str]:
     return type_name, text
 
 
-def _type_name(given: str) -> str:
-    """A name as a spec can have it, from a resource's."""
-    name = re.sub(r"\W+", "_", given, flags=re.ASCII).strip("_").lower()
-    return (f"t_{name}" if not name or name[0].isdigit() else name)[:55]
-
-
-def _take_path(path: Any, data: dict[str, Any], notes: list[str]) -> None:
-    """A pattern is kept; the place of one data file says nothing of tomorrow's."""
-    if isinstance(path, str) and "{" in path:
-        data["path"] = path
-    else:
-        notes.append(
-            f"left out: path {path!r}, the place of one file; `path` here is a pattern below the inbox"
-        )
-
-
 def _dialect(dialect: Any, notes: list[str]) -> dict[str, Any]:
+    """The options of a dialect that a spec has; ``notes`` gets the names of the others."""
     if not isinstance(dialect, Mapping):
         raise UsageError(f"The dialect is a reference, {dialect!r}; put the dialect itself in its place.")
     flat = {**{k: v for k, v in dialect.items() if k != "csv"}, **(dialect.get("csv") or {})}
@@ -126,6 +118,7 @@ def _dialect(dialect: Any, notes: list[str]) -> dict[str, Any]:
 
 
 def _schema(schema: Mapping[str, Any], notes: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """A Table Schema as a spec has it, and a comment for each field; ``notes`` gets the names of what is left out."""
     fields, comments = [], []
     for raw in schema.get("fields") or ():
         field, comment = _field({"name": raw} if isinstance(raw, str) else raw)
@@ -143,11 +136,12 @@ def _schema(schema: Mapping[str, Any], notes: list[str]) -> tuple[dict[str, Any]
 
 
 def _tokens(values: Sequence[Any]) -> list[str]:
-    """Missing values; version 2 of the standard allows them to have labels."""
+    """The texts of missing values, which may have labels in version 2 of the standard."""
     return [str(v["value"]) if isinstance(v, Mapping) else str(v) for v in values]
 
 
 def _field(raw: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """A field as a spec has it, and a comment on what was changed or left out."""
     words: list[str] = []
     field = {k: v for k, v in raw.items() if k in FieldSpec.model_fields and v is not None}
     left_out = [k for k in raw if k not in {*FieldSpec.model_fields, "formats", *_LEFT_OUT_SILENTLY}]
@@ -160,16 +154,26 @@ def _field(raw: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     if "missingValues" in field:
         field["missingValues"] = _tokens(field["missingValues"])
     if field.get("constraints"):
-        field["constraints"] = _constraints(field, words)
+        constraints = field["constraints"]
+        is_text = field.get("type", "string") == "string" and field.get("format") != "uuid"
+        unusable = [k for k in constraints if k not in Constraints.model_fields]
+        unusable += [k for k in _TEXT_ONLY if k in constraints and not is_text]
+        if "pattern" in constraints and "pattern" not in unusable and not _is_re2(constraints["pattern"]):
+            unusable.append("pattern")
+        words += [f"left out: constraint {k}" for k in constraints if k in unusable]
+        field["constraints"] = {
+            k: v for k, v in constraints.items() if k not in unusable and (k == "pattern" or v is not None)
+        }
     if left_out:
         words.append(f"left out: {', '.join(left_out)}")
     return field, "; ".join(words)
 
 
 def _fit_format(field: dict[str, Any], words: list[str], raw: Mapping[str, Any]) -> None:
+    """Replace the standard's format of a field by the spec's; ``words`` gets what was changed or left out."""
     kind, fmt = field.get("type", "string"), field.get("format", "default")
     if kind in ("date", "datetime", "time"):
-        if raw.get("formats"):  # as given out below
+        if raw.get("formats"):  # as spec/export.py writes several formats
             field["format"] = list(raw["formats"])
         elif fmt == "any":
             field.pop("format")
@@ -187,23 +191,10 @@ def _fit_format(field: dict[str, Any], words: list[str], raw: Mapping[str, Any])
         words.append("the standard's datetimes are in UTC")
 
 
-def _constraints(field: Mapping[str, Any], words: list[str]) -> dict[str, Any]:
-    kept: dict[str, Any] = {}
-    text = field.get("type", "string") == "string" and field.get("format") != "uuid"
-    for key, value in field["constraints"].items():
-        if key not in Constraints.model_fields or (key in _TEXT_ONLY and not text) or not _usable(key, value):
-            words.append(f"left out: constraint {key}")
-        elif key == "pattern" or value is not None:
-            kept[key] = value
-    return kept
-
-
-def _usable(key: str, value: Any) -> bool:
-    """Whether a pattern is one that RE2 knows; anything else is."""
-    if key != "pattern":
-        return True
+def _is_re2(pattern: Any) -> bool:
+    """Whether RE2, which validates values, can compile a pattern."""
     try:
-        pc.match_substring_regex(pa.array([""]), str(value))
+        pc.match_substring_regex(pa.array([""]), str(pattern))
     except pa.ArrowInvalid:
         return False
     return True

@@ -1,11 +1,11 @@
-"""Reading specs from YAML files: one file, or a folder of them, with the line of each fault.
+"""Reading specs from YAML files, one or a folder of them; errors name the file and the line.
 
 What does not belong here: what the keys mean (``spec/table.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,7 +18,7 @@ from importer_dagster.spec.yaml_text import line_of, parse_yaml
 
 
 def parse_spec(text: str, file: str) -> TableSpec:
-    """Read one spec from YAML text; ``file`` names it in errors and gives the default name."""
+    """Read one spec from YAML text; raises SpecError. ``file`` names it in errors, and its stem is the type's name."""
     data = parse_yaml(text, file)
     if not isinstance(data, dict):
         raise SpecError("a spec is a YAML mapping with at least a schema", file=file, line=1)
@@ -38,13 +38,19 @@ def parse_spec(text: str, file: str) -> TableSpec:
 
 
 def _spec_error(error: ValidationError, text: str, file: str) -> SpecError:
-    """The first fault, with its line; a misspelt key before what is missed because of it."""
+    """The first fault with its line; unknown keys come first, as another key may be missing because of them."""
     faults = error.errors(include_url=False)
     first = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
     path = tuple(p for p in first["loc"] if p != "function-after")
     key = ".".join(str(p) for p in path)
     if first["type"] == "extra_forbidden":
-        message = f"unknown key {key!r}{nearest(str(path[-1]), _known_keys(path[:-1]))}"
+        model: type[BaseModel] | None = TableSpec  # the part of the spec that has the unknown key
+        for part in path[:-1]:
+            if isinstance(part, str) and model is not None:
+                options = model.model_fields.items()
+                model = next((_model_in(f.annotation) for n, f in options if part in (n, f.alias)), None)
+        known = [f.alias or n for n, f in model.model_fields.items()] if model else []
+        message = f"unknown key {key!r}{nearest(str(path[-1]), known)}"
     else:
         message = f"{key}: {first['msg'].removeprefix('Value error, ')}" if key else first["msg"]
     more = error.error_count() - 1
@@ -53,25 +59,15 @@ def _spec_error(error: ValidationError, text: str, file: str) -> SpecError:
     return SpecError(message, file=file, line=line_of(text, path), key=key)
 
 
-def _known_keys(path: Sequence[str | int]) -> list[str]:
-    """Keys allowed at ``path`` inside a spec."""
-    model: type[BaseModel] | None = TableSpec
-    for part in path:
-        if isinstance(part, str) and model is not None:
-            fields = model.model_fields.items()
-            model = next((_model_in(f.annotation) for n, f in fields if part in (n, f.alias)), None)
-    return [f.alias or n for n, f in model.model_fields.items()] if model else []
-
-
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model that a field holds: itself, one of several, or in a list."""
+    """The model in an option's annotation: the annotation itself, one of a union, or the items of a list."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next(filter(None, map(_model_in, get_args(annotation))), None)
 
 
 class Specs(Mapping[str, TableSpec]):
-    """All types of a folder, by name. ``specs[name]`` raises UnknownTypeError with the nearest name."""
+    """All types of a folder, by name. ``specs[name]`` raises UnknownTypeError, which suggests a similar name."""
 
     def __init__(self, specs: Iterable[TableSpec], folder: Path | None = None) -> None:
         self._by_name = {s.name: s for s in specs}

@@ -1,7 +1,7 @@
-"""What to do about a delivery that is not as described: drift, and too many rejects.
+"""The options of a spec for deliveries that are late, incomplete, suspicious or not as described.
 
-What does not belong here: what a delivery should look like (``spec/fields.py``,
-``spec/table.py``), and doing it (``validation/drift.py``, ``pipeline/delivery.py``).
+What does not belong here: how a file should look (``spec/fields.py``, ``spec/table.py``), and
+applying these options (``validation/drift.py``, ``source/completeness.py``, ``pipeline/gate.py``).
 """
 
 from __future__ import annotations
@@ -14,45 +14,51 @@ from pydantic import ConfigDict, Field, model_validator
 
 from importer_dagster.spec.fields import Model, Names
 
+Action = Literal["warn", "refuse", "hold"]
+_ACTION = (
+    "warn: load the file and warn. refuse: refuse the file. hold: keep its rows aside until a person decides."
+)
+
 
 class SchemaContract(Model):
-    """What to do when a header differs from the spec, per kind of difference (dlt's words)."""
+    """What to do when a header differs from the spec, for each kind of difference (in the words of dlt)."""
 
     added: Literal["evolve", "freeze", "discard", "rescue"] = Field(
         "rescue",
-        description="A column the spec does not know: evolve adds it to the table, freeze refuses the "
-        "file, discard leaves it out, rescue keeps it in the JSON column _extra.",
+        description="A column that the spec does not have. evolve: add it to the table. freeze: refuse the "
+        "file. discard: leave it out. rescue: keep it in the JSON column _extra.",
     )
     removed: Literal["evolve", "freeze"] = Field(
         "evolve",
-        description="A column that is missing: evolve loads NULL for an optional one and refuses the "
-        "file for a required one, freeze always refuses.",
+        description="A missing column. evolve: load NULL if the column is optional, refuse the file if it is "
+        "required. freeze: refuse the file.",
     )
     renamed: Literal["evolve", "freeze"] = Field(
         "evolve",
-        description="A column under another name that is known to be its own (case, spacing, another "
-        "version): evolve maps it, freeze refuses. A declared alias is no reason to refuse.",
+        description="A column under another name that is known to be the same column (other case, other "
+        "spacing, the name in another version). evolve: map it. freeze: refuse the file. A declared alias is always mapped.",
     )
     reordered: Literal["evolve", "freeze"] = Field(
-        "evolve", description="The same columns in another order: evolve maps by name, freeze refuses."
+        "evolve",
+        description="The same columns in another order. evolve: map them by name. freeze: refuse the file.",
     )
     retyped: Literal["reject", "freeze", "rescue"] = Field(
         "reject",
-        description="A column of which nine in ten values (and at least 20) are of another type: reject "
-        "treats them as bad records, freeze refuses the file, rescue keeps the text of what cannot be read "
-        "in _extra and loads NULL, unless the column is required.",
+        description="A column of which nine in ten values, and at least 20, are of another type. reject: "
+        "reject these records. freeze: refuse the file. rescue: load NULL and keep the text in _extra, unless the "
+        "column is required.",
     )
 
 
 class RejectLimit(Model):
-    """How many rejected records a file may have before it is refused whole."""
+    """How many rejected records a file may have; with more, the whole file is refused."""
 
-    share: float | None = Field(None, ge=0, le=1, description="Greatest share of the records, from 0 to 1.")
-    count: int | None = Field(None, ge=0, description="Greatest number of records.")
-    share_from: int = Field(0, ge=0, description="The share is judged only from this many rejects on.")
+    share: float | None = Field(None, ge=0, le=1, description="Largest share of the records, from 0 to 1.")
+    count: int | None = Field(None, ge=0, description="Largest number of records.")
+    share_from: int = Field(0, ge=0, description="The share counts only from this many rejected records on.")
 
     def exceeded(self, rejected: int, read: int) -> str | None:
-        """Say why ``rejected`` of ``read`` records are too many, or return None."""
+        """The reason why ``rejected`` of ``read`` records are too many; None if they are not."""
         if self.count is not None and rejected > self.count:
             return f"{rejected} rejected records are more than the limit of {self.count} (reject_limit.count)"
         if (
@@ -68,8 +74,13 @@ class RejectLimit(Model):
         return None
 
 
+# For types that declare none: a small file with some bad records is loaded without them, a large file of
+# which more than half is bad is refused, as then the file itself is wrong.
+DEFAULT_REJECT_LIMIT = RejectLimit(share=0.5, share_from=1000)
+
+
 def leads_out(pattern: str) -> bool:
-    r"""Whether a path may lead out of the folder that it is relative to, here or on Windows.
+    r"""Whether a relative path may lead out of its folder, on any operating system.
 
     >>> [leads_out(p) for p in ("/etc", "a/../b", "..\\b", "C:/b", "C:\\b")]
     [True, True, True, True, True]
@@ -80,7 +91,7 @@ def leads_out(pattern: str) -> bool:
 
 
 class Manifest(Model):
-    """What the supplier says about each file in another file; it is waited for, and checked."""
+    """A file of the supplier with facts about each file. Scheduled runs wait for it, and the facts are checked."""
 
     path: str = Field(
         min_length=1,
@@ -91,13 +102,15 @@ class Manifest(Model):
         "sums",
         alias="format",
         description="sums: lines of a checksum and a name, as sha256sum and md5sum write them, or one checksum "
-        "alone. csv: a CSV in UTF-8 with a header and a row for each file. json: an object for each file, in a "
-        "list, or in a list that is a value of one object.",
+        "alone. csv: a CSV in UTF-8 with a header and a row for each file. json: a list of objects, one for each "
+        "file, or an object that has such a list as a value.",
     )
-    delimiter: str = Field(",", min_length=1, max_length=1, description="Of a CSV: between two values.")
+    delimiter: str = Field(
+        ",", min_length=1, max_length=1, description="csv: the character between two values."
+    )
     file: str | None = Field(
         None,
-        description="The column of a CSV, or the key in JSON, that has the file's name, with or without folders.",
+        description="The column or key with the file's name, with or without folders.",
     )
     rows: str | None = Field(None, description="The column or key with the number of records.")
     bytes: str | None = Field(None, description="The column or key with the size in bytes.")
@@ -129,7 +142,7 @@ class Manifest(Model):
 
 
 class Complete(Model):
-    """When a file in the inbox is all there; until then a scheduled run leaves it alone."""
+    """How to know that a file in the inbox has arrived completely. Scheduled runs wait until it has."""
 
     marker: str | None = Field(
         None,
@@ -139,13 +152,13 @@ class Complete(Model):
     )
     manifest: Manifest | None = Field(
         None,
-        description="A file in which the supplier says how many records or bytes a file has, or its checksum.",
+        description="A file of the supplier with the number of records or bytes of each file, or its checksum.",
     )
     min_age: int | None = Field(
         None,
         ge=0,
-        description="Seconds that a file must have been unchanged before a scheduled run reads it; "
-        "IMPORTER_MIN_AGE if not given.",
+        description="Seconds that a file must have been unchanged before a scheduled run reads it; if not "
+        "given, IMPORTER_MIN_AGE.",
     )
 
     @model_validator(mode="after")
@@ -156,23 +169,24 @@ class Complete(Model):
 
 
 class Trailer(Model):
-    """What the last record says about the file; it is checked before anything is in force."""
+    """What the last record says about the file. It is checked before any row is visible."""
 
     begins: str | None = Field(
         None,
         min_length=1,
-        description="What its first cell is, such as TRL; without it the file was cut off.",
+        description="The first cell of the trailer, such as TRL; a file without it was cut off.",
     )
     rows: int | None = Field(
-        None, ge=1, description="Which of its cells, from 1, says how many records the file has."
+        None, ge=1, description="The number, from 1, of the cell that has the number of records."
     )
     rows_besides: int = Field(
         0,
         ge=0,
-        description="How much more than the records that number counts, such as 1 for the trailer itself.",
+        description="How much larger that number is than the number of records: 1 if it counts the trailer, too.",
     )
     sums: Mapping[str, int] = Field(
-        {}, description="Field → the cell, from 1, that has its sum; for integers and exact numbers."
+        {},
+        description="Field → the number, from 1, of the cell that has its sum; for integers and exact numbers.",
     )
 
     @model_validator(mode="after")
@@ -189,33 +203,30 @@ class Scd2(Model):
 
     absent: Literal["keep", "close"] = Field(
         "keep",
-        description="A key that no delivery of a later day names: keep leaves its last version open (for "
-        "partial deliveries), close ends it on the first day that was delivered without it (for full ones).",
+        description="A key that is missing in the deliveries of a later day. keep: its last version stays open, "
+        "for deliveries of changes only. close: its last version ends on the first day without the key, for deliveries "
+        "of all rows.",
     )
 
 
-Action = Literal["warn", "refuse", "hold"]
-_ACTION = (
-    "warn loads it and says so, refuse refuses the file, hold puts its rows aside until a person decides."
-)
-
-
 class RowsGate(Model):
-    """How many records a delivery has, against those before it."""
+    """The number of records of a delivery, compared with earlier deliveries."""
 
     band: tuple[float, ...] = Field(
         (0.5, 2.0),
         min_length=2,
         max_length=2,
-        description="Least and greatest number of records, in times of the usual number.",
+        description="Smallest and largest number of records, as multiples of the usual number.",
     )
     over: int = Field(
         5,
         ge=1,
-        description="The usual number is the median of so many deliveries in force before it by business "
-        "date and path, of the same tenant; with fewer than three (or than this) nothing is judged.",
+        description="The usual number is the median of this many earlier deliveries of the same tenant, by business "
+        "date and path. Nothing is checked while there are fewer than three of them, or fewer than this.",
     )
-    least: int | None = Field(None, ge=0, description="Fewest records it must have, whatever is usual.")
+    least: int | None = Field(
+        None, ge=0, description="The smallest number of records that any delivery must have."
+    )
     action: Action = Field("hold", description=_ACTION)
 
     @model_validator(mode="after")
@@ -226,10 +237,10 @@ class RowsGate(Model):
 
 
 class RejectsGate(Model):
-    """How many rejected records are suspicious; reject_limit says how many are too many."""
+    """How many rejected records are suspicious; with more than reject_limit, the file is refused."""
 
-    share: float | None = Field(None, ge=0, le=1, description="Greatest share of the records, from 0 to 1.")
-    count: int | None = Field(None, ge=0, description="Greatest number of records.")
+    share: float | None = Field(None, ge=0, le=1, description="Largest share of the records, from 0 to 1.")
+    count: int | None = Field(None, ge=0, description="Largest number of records.")
     action: Action = Field("hold", description=_ACTION)
 
     @model_validator(mode="after")
@@ -239,7 +250,7 @@ class RejectsGate(Model):
         return self
 
     def exceeded(self, rejected: int, read: int) -> str | None:
-        """Say why ``rejected`` of ``read`` records are suspicious, or return None."""
+        """The reason why ``rejected`` of ``read`` records are suspicious; None if they are not."""
         if self.count is not None and rejected > self.count:
             return f"{rejected} rejected records are more than {self.count}"
         if self.share is not None and read and rejected / read > self.share:
@@ -250,40 +261,37 @@ class RejectsGate(Model):
 
 
 class UniqueGate(Model):
-    """Fields that together should not repeat within a file."""
+    """Fields whose values together should not repeat within a file."""
 
     fields: Names = Field(
-        min_length=1, description="The fields; a record that lacks one of them is not judged."
+        min_length=1, description="The fields; a record without a value in one of them is not checked."
     )
     action: Action = Field("hold", description=_ACTION)
 
 
 class ReferencesGate(Model):
-    """How many records may refer to rows that are not there (schema.foreignKeys)."""
+    """How many records may refer to rows that do not exist (see schema.foreignKeys)."""
 
-    share: float = Field(0.0, ge=0, le=1, description="Greatest share of the records, for each foreign key.")
-    count: int | None = Field(None, ge=0, description="Greatest number of records instead of a share.")
+    share: float = Field(0.0, ge=0, le=1, description="Largest share of the records, for each foreign key.")
+    count: int | None = Field(None, ge=0, description="Largest number of records; replaces the share.")
     action: Action = Field("warn", description=_ACTION)
 
     def too_many(self, orphans: int, records: int) -> bool:
-        """Whether so many of the records may not lead nowhere."""
+        """Whether so many of the records refer to rows that do not exist that action is needed."""
         return orphans > (self.count if self.count is not None else self.share * records)
 
 
 class Gate(Model):
-    """What a readable delivery must satisfy to be believed; judged before anything of it is in force."""
+    """Checks of a whole delivery, made before any of its rows is visible."""
 
     empty: Literal["load", "warn", "refuse", "hold"] | None = Field(
         None,
-        description="A delivery without a single good record. Where nothing is declared, hold if it would "
-        "empty the table (replace, and scd2 where absence closes), else load.",
+        description="A delivery without a good record. If not given: hold if it would empty the table (replace, "
+        "and scd2 with absent: close), else load.",
     )
-    rows: RowsGate | None = Field(None, description="The number of records, against earlier deliveries.")
-    rejects: RejectsGate | None = Field(None, description="Rejected records.")
-    unique: tuple[UniqueGate, ...] = Field((), description="Fields that should not repeat.")
-    references: ReferencesGate | None = Field(None, description="References to rows that are not there.")
-
-
-# Generous where nothing is declared: a small file with a few bad records loads
-# its good ones, a large file that is mostly bad is a fault of the file.
-DEFAULT_REJECT_LIMIT = RejectLimit(share=0.5, share_from=1000)
+    rows: RowsGate | None = Field(
+        None, description="The number of records, compared with earlier deliveries."
+    )
+    rejects: RejectsGate | None = Field(None, description="The number of rejected records.")
+    unique: tuple[UniqueGate, ...] = Field((), description="Fields whose values should not repeat.")
+    references: ReferencesGate | None = Field(None, description="References to rows that do not exist.")

@@ -14,7 +14,9 @@ from importer_dagster.spec.date_formats import has_zone
 from importer_dagster.spec.fields import FieldSpec
 from importer_dagster.spec.table import TableSpec
 
-WIDE = 800  # columns
+# Columns from which _extra is '{}' instead of NULL. A row with a NULL has a bitmap of one bit for each column,
+# and with it a row of a thousand columns of 8 bytes does not fit into a page of 8 KB.
+WIDE = 800
 
 
 def sql_type(field: FieldSpec) -> sa.types.TypeEngine[Any]:
@@ -47,18 +49,17 @@ def sql_table(
     """The table of a type: its columns, then ``_extra`` and the trace columns.
 
     Only merge and scd2 types have a primary key in the database (tenant first).
-    What is required is seen to by validation; columns stay nullable, so that a
-    field can be added or dropped without rewriting the table. ``constraints``
-    belong to the table that BI reads, and so do the columns of history.
+    Required columns are nullable, as validation checks them, so that a field can be
+    added or dropped without rewriting the table. ``constraints`` is true for the table
+    that BI reads, which alone has the primary key and the columns of history.
     """
     is_keyed = spec.write_disposition in ("merge", "scd2")
     keyed = is_keyed and constraints
     key = {*spec.primary_key, "_tenant"} if keyed else set()
     columns: list[sa.Column[Any]] = [
-        sa.Column(f.column, sql_type(f), nullable=f.column not in key, comment=_comment(f))
+        sa.Column(f.column, sql_type(f), nullable=f.column not in key, comment=f.description or f.title)
         for f in spec.fields
     ]
-    # NULL takes a bit for every column: with a thousand of them, 8 bytes each would not fit a row any more
     empty = sa.text("'{}'") if len(spec.fields) > WIDE else None
     columns.append(
         sa.Column(
@@ -89,7 +90,7 @@ def sql_table(
 
 
 def _history_columns() -> list[sa.Column[Any]]:
-    """A version stands from the day of the delivery that began it; ``_valid_to`` is the first day without it."""
+    """The columns that say from which day to which (exclusive) a version of a row is valid."""
     return [
         sa.Column(
             "_valid_from",
@@ -105,7 +106,3 @@ def _history_columns() -> list[sa.Column[Any]]:
             comment="Whether it holds still.",
         ),
     ]
-
-
-def _comment(field: FieldSpec) -> str | None:
-    return field.description or field.title

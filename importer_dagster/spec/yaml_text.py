@@ -1,14 +1,15 @@
-"""YAML as data: no code, no surprises, and the line of what is wrong.
+"""YAML text of specs: reading it as plain data, finding the line of a key, and writing it with comments.
 
-What does not belong here: what the data means (``spec/table.py``), writing and editing
-YAML (``spec/spec_yaml.py``, ``operations/spec_edits.py``).
+What does not belong here: what the data means (``spec/table.py``), editing YAML files
+(``operations/spec_edits.py``).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +17,19 @@ import yaml
 
 from importer_dagster.errors import SpecError
 
+_BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")  # text that needs no quotes, unless it is one of _WORDS
+_WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n", "nan", "inf"}
+_WIDTH = 110  # characters of a line with a comment
+_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+# --- reading ----------------------------------------------------------------------
+
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Safe YAML with the words of YAML 1.2: NO is a country, not false; 12:30 is text.
+    """Safe YAML with the scalars of YAML 1.2: NO is text, not false, and so is 12:30.
 
-    A key written twice is an error instead of the last one winning.
+    A repeated key is an error.
     """
 
 
@@ -35,6 +44,7 @@ for _tag, _pattern, _first in (
 
 
 def _mapping_without_duplicates(loader: Any, node: yaml.MappingNode, deep: bool = True) -> dict[Any, Any]:
+    """The constructor of mappings: raises ConstructorError for a key that is not text, and for a repeated one."""
     loader.flatten_mapping(node)
     result: dict[Any, Any] = {}
     for key_node, value_node in node.value:
@@ -45,7 +55,7 @@ def _mapping_without_duplicates(loader: Any, node: yaml.MappingNode, deep: bool 
             )
         if key in result:
             raise yaml.constructor.ConstructorError(
-                None, None, f"the key {key!r} stands here a second time", key_node.start_mark
+                None, None, f"the key {key!r} is here a second time", key_node.start_mark
             )
         result[key] = loader.construct_object(value_node, deep=True)
     return result
@@ -87,18 +97,15 @@ def line_of(text: str, path: Sequence[str | int]) -> int | None:
     return line
 
 
-_BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
-_WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n", "nan", "inf"}
-_WIDTH = 110
-_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+# --- writing ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Document:
-    """A spec's keys, and comments for them.
+    """The data of a spec, with comments.
 
-    ``data`` is what the YAML means. ``comments`` gives the reason for a
-    top-level key or ``dialect``'s; ``field_comments`` goes with the fields in order.
+    ``head`` are comments above it. ``comments`` has them for keys of the spec and of its
+    schema, ``field_comments`` for the fields in their order.
     """
 
     data: Mapping[str, Any]
@@ -111,62 +118,54 @@ def to_yaml(document: Document) -> str:
     """The document as YAML text; parses back to ``document.data``."""
     lines = [_comment(line) for line in document.head]
     for key, value in document.data.items():
-        if key == "schema":
-            lines += _schema(value, document)
-        else:
+        if key != "schema":
             lines += _with_comment(f"{key}: {scalar(value)}", document.comments.get(key), "")
+            continue
+        lines += ["schema:", "  fields:"]
+        comments = document.field_comments or ("",) * len(value["fields"])
+        for item, comment in zip(value["fields"], comments, strict=True):
+            lines += _with_comment(f"    - {scalar(item)}", comment, "    ")
+        for name, option in value.items():
+            if name != "fields":
+                lines += _with_comment(f"  {name}: {scalar(option)}", document.comments.get(name), "  ")
     return "\n".join(lines) + "\n"
 
 
-def _schema(schema: Mapping[str, Any], document: Document) -> Iterable[str]:
-    yield "schema:"
-    yield "  fields:"
-    comments = document.field_comments or ("",) * len(schema["fields"])
-    for item, comment in zip(schema["fields"], comments, strict=True):
-        yield from _with_comment(f"    - {scalar(item)}", comment, "    ")
-    for key, value in schema.items():
-        if key != "fields":
-            yield from _with_comment(f"  {key}: {scalar(value)}", document.comments.get(key), "  ")
-
-
 def _with_comment(line: str, comment: str | None, indent: str) -> list[str]:
-    """The comment behind the line where there is room, else above it."""
+    """The line with the comment behind it if both fit into ``_WIDTH``; else above it."""
     if not comment:
         return [line]
     words = _comment(comment)
     if len(line) + 2 + len(words) <= _WIDTH:
         return [f"{line}  {words}"]
-    return [*(f"{indent}{part}" for part in _wrapped(comment, _WIDTH - len(indent))), line]
-
-
-def _wrapped(comment: str, width: int) -> list[str]:
-    lines, line = [], "#"
-    for word in _printable(comment).split():
-        if len(line) + 1 + len(word) > width and line != "#":
-            lines.append(line)
-            line = "#"
-        line += " " + word
-    return [*lines, line]
+    start = f"{indent}# "
+    wrapped = textwrap.wrap(
+        words.removeprefix("# "),
+        _WIDTH,
+        initial_indent=start,
+        subsequent_indent=start,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [*wrapped, line]
 
 
 def _comment(text: str) -> str:
-    words = " ".join(_printable(text).split())
+    """The text as a comment of one line; characters that YAML does not allow are replaced by U+FFFD."""
+    printable = "".join(c if _is_printable(c) or c in "\n\t" else "\ufffd" for c in text)
+    words = " ".join(printable.split())
     return f"# {words}" if words else "#"
 
 
-def _printable(text: str) -> str:
-    return "".join(c if _is_printable(c) or c in "\n\t" else "\ufffd" for c in text)
-
-
 def _is_printable(char: str) -> bool:
-    """What YAML lets stand as it is."""
+    """Whether YAML allows the character without an escape."""
     code = ord(char)
     return 32 <= code < 127 or (0xA0 <= code < 0xD800 and code not in (0x2028, 0x2029)) or 0xE000 <= code < 0xFEFF \
         or 0xFEFF < code < 0xFFFE or code > 0xFFFF  # fmt: skip
 
 
 def scalar(value: Any) -> str:
-    """A value in YAML's flow style: text in quotes unless it is a plain word."""
+    """A value in YAML's flow style; text has quotes unless it is a plain word."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{scalar(str(k))}: {scalar(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):
@@ -175,13 +174,15 @@ def scalar(value: Any) -> str:
         return json.dumps(value)  # null, true, numbers: the same in YAML
     if _BARE.fullmatch(value) and value.lower() not in _WORDS:
         return value
-    return '"' + "".join(map(_escaped, value)) + '"'
-
-
-def _escaped(char: str) -> str:
-    if char in _ESCAPES:
-        return _ESCAPES[char]
-    if _is_printable(char):
-        return char
-    code = ord(char)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    escaped = ""
+    for char in value:
+        code = ord(char)
+        if char in _ESCAPES:
+            escaped += _ESCAPES[char]
+        elif _is_printable(char):
+            escaped += char
+        else:
+            escaped += (
+                f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+            )
+    return f'"{escaped}"'

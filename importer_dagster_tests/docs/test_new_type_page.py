@@ -136,7 +136,7 @@ def test_what_is_given_wrongly_is_an_error_of_usage(
 def test_a_delimiter_that_stands_nowhere_is_asked_about(command: Command, tmp_path: Path) -> None:
     file = command.file("id\tv\n1\ta\n", "things.csv")
     done = command("infer", file, "--delimiter", "|", "--out", str(tmp_path / "new"))
-    assert "'|', stands nowhere" in done.stderr
+    assert "'|', is not in the file" in done.stderr
     done = command("infer", file, "--delimiter", "\\t", "--out", str(tmp_path / "tab"))
     assert (done.returncode, done.stderr) == (0, "")
     assert len(load_specs(tmp_path / "tab")["things"].fields) == 2

@@ -1,4 +1,4 @@
-"""The published reference and JSON Schema of a spec agree with what ``spec/table.py`` takes.
+"""The published reference and JSON Schema of a spec agree with what the importer accepts.
 
 A JSON Schema is judged here by a validator of its own, for the few words that
 ours uses; a word that it does not know is an error, so nothing goes unchecked.

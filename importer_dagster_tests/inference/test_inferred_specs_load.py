@@ -1,4 +1,4 @@
-"""A spec that ``infer`` wrote loads the very files that it came from, each value as it was meant."""
+"""A spec that ``infer`` proposes loads the files that it was made from, each value with its meaning."""
 
 import csv
 import datetime as dt
@@ -60,7 +60,7 @@ def test_real_files_load_with_their_inferred_spec(inbox: Inbox, name: str) -> No
     assert (result.status, result.rows_rejected, result.drift) == ("loaded", 0, ()), result.reason
 
 
-# --- whatever comes, cell by cell --------------------------------------------------------------
+# --- generated files, cell by cell --------------------------------------------------------------
 
 NUMBERS = itertools.count()
 
@@ -72,12 +72,12 @@ class Kind:
     values: st.SearchStrategy[Any]
     write: Callable[[Any], str]
     types: tuple[str, ...]
-    words: tuple[str, ...] = ()  # that stand for a missing value
+    words: tuple[str, ...] = ()  # that mean a missing value
 
 
 @dataclass
 class Habits:
-    """What one file does in all of its columns."""
+    """How one file writes all of its columns."""
 
     delimiter: str
     point: str
@@ -91,7 +91,7 @@ class Habits:
 @st.composite
 def habits(draw: st.DrawFn) -> Habits:
     delimiter = draw(st.sampled_from([",", ";", "\t", "|"]))
-    # between commas nobody writes decimal commas
+    # files with commas as delimiter have no decimal commas
     point = "." if delimiter == "," else draw(st.sampled_from([".", ","]))
     group = draw(st.sampled_from([",", " ", "'"] if point == "." else [".", " ", "\u202f"]))
     return Habits(
@@ -165,7 +165,7 @@ def column(draw: st.DrawFn, h: Habits) -> Kind:
 
 
 def meant(kind: Kind, value: Any, text: str) -> Any:
-    """A value as far as its text tells: 10:20 has no seconds."""
+    """The parts of a value that its text has: 10:20 has no seconds."""
     if isinstance(value, dt.datetime | dt.time) and kind.types[0] in ("datetime", "time"):
         shape = text.upper()
         keep = {"microsecond": 0} if "." not in shape.rpartition(" ")[2] + shape.rpartition(":")[2] else {}
@@ -178,7 +178,7 @@ def meant(kind: Kind, value: Any, text: str) -> Any:
 
 
 def is_faithful(got: Any, value: Any, text: str, kind: Kind, field: FieldSpec, quoted: bool) -> bool:
-    """Whether what stands in the table is what the file said."""
+    """Whether the value in the table is the value in the file."""
     plain_text = field.type == "string" and field.format == "default"
     if text == "":
         return got == ("" if quoted and plain_text else None)

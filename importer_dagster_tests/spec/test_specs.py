@@ -1,6 +1,6 @@
-"""The shipped specs, each of them, and what is said about a spec that is wrong.
+"""The shipped specs, each of them, and the errors for a wrong spec.
 
-What does not belong here: how a spec becomes tables and checks (``test_schema``).
+What does not belong here: how a spec becomes tables and checks (``validation/test_schemas.py``).
 The real rows are judged by Python's csv module, decimal and datetime alone, so
 that a fault of the importer cannot hide a fault of a spec.
 """
@@ -179,7 +179,7 @@ def test_all_dispositions_occur() -> None:
 
 
 @each_spec
-def test_it_introduces_itself(spec: TableSpec) -> None:
+def test_it_has_title_description_owner_and_time(spec: TableSpec) -> None:
     assert spec.title and spec.title[0].isupper()
     assert spec.description and spec.description.endswith(".")
     assert spec.owner and re.fullmatch(r"team:[a-z]+", spec.owner)
@@ -220,7 +220,7 @@ def test_its_checks_are_registered(spec: TableSpec) -> None:
 
 
 @each_spec
-def test_one_bad_record_is_borne(spec: TableSpec) -> None:
+def test_one_bad_record_does_not_refuse_a_file(spec: TableSpec) -> None:
     limit = spec.reject_limit
     assert limit.exceeded(1, 29) is None
     assert limit.exceeded(100, 1000) is not None
@@ -356,8 +356,8 @@ def test_unknown_key_names_file_line_and_nearest(old: str, new: str, key: str, l
         ),
     ],
 )
-def test_an_unknown_key_is_likened_to_the_keys_of_its_own_place(written: str, said: str) -> None:
-    """Also where the key that was meant is then missed: the slip is said, not what follows from it."""
+def test_an_unknown_key_is_compared_with_the_keys_of_its_own_part(written: str, said: str) -> None:
+    """The error is about the misspelt key, not about the key that is missing because of it."""
     with pytest.raises(SpecError) as caught:
         parse_spec(f"schema: {{fields: [{{name: a, type: integer}}]}}\n{written}\n", "t.yaml")
     assert said in str(caught.value)
@@ -402,7 +402,7 @@ def test_merge_needs_a_key() -> None:
 def test_a_key_written_twice_is_refused() -> None:
     error = error_of(SAMPLE + "group: people\n")
     assert error.line == 19
-    assert "'group' stands here a second time" in str(error)
+    assert "'group' is here a second time" in str(error)
 
 
 @pytest.mark.parametrize("text", ["", "- a list\n", "just text\n"])
@@ -426,7 +426,7 @@ def test_yaml_runs_no_code(tmp_path: Path) -> None:
 
 
 def test_words_of_yaml_1_1_stay_text() -> None:
-    """NO is Norway, on and y are codes, 12:30 is a time; YAML 1.1 would make false, true and 750 of them."""
+    """NO may be Norway, on and y codes, 12:30 a time; YAML 1.1 reads them as false, true and 750."""
     text = """
     expected_by: 12:30
     schema:

@@ -1,4 +1,4 @@
-"""Dated versions of a type: every file by the layout of its day, all into one table."""
+"""Dated versions of a type: every file is read by the layout of its day, and all are loaded into one table."""
 
 import datetime
 import random
@@ -154,7 +154,7 @@ def parsed(cell: str, pattern: str) -> datetime.datetime:
     return datetime.datetime.strptime(cell, pattern)
 
 
-# --- smaller than that ------------------------------------------------------------------
+# --- small files ----------------------------------------------------------------------
 
 SMALL = """
 schema:
@@ -192,7 +192,7 @@ def test_dialect_encoding_names_and_formats_change_with_the_version(inbox: Inbox
     assert again.status == "unchanged"
 
 
-def test_the_event_stands_with_the_first_delivery_of_the_version(inbox: Inbox, query: Query) -> None:
+def test_drift_is_recorded_with_the_first_delivery_of_the_version(inbox: Inbox, query: Query) -> None:
     spec = parse_spec(SMALL, "t.yaml")
     where = "SELECT DISTINCT l.path FROM importer.drift d JOIN importer.loads l USING (load_id) WHERE version IS NOT NULL"
     content = "id;price_eur;note\n{};1,50;n\n"
@@ -217,7 +217,7 @@ def test_columns_of_another_version_are_known(inbox: Inbox, query: Query) -> Non
     ]
 
 
-def test_a_declared_alias_is_news_only_where_it_begins(inbox: Inbox) -> None:
+def test_a_declared_alias_is_drift_only_where_it_begins(inbox: Inbox) -> None:
     spec = parse_spec("schema: {fields: [{name: id}, {name: v, aliases: w}]}", "t.yaml")
     said = []
     for n, header in enumerate(["id,v", "id,w", "id,w", "id,v", "id,w", "id,W", "v,id", "v,id"]):
@@ -260,7 +260,7 @@ def test_changing_the_versions_loads_nothing_again(inbox: Inbox, query: Query) -
         ("[{from: 2024-02-01, feilds: []}]", "did you mean 'fields'"),
     ],
 )  # fmt: skip
-def test_versions_that_make_no_sense(versions: str, words: str) -> None:
+def test_versions_that_contradict_each_other_are_an_error(versions: str, words: str) -> None:
     with pytest.raises(SpecError, match=words):
         parse_spec(
             f"schema: {{fields: [{{name: id}}, {{name: v}}], primaryKey: id}}\nversions: {versions}", "t.yaml"

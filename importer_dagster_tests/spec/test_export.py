@@ -1,4 +1,4 @@
-"""Specs from and to other descriptions."""
+"""Specs exported to other formats, and made from Frictionless descriptors."""
 
 import json
 
@@ -33,7 +33,7 @@ def test_frictionless_and_back_is_the_same_spec(name: str) -> None:
     assert {**again.model_dump(), "path": expected["path"]} == expected
 
 
-def test_hard_fields_survive_the_way_there_and_back() -> None:
+def test_unusual_fields_survive_export_and_import() -> None:
     spec = make_spec(
         "hard",
         [
@@ -111,7 +111,7 @@ def test_a_data_package_gives_a_spec_for_each_resource() -> None:
         from_frictionless(package, "one")
 
 
-def test_words_of_the_standard_that_mean_something_else_here_are_told() -> None:
+def test_options_of_the_standard_that_are_changed_or_left_out_are_noted() -> None:
     descriptor = {
         "name": "t",
         "custom": 1,
