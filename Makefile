@@ -46,7 +46,7 @@ bench: $(VENV)/.peers  ## measure everything, half an hour; ONLY="copy merge" fo
 flood: $(VENV)/.ready  ## ten runs at once from schedule, UI and commands: how many write, what waiting costs
 	$(BIN)/python -m reliability.flood
 	$(BIN)/python -m reliability.flood --caps 3 --same-days
-	$(BIN)/python -m importer_dagster_tests.helpers.flood
+	$(BIN)/python -m reliability.flood --processes 10
 
 overlap: $(VENV)/.ready  ## schedule, backfill, UI and a person import the same file at the same time, 36 times
 	$(BIN)/python -m reliability.overlap

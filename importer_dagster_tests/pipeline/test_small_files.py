@@ -27,8 +27,8 @@ from importer_dagster.source.open_file import read_files
 from importer_dagster.spec.table import TableSpec
 from importer_dagster.validation.checks import named_check
 from importer_dagster.warehouse import Warehouse
-from importer_dagster_tests.helpers.flood import set_cap
 from importer_dagster_tests.helpers.inbox import DAY, Inbox, Query, database, make_spec
+from reliability.flood import set_cap
 from reliability.patience import wait_for
 from reliability.state import differences, state
 
