@@ -19,8 +19,10 @@ demo: $(VENV)/.ready  ## set up, make a demo inbox and import it through Dagster
 dev: $(VENV)/.ready  ## the Dagster UI and daemon, on the state that demo left
 	$(BIN)/importer dev
 
+# one more than processors: one worker has the tests that mostly wait (importer_dagster_tests/conftest.py)
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count(), 7) + 1)')
 test: $(VENV)/.ready  ## set up and run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 lint: $(VENV)/.ready  ## style, types and import rules
 	$(BIN)/ruff check .
