@@ -28,31 +28,31 @@ _WAITING = (
     "harness/test_flood.py",
     "harness/test_overlap.py",
     "defs/test_catchup.py",
-    "defs/test_run_recovery.py",
-    "defs/test_missed_retries.py",
     "pipeline/test_back_pressure.py",
-    "pipeline/test_faults.py",
+    "defs/test_missed_retries.py",
     "launch/test_embedded.py",
     "source/test_arrival.py",
 )
-# Files with tests of 15 seconds and more that begin early: at the end, no worker waits for a long test.
+# Files with tests or groups of 20 seconds and more. They begin early, the longest first: then no worker
+# has a long test left when the others are done.
 _LONG = (
-    "base/test_roles.py",
-    "defs/test_adventureworks.py",
     "defs/test_dagster.py",
-    "defs/test_light_definitions.py",
+    "base/test_roles.py",
+    "defs/test_run_recovery.py",
+    "defs/test_adventureworks.py",
     "operations/test_dagster_retention.py",
-    "operations/test_retention.py",
     "reader/test_property.py",
-    "pipeline/test_cpu.py",
+    "harness/test_crash.py",
+    "pipeline/test_faults.py",
+    "docs/test_gate_and_dispositions_pages.py",
+    "operations/test_retention.py",
     "pipeline/test_order.py",
     "harness/test_soak.py",
-    "harness/test_crash.py",
-    "harness/test_benchmarks.py",
-    "docs/test_gate_and_dispositions_pages.py",
+    "base/test_tls.py",
+    "pipeline/test_cpu.py",
     "writer/test_unchanged_filter.py",
+    "harness/test_benchmarks.py",
     "launch/test_demo.py",
-    "inference/test_infer.py",
 )
 
 
