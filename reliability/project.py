@@ -135,7 +135,7 @@ class Project:
 
     @contextmanager
     def services(self) -> Iterator[None]:
-        """Run a daemon and a webserver; at the end every process that was started is ended."""
+        """Run a daemon and a webserver; at the end every process that was started is killed."""
         self.start("dagster._daemon", "run", "-w", _WORKSPACE)
         self.start("dagster_webserver", "-w", _WORKSPACE, "-h", "127.0.0.1", "-p", str(self.port))
         try:
@@ -144,7 +144,7 @@ class Project:
             yield
         finally:
             for process in self.processes:
-                _end(process)
+                _kill(process)
 
     def backfill(self, day: date, *types: str) -> subprocess.Popen[bytes]:
         """`importer backfill` of one day."""
@@ -286,13 +286,14 @@ def tree(pid: int) -> list[psutil.Process]:
     return []
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Terminate a process, wait, and kill what is left of it and of its descendants."""
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and all its descendants: Dagster's servers would take up to a minute to end by themselves."""
     below = tree(process.pid)
-    if process.poll() is None:
-        process.terminate()
-    psutil.wait_procs(below, timeout=20)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    for descendant in below:
+        with suppress(psutil.Error):
+            descendant.kill()
     with suppress(subprocess.TimeoutExpired):
         process.wait(20)
+    psutil.wait_procs(below, timeout=20)
