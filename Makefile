@@ -19,8 +19,10 @@ demo: $(VENV)/.ready  ## set up, make a demo inbox and import it through Dagster
 dev: $(VENV)/.ready  ## the Dagster UI and daemon, on the state that demo left
 	$(BIN)/importer dev
 
+# one more than processors: one worker has the tests that mostly wait (importer_dagster_tests/conftest.py)
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count(), 7) + 1)')
 test: $(VENV)/.ready  ## set up and run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 lint: $(VENV)/.ready  ## style, types and import rules
 	$(BIN)/ruff check .
@@ -46,7 +48,7 @@ bench: $(VENV)/.peers  ## measure everything, half an hour; ONLY="copy merge" fo
 flood: $(VENV)/.ready  ## ten runs at once from schedule, UI and commands: how many write, what waiting costs
 	$(BIN)/python -m reliability.flood
 	$(BIN)/python -m reliability.flood --caps 3 --same-days
-	$(BIN)/python -m importer_dagster_tests.helpers.flood
+	$(BIN)/python -m reliability.flood --processes 10
 
 overlap: $(VENV)/.ready  ## schedule, backfill, UI and a person import the same file at the same time, 36 times
 	$(BIN)/python -m reliability.overlap

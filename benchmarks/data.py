@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import yaml
 
 from importer_dagster.spec.table import TableSpec
 
@@ -68,9 +69,18 @@ def make_spec(name: str = TYPE, **more: Any) -> TableSpec:
 
 
 def spec_dict(name: str = TYPE, **more: Any) -> dict[str, Any]:
-    """The same as it would stand in a YAML file."""
+    """A spec of the benchmark's columns, as a YAML file has it."""
     schema = {"fields": [f for f, _ in FIELDS], **({"primaryKey": more.pop("key")} if "key" in more else {})}
     return {"name": name, "schema": schema, "reject_limit": {"share": 1.0}, **more}
+
+
+def write_specs(folder: Path, names: Sequence[str]) -> None:
+    """A YAML file of each type; append, replace and merge take turns."""
+    folder.mkdir(parents=True)
+    for number, name in enumerate(names):
+        disposition = ("append", "replace", "merge")[number % 3]
+        spec = spec_dict(name, key=["order_id"], write_disposition=disposition)
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
 
 
 def write_file(

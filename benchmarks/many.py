@@ -18,10 +18,9 @@ from pathlib import Path
 
 import psutil
 import psycopg
-import yaml
 
 from benchmarks.cases import DAY, Bench
-from benchmarks.data import spec_dict, write_file
+from benchmarks.data import write_file, write_specs
 from benchmarks.measure import Line, say
 from importer_dagster.ledger import schema as ledger_schema
 from importer_dagster.settings import Settings
@@ -89,12 +88,9 @@ def many(bench: Bench, *, types: int = TYPES) -> list[Line]:
 
 
 def _write(settings: Settings, types: int) -> None:
-    settings.specs.mkdir(parents=True)
-    for number in range(types):
-        name = f"many{number:03}"
-        disposition = ("append", "replace", "merge")[number % 3]
-        spec = spec_dict(name, key=["order_id"], write_disposition=disposition)
-        (settings.specs / f"{name}.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
+    names = [f"many{number:03}" for number in range(types)]
+    write_specs(settings.specs, names)
+    for number, name in enumerate(names):
         write_file(Path(settings.inbox_url) / str(DAY) / "tenant" / f"{name}.csv", _ROWS, seed=number + 1)
 
 

@@ -1,4 +1,4 @@
-"""Files of a hundred megabytes that are made to swallow memory or time.
+"""Files of a hundred megabytes that could take too much memory or time.
 
 What does not belong here: small ones (``files.py``).
 """
@@ -92,7 +92,7 @@ BIG = tuple(_MAKERS)
 
 
 def check_big(name: str) -> None:
-    """Read one of the big files; raises where records are lost."""
+    """Write and read one of the big files."""
     spec = TableSpec.model_validate({"name": "t", "schema": {"fields": [{"name": n} for n in "abc"]}})
     handle, path = tempfile.mkstemp(suffix=".csv")
     try:
@@ -104,7 +104,7 @@ def check_big(name: str) -> None:
 
 
 def read_big(path: Path, spec: TableSpec) -> int:
-    """How many records there were; -1 where the file is refused."""
+    """The number of records; -1 if the file is refused."""
     unpacked = Unpacked(str(path))
     seen = 0
     try:

@@ -1,6 +1,6 @@
-"""Hostile files and the specs they are read under, from a seed.
+"""Make hostile files, and the specs that they are read with, from a seed.
 
-What does not belong here: what must hold of them (``oracle.py``).
+What does not belong here: what must hold of the files (``oracle.py``).
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ BYTES = [
 
 @dataclass(frozen=True)
 class File:
-    """Bytes of a file, and the spec (as a dictionary) that it is read under."""
+    """Bytes of a file, and the spec (as a dictionary) that it is read with."""
 
     content: bytes
     spec: dict[str, Any]
 
 
 def make(seed: int) -> File:
-    """The file of a seed, always the same."""
+    """The file of a seed; the same seed gives the same file."""
     rng = random.Random(seed)  # noqa: S311
     dialect = _dialect(rng)
     width = rng.choice([1, 1, 2, 3, 3, 4, 7])

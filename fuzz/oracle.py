@@ -1,8 +1,7 @@
-"""What must hold of every file, however hostile.
+"""Check what must hold of every file that is read.
 
-* It is read to its end or refused with a reason; nothing else is raised.
-* Conservation: the numbers 1 to n of the records are each in just one batch, or
-  rejected, or skipped as a footer.
+* It is read to its end, or refused with a reason; no other error is raised.
+* No record is lost or read twice: each number from 1 to n is in exactly one batch, or rejected.
 * What is read does not depend on the size of the blocks.
 * Every reject has its record, line, column, value, rule, message and raw text.
 * The values are those that the grammar gives, cell by cell (``_by_grammar``).
@@ -31,7 +30,7 @@ LONGEST_FOR_TINY_BLOCKS = 600  # bytes
 
 @dataclass
 class Outcome:
-    """What reading a file came to."""
+    """The outcome of reading a file."""
 
     refused: str | None = None
     header: tuple[str, ...] = ()
@@ -42,13 +41,13 @@ class Outcome:
 
 
 def check(file: File, folder: Path | None = None) -> Outcome:
-    """Read a file in several ways; raises AssertionError where something does not hold."""
+    """Read a file in blocks of several sizes; raises AssertionError if something does not hold."""
     spec = TableSpec.model_validate(file.spec)
     with tempfile.TemporaryDirectory() if folder is None else _Kept(folder) as place:
         path = Path(place) / "f.csv"
         path.write_bytes(file.content)
         outcome = read(path, spec, BLOCK)
-        _conserved(outcome, spec)
+        _check_records(outcome, spec)
         for size in BLOCK_SIZES[1:]:
             if size > 1 or len(file.content) < LONGEST_FOR_TINY_BLOCKS:
                 other = read(path, spec, size)
@@ -73,7 +72,7 @@ class _Kept:
 
 
 def read(path: Path, spec: TableSpec, block_size: int) -> Outcome:
-    """The whole file through the reader."""
+    """Read the whole file."""
     outcome = Outcome()
     try:
         unpacked = Unpacked(str(path))
@@ -107,12 +106,12 @@ def _take(batch: Any, outcome: Outcome) -> None:
 
 def _comparable(outcome: Outcome) -> Any:
     if outcome.refused is not None:
-        # how much of a file is seen at once decides how early it can be refused, not whether
+        # the block size decides how early a file is refused, not whether
         return "refused"
     return outcome.header, outcome.rows, outcome.rejects, outcome.skipped, outcome.warnings
 
 
-def _conserved(outcome: Outcome, spec: TableSpec) -> None:
+def _check_records(outcome: Outcome, spec: TableSpec) -> None:
     if outcome.refused is not None:
         return
     loaded = [r[0] for r in outcome.rows]

@@ -1,8 +1,8 @@
 """``python -m fuzz``: feed hostile files to the reader for a while, and report crashes, hangs and memory.
 
-A worker process goes through seeds; this one watches it, ends it when a file
-takes too long or memory grows, and starts another. Every failure is kept with
-its file and its seed. Exit 1 where there was any.
+A worker process reads the files of one seed after the other. This process watches it, kills it
+if a file takes too long or too much memory, and starts another worker. The file and the seed of
+every failure are kept. The exit code is 1 if there was any.
 
 What does not belong here: making files (``files.py``), what must hold (``oracle.py``).
 """
@@ -30,7 +30,7 @@ from fuzz.oracle import check
 
 HANG_S = 60  # CPU seconds for a file of a few kB, or one of BIG
 MEMORY = 1_500 << 20  # bytes of the worker; blocks of 8 MB and the longest record need about 400 MB
-FILES_PER_WORKER = 20_000  # then a fresh one: what grows slowly shows in the report, and ends
+FILES_PER_WORKER = 20_000  # then a new worker starts; memory that grows slowly shows in the report
 
 
 @dataclass
@@ -68,7 +68,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
     parser.add_argument("--minutes", type=float, default=5, help="how long (default 5)")
     parser.add_argument("--start", type=int, default=int(time.time()), help="first seed (default: the clock)")
-    parser.add_argument("--seed", type=int, help="run one seed only, and print what came of it")
+    parser.add_argument("--seed", type=int, help="run one seed only, and print the outcome")
     parser.add_argument("--failures", type=int, default=20, help="stop after so many (default 20)")
     parser.add_argument(
         "--out", type=Path, default=Path(".fuzz"), help="folder for failing files (default .fuzz)"
@@ -115,10 +115,10 @@ def _one_worker(seed: int, deadline: float, report: Report, options: argparse.Na
 
 
 class _Watch:
-    """What a worker is at, for how long, and what it needs.
+    """The file that a worker reads, for how long, and the worker's memory.
 
-    CPU seconds are what counts, so that a busy machine is no hang; but ten
-    times as long by the clock is one, too: something waits for ever.
+    CPU seconds count, so that a busy machine does not look like a hang. Ten times as many seconds
+    by the clock are a hang as well: the worker waits for something that does not come.
     """
 
     def __init__(self, process: psutil.Process) -> None:
@@ -147,7 +147,7 @@ class _Watch:
 
 
 def _work(seed: int, deadline: float, big: bool, pipe: Connection) -> None:
-    """In the worker: one of the big files, then small ones until it is time for a fresh worker."""
+    """The worker: read one of the big files, then the files of the seeds until a new worker is due."""
     try:
         if big:
             name = BIG[seed % len(BIG)]

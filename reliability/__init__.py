@@ -1,9 +1,10 @@
-"""Proof under crashes and faults: ``make crash`` and ``make soak``. Not shipped in the package.
+"""Long tests under crashes, faults and load: ``make crash``, ``make soak``, ``make flood``, ``make overlap``.
 
-``server`` is a PostgreSQL of our own that may be killed, ``steps`` makes an
-import stop at a named step so that it can be killed there, ``work`` is what the
-killed processes do, ``state`` tells whether two databases hold the same,
-``crash`` and ``soak`` are the commands, ``orchestrated`` the victims below Dagster.
+The commands are ``crash`` (kills at every step), ``orchestrated`` (kills below Dagster), ``soak``
+(a mixed load under faults), ``flood`` (many imports at once) and ``overlap`` (the same file from
+four sides). ``server`` is a PostgreSQL that may be killed, ``project`` one with Dagster's daemon and
+webserver; ``steps`` stops an import at a named step, ``work`` is what the killed processes do,
+``state`` and ``count`` say what the tables must hold. Not shipped in the package.
 
 What does not belong here: tests of how something works (``importer_dagster_tests``).
 """

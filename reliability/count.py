@@ -1,4 +1,4 @@
-"""What the tables must hold, worked out from the files with Python's csv module and nothing of the importer.
+"""What the tables must hold, computed from the files with Python's csv module, without any code of the importer.
 
 What does not belong here: reading tables (``soak.py``).
 """
@@ -17,15 +17,15 @@ Place = tuple[str, str]  # tenant, day; a type has one file for each
 
 
 @dataclass(frozen=True)
-class Content:
-    """One file: how many records, and the good ones in order."""
+class FileContent:
+    """One file: the number of its records, and the good records in their order."""
 
     records: int
     good: tuple[tuple[int, str | None, Decimal | None], ...]
 
 
-def read(file: Path, *, keyed: bool) -> Content:
-    """Count a file's records; of those that share a key the first is good."""
+def read(file: Path, *, keyed: bool) -> FileContent:
+    """Count a file's records and find the good ones. Of records with the same key, the first is good."""
     with file.open(newline="", encoding="utf-8") as lines:
         _, *records = csv.reader(lines)
     good: list[tuple[int, str | None, Decimal | None]] = []
@@ -35,7 +35,7 @@ def read(file: Path, *, keyed: bool) -> Content:
         if row is not None and not (keyed and row[0] in seen):
             seen.add(row[0])
             good.append(row)
-    return Content(len(records), tuple(good))
+    return FileContent(len(records), tuple(good))
 
 
 def _judged(record: list[str]) -> tuple[int, str | None, Decimal | None] | None:
@@ -47,21 +47,21 @@ def _judged(record: list[str]) -> tuple[int, str | None, Decimal | None] | None:
         return None
 
 
-def table(disposition: str, files: Mapping[Place, Content]) -> Counter[Row]:
+def table(disposition: str, files: Mapping[Place, FileContent]) -> Counter[Row]:
     """The rows that the table must hold (scd2: the current ones)."""
     if disposition == "append":
         return Counter((tenant, *row) for (tenant, _), c in files.items() for row in c.good)
     if disposition == "replace":
         newest = dict(sorted(files))
         return Counter((tenant, *row) for tenant, day in newest.items() for row in files[tenant, day].good)
-    standing: dict[tuple[str, int], Row] = {}
+    rows: dict[tuple[str, int], Row] = {}
     for (tenant, _), content in sorted(files.items()):
         for row in content.good:
-            standing[tenant, row[0]] = (tenant, *row)
-    return Counter(standing.values())
+            rows[tenant, row[0]] = (tenant, *row)
+    return Counter(rows.values())
 
 
 def difference(expected: Counter[Row], found: Iterable[Row]) -> int:
-    """How many rows only one of them has."""
+    """How many rows are in one of them only."""
     have = Counter(found)
     return sum((expected - have).values()) + sum((have - expected).values())

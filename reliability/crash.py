@@ -1,8 +1,8 @@
-"""``python -m reliability.crash``: kill importing processes and servers at every step, and look what is left.
+"""``python -m reliability.crash``: kill importing processes and servers at every step, and compare with an undisturbed import.
 
-For each kill: the tables hold the old state or the new one; an import again
-ends in exactly what an undisturbed one gives (rows, values, ledger figures);
-nothing is left behind; the slot is free again soon.
+After each kill the tables hold the old state or the new one. A second import then ends in
+exactly what an undisturbed import gives (rows, values, figures of the ledger). Nothing is left
+behind, and the slot is free again soon.
 
 What does not belong here: how a process is made to wait at a step (``steps.py``),
 what runs below Dagster (``orchestrated.py``).
@@ -54,7 +54,7 @@ VICTIMS = {
 
 
 def write_csv(file: Path, seed: int, rows: int = ROWS, *, bad_cells: bool = True) -> None:
-    """Some rows of ``things``, with repeats, and bad cells if wanted, among them."""
+    """Rows of ``things`` as CSV, with repeated keys and, if wanted, bad cells among them."""
     made = random.Random(seed)  # noqa: S311 - test data
     lines = ["id,v,n"]
     for number in range(1, rows + 1):
@@ -67,12 +67,12 @@ def write_csv(file: Path, seed: int, rows: int = ROWS, *, bad_cells: bool = True
 
 @dataclass(frozen=True)
 class Inbox:
-    """Files that were there before, and those that are imported under fire."""
+    """The files that were imported before, and those whose import is killed."""
 
     folder: Path
 
     def delivery(self, day: int, seed: int, name: str = "f", *, bad_cells: bool = True) -> Delivery:
-        """A delivery of a day; the same seed is the same content."""
+        """A delivery of a day; the same seed gives the same content."""
         path = f"{day}/{name}.csv"
         file = self.folder / str(seed) / path
         if not file.exists():
@@ -103,7 +103,7 @@ class Inbox:
 
 @dataclass(frozen=True)
 class Case:
-    """Who is killed, when, doing what."""
+    """One kill: the victim, the step, the disposition and the scenario."""
 
     victim: str
     step: str
@@ -113,11 +113,11 @@ class Case:
 
 @dataclass
 class Verdict:
-    """What came of it."""
+    """The outcome of one kill."""
 
     case: Case
     reached: bool = False
-    exit_code: int | None = None  # of the process that was disturbed; negative: killed
+    exit_code: int | None = None  # of the importing process; negative if it was killed
     recovered: bool = False
     faults: list[str] = field(default_factory=list)
     slot_s: float = 0.0  # from the kill until no lock of an import was held
@@ -162,7 +162,7 @@ class Crash:
             self.server.clone(name, self._template(variant, step))
             with self.server.connect(name) as conn:
                 before = state(conn)
-                # the second of two counts: the first also makes the process we fork from
+                # the second import is timed: the first also starts the process that imports are forked from
                 for _ in range(1 if self._expected else 2):
                     start = time.monotonic()
                     code, words = self._finish(self._start(name, variant, scenario))
@@ -196,7 +196,7 @@ class Crash:
     # --- the round ---
 
     def kill_one(self, case: Case) -> Verdict:
-        """One kill and all that must hold after it."""
+        """One kill, and the check of everything that must hold after it."""
         before, after, seconds = self.expected(case.variant, case.scenario, case.step)
         database = f"round_{next(self._numbers)}"
         self.server.clone(database, self._template(case.variant, case.step))
@@ -204,7 +204,7 @@ class Crash:
         started = self._start_under(case, database, verdict, seconds)
         verdict.exit_code, words = self._finish(started)
         if case.victim == "process" and verdict.exit_code == 0:
-            verdict.reached = False  # it had ended before
+            verdict.reached = False  # the import had ended before
         if verdict.exit_code not in (0, 4, -signal.SIGKILL):
             verdict.faults.append(f"ended with {verdict.exit_code}: {words[-500:]}")
         with self.server.connect(database) as conn:
@@ -286,7 +286,7 @@ def _backend(conn: psycopg.Connection) -> int | None:
 def cases(
     rounds: int, seed: int, victims: Sequence[str], dispositions: Sequence[str], steps: Sequence[str]
 ) -> Iterator[Case]:
-    """Every victim, step and disposition, over and over in a random order, until there are ``rounds``."""
+    """``rounds`` cases: every victim, step and disposition in random order, repeated as often as needed."""
     chosen = random.Random(seed)  # noqa: S311 - which case comes next
     every = [(v, s, d) for v, s, d in product(victims, steps, dispositions) if _is_reached(s, d)]
     done = 0
@@ -338,7 +338,7 @@ def _figures(verdicts: Sequence[Verdict]) -> str:
 
 
 def run(chosen: Sequence[Case], seed: int, *, say: Callable[[str], None]) -> list[Verdict]:
-    """Play all cases on a server of our own."""
+    """Run all cases on a server of their own."""
     verdicts: list[Verdict] = []
     with own_server() as server:
         crash = Crash(server, seed)
@@ -377,7 +377,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_argument(f"--{name}", nargs="+", choices=values, default=values, metavar=name[:-1].upper())
     options = parser.parse_args(arguments)
     chosen = list(cases(options.rounds, options.seed, options.victims, options.dispositions, options.steps))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends with us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends with this process
     start = time.monotonic()
     verdicts = run(chosen, options.seed, say=lambda line: print(line, flush=True))
     print(f"\n{report(verdicts)}\n\n{time.monotonic() - start:.0f} s, seed {options.seed}")

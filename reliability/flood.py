@@ -1,301 +1,301 @@
-"""``python -m reliability.flood``: ten runs at once, of the schedule, the UI and commands; who writes, what waiting costs.
+"""``python -m reliability.flood``: many imports at once; how many write, what waiting costs, memory.
 
-Runs of a daemon's schedule, runs that a webserver is asked for by GraphQL as its UI
-does, ``dagster job backfill`` and ``importer backfill``, all at once, for several
-caps N. The harness holds every slot until all of them have started and measures
-what those who wait take; then it lets go, adds people who load files of the same days
-by hand, and counts writing sessions until all have ended.
+Without ``--processes`` the imports are runs of Dagster (``flood_runs.py``). With it, real
+processes import deliveries of several tenants without Dagster. The database refuses a write
+of a session without a slot, and ``pg_stat_activity`` is sampled all the while. Then files of
+growing size are imported into a slow database, and the memory is measured. The tests call the
+functions of this module with small sizes.
 
-What does not belong here: the project that runs (``project.py``), the looking
-(``sampling.py``); a rule instead of samples (``guard.py``).
+What does not belong here: runs of Dagster (``flood_runs.py``), counting the writers
+(``sampling.py``), the slow connection (``throttle.py``).
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
+import json
 import signal
 import subprocess
 import sys
 import time
+import uuid
+from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from pathlib import Path
 
 import psutil
+import psycopg
 
-from importer_dagster.slots import SLOT_LOCKS
+from importer_dagster import slots
+from importer_dagster.ledger import schema as ledger_schema
+from importer_dagster.model import Delivery
+from importer_dagster.pipeline.delivery import import_delivery
+from importer_dagster.spec.table import TableSpec
+from importer_dagster.warehouse import Warehouse
 from reliability import guard
-from reliability.patience import wait_for
-from reliability.project import PATIENCE_S, Project, tree
 from reliability.sampling import Seen, sampling
 from reliability.server import OwnServer, own_server
+from reliability.throttle import throttled
 
 CAPS = (1, 3, 8)
-TENANTS = ("acme", "bolt")
-_TYPES = {"flood_append": "append", "flood_merge": "merge", "flood_scd2": "scd2"}
-
-
-@dataclass(frozen=True)
-class Size:
-    """How many runs of each kind, and how large the files are."""
-
-    scheduled: int = 3
-    ui: int = 3
-    job_backfills: int = 2
-    commands: int = 2
-    people: int = 2
-    rows: int = 20_000
-    same_days: bool = False  # everyone wants the days of the schedule
-    settle_s: float = 10.0  # until Dagster has started as many as it will, and they have come to rest
-    held_s: float = 15.0  # of looking at those who wait
-
-    @property
-    def runs(self) -> int:
-        """All runs that there must be at least."""
-        return self.scheduled + self.ui + self.job_backfills + self.commands
+DAY = date(2024, 1, 1)
+MB = 1 << 20
 
 
 @dataclass
-class Waiting:
-    """What those who wait take, while nobody can write."""
+class Flood(Seen):
+    """What the samples of one flood showed, and how many deliveries ended with which status."""
 
-    queued: int = 0  # runs that are a row of Dagster's queue
-    runs: int = 0  # processes of runs
-    steps: int = 0  # processes that sleep before a slot
-    pending: int = 0  # steps that are a row of Dagster's pool
-    run_cpu: float = 0.0  # the most, share of a core
-    step_cpu: float = 0.0
-    seen: Seen = field(default_factory=Seen)
+    statuses: Counter[str] = field(default_factory=Counter)
+
+
+def spec_of(disposition: str, name: str = "flood") -> TableSpec:
+    """A CSV type with columns ``id`` (its key) and ``v``."""
+    fields = [{"name": "id", "type": "integer"}, {"name": "v"}]
+    return TableSpec.model_validate(
+        {
+            "name": name,
+            "schema": {"fields": fields, "primaryKey": ["id"]},
+            "write_disposition": disposition,
+        }
+    )
+
+
+def deliver(folder: Path, tenant: str, day: int, rows: int, name: str = "flood") -> Delivery:
+    """A delivery and its file. The same arguments give the same file, also when several processes write it."""
+    path = f"{tenant}-{day}.csv"
+    file = folder / path
+    if not file.exists():
+        partial = file.with_name(f"{path}.{uuid.uuid4().hex}")
+        with partial.open("w") as out:
+            out.write("id,v\n")
+            out.writelines(f"{i},{tenant} {day} {i}\n" for i in range(rows))
+        partial.replace(file)
+    return Delivery(name, tenant, DAY + timedelta(days=day), path, str(file), file.stat().st_size)
+
+
+def work(
+    url: str, folder: Path, tenant: str, count: int, rows: int, disposition: str, name: str = "flood"
+) -> None:
+    """What one process does: import ``count`` days of a tenant.
+
+    Prints a JSON list with (status, UNIX time at which the import was called) of each day.
+    """
+    warehouse, spec = Warehouse(url, db_writes=1), spec_of(disposition, name)
+    done = []
+    for delivery in [deliver(folder, tenant, day, rows, name) for day in range(count)]:
+        asked = time.time()
+        done.append((import_delivery(delivery, spec, warehouse=warehouse).status, asked))
+    print(json.dumps(done))
+
+
+def start(
+    url: str,
+    folder: Path,
+    tenant: str,
+    count: int,
+    rows: int,
+    disposition: str = "merge",
+    name: str = "flood",
+) -> subprocess.Popen[str]:
+    """Start a process that does ``work``."""
+    command = [sys.executable, "-m", "reliability.flood", "--work"]
+    more = [url, str(folder), tenant, str(count), str(rows), disposition, name]
+    return subprocess.Popen([*command, *more], stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own arguments
+
+
+def finish(process: subprocess.Popen[str]) -> list[tuple[str, float]]:
+    """What ``work`` has printed, once the process has ended: (status, time at which it was called) of each day."""
+    out, _ = process.communicate()
+    assert process.returncode == 0, f"a process ended with {process.returncode}"
+    return [(status, asked) for status, asked in json.loads(out)]
+
+
+def watch(url: str, processes: Sequence[subprocess.Popen[str]]) -> Flood:
+    """Sample the database until all processes have ended."""
+    with sampling(url) as seen:
+        for process in processes:
+            process.wait()
+    assert seen.faults == []
+    statuses = Counter(status for process in processes for status, _ in finish(process))
+    return Flood(**vars(seen), statuses=statuses)
+
+
+def flood(url: str, folder: Path, *, cap: int, processes: int, count: int, rows: int) -> Flood:
+    """All ``processes`` at once, each with a tenant of its own; a write without a slot fails."""
+    set_cap(url, cap)
+    with psycopg.connect(url, autocommit=True) as conn:
+        guard.install(conn, cap)
+    return watch(url, [start(url, folder, f"t{n}", count, rows) for n in range(processes)])
+
+
+def set_cap(url: str, cap: int) -> None:
+    """Make the ledger's tables if need be, and set the cap."""
+    warehouse = Warehouse(url)
+    ledger_schema.migrate(warehouse)
+    with warehouse.connect() as conn:
+        slots.set_cap(conn, cap)
+        conn.commit()
+
+
+def cpu_while_waiting(url: str, folder: Path, seconds: float) -> tuple[float, float]:
+    """Three processes wait for a slot: the least and the most CPU of one, as a share of a core."""
+    set_cap(url, 1)
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute("SELECT pg_advisory_lock(%s, 0)", (slots.SLOT_LOCKS,))
+        processes = [start(url, folder, f"waits{n}", 1, 10) for n in range(3)]
+        while conn.execute("SELECT count(*) FROM importer.waiting").fetchone() != (3,):
+            time.sleep(0.1)
+        before = [_cpu_seconds(p) for p in processes]
+        time.sleep(seconds)
+        shares = sorted((_cpu_seconds(p) - b) / seconds for p, b in zip(processes, before, strict=True))
+    watch(url, processes)
+    return shares[0], shares[-1]
+
+
+def _cpu_seconds(process: subprocess.Popen[str]) -> float:
+    times = psutil.Process(process.pid).cpu_times()
+    return float(times.user + times.system)
+
+
+# --- fairness -------------------------------------------------------------------------------
 
 
 @dataclass
-class Verdict:
-    """What one cap showed."""
+class Wait:
+    """How many large and how many small files were imported while one small file waited."""
 
-    cap: int
-    runs: dict[str, int] = field(default_factory=dict)
-    waiting: Waiting = field(default_factory=Waiting)
-    seen: Seen = field(default_factory=Seen)
-    statements: int = 0
-    rows_in: int = 0
-    rows_out: int = 0
-    seconds: float = 0.0
-    faults: list[str] = field(default_factory=list)
+    tenant: str
+    large: int
+    small: int
 
 
-class Flood:
-    """A project of which at most ``cap`` sessions may write, and everybody who wants to at once."""
+def waits_beside_a_big_tenant(
+    url: str, folder: Path, *, types: int, files: int, rows: int, small: int, count: int
+) -> list[Wait]:
+    """How long small files wait, with a cap of 1.
 
-    def __init__(self, server: OwnServer, cap: int, size: Size) -> None:
-        self.server, self.cap, self.size = server, cap, size
-        self.project = Project(server, cap, _TYPES, runs=2 * size.runs)
-        self.inbox = self.project.inbox
-
-    def days(self, kind: str) -> list[date]:
-        """Days apart, so that each is a run of its own; usually only those of the schedule are in its view."""
-        if self.size.same_days:
-            return [self.project.today - timedelta(days=2 * n) for n in range(getattr(self.size, kind))]
-        first = {"scheduled": 0, "ui": 20, "job_backfills": 30, "commands": 40}[kind]
-        return [self.project.today - timedelta(days=first + 2 * n) for n in range(getattr(self.size, kind))]
-
-    def deliver(self, day: date) -> None:
-        """A day's files of all types and tenants."""
-        for name in _TYPES:
-            for tenant in TENANTS:
-                self.project.deliver(day, name, tenant, self.size.rows)
-
-    # --- the runs ---
-
-    def play(self) -> Verdict:
-        """All at once; what was seen."""
-        verdict = Verdict(self.cap)
-        for kind in ("scheduled", "ui", "job_backfills", "commands"):
-            for day in self.days(kind):
-                self.deliver(day)
-        with ExitStack() as stack:
-            hold = stack.enter_context(self.server.connect("warehouse"))
-            for slot in range(self.cap):
-                hold.execute("SELECT pg_advisory_lock(%s, %s)", (SLOT_LOCKS, slot))
-            stack.enter_context(self.project.services())
-            if self.size.same_days:  # it leaves out what others are importing already
-                wait_for(lambda: self.project.under_way() >= self.size.scheduled, PATIENCE_S)
-            self._start_runs()
-            if not wait_for(
-                lambda: self.project.under_way() >= self.size.runs and self.project.tickets() > 0, PATIENCE_S
-            ):
-                verdict.faults.append(
-                    f"only {self.project.under_way()} runs at once: {self.project.run_statuses()}"
-                )
-            time.sleep(self.size.settle_s)
-            verdict.waiting = self._look_at_the_waiting()
-            start = time.monotonic()
-            with sampling(self.project.url) as verdict.seen:
-                people = [self._person(n) for n in range(self.size.people)]
-                hold.execute("SELECT pg_advisory_unlock_all()")
-                if not wait_for(
-                    lambda: self._ended() and all(p.poll() is not None for p in people), PATIENCE_S
-                ):
-                    verdict.faults.append(f"not all have ended: {self.project.run_statuses()}")
-            verdict.seconds = time.monotonic() - start
-            verdict.faults += [f"a person's load ended with {p.returncode}" for p in people if p.returncode]
-        self._judge(verdict)
-        return verdict
-
-    def _start_runs(self) -> None:
-        for day in self.days("commands"):
-            self.project.backfill(day)
-        for day in self.days("job_backfills"):
-            self.project.job_backfill(day)
-        for day in self.days("ui"):
-            self.project.launch_as_the_ui(day)
-
-    def _person(self, number: int) -> subprocess.Popen[bytes]:
-        """Somebody who loads a file by hand that the schedule loads as well."""
-        name = list(_TYPES)[number % len(_TYPES)]
-        return self.project.load(name, f"{self.days('scheduled')[0]}/{TENANTS[0]}/{name}.csv")
-
-    # --- what there is ---
-
-    def _queued(self) -> int:
-        return int(self.server.query("dagster", "SELECT count(*) FROM runs WHERE status = 'QUEUED'")[0][0])
-
-    def _ended(self) -> bool:
-        return self.project.under_way() == 0
-
-    def _pending(self) -> int:
-        query = "SELECT count(*) FROM pending_steps WHERE assigned_timestamp IS NULL"
-        return int(self.server.query("dagster", query)[0][0])
-
-    def _look_at_the_waiting(self) -> Waiting:
-        runs, steps = self._waiting_processes()
-        found = Waiting(self._queued(), len(runs), len(steps), self._pending())
-        before = {p: _cpu(p) for p in (*runs, *steps)}
-        with sampling(self.project.url) as found.seen:
-            time.sleep(self.size.held_s)
-        share = {p: (_cpu(p) - cpu) / self.size.held_s for p, cpu in before.items()}
-        found.run_cpu = max((share[p] for p in runs), default=0)
-        found.step_cpu = max((share[p] for p in steps), default=0)
-        return found
-
-    def _waiting_processes(self) -> tuple[list[psutil.Process], list[psutil.Process]]:
-        """The processes of runs, and those of their steps."""
-        below = [p for main in self.project.processes if main.poll() is None for p in tree(main.pid)]
-        words = {p: _words(p) for p in below}
-        # the daemon's launcher has runs in children of the code server, of the same name
-        code_servers = {p.pid for p in below if "api grpc" in words[p]}
-        runs = [
-            p
-            for p in below
-            if "importer_dagster.cli backfill" in words[p]
-            or ("api grpc" in words[p] and p.ppid() in code_servers)
-        ]
-        servers = {p.pid for p in below if "forkserver" in words[p] and p.ppid() in {run.pid for run in runs}}
-        return runs, [p for p in below if "forkserver" in words[p] and p.ppid() in servers]
-
-    # --- the end ---
-
-    def _judge(self, verdict: Verdict) -> None:
-        with self.server.connect("warehouse") as conn:
-            verdict.statements = guard.checked(conn)
-        verdict.runs = self.project.origins()
-        for kind, least in (("schedule", self.size.scheduled), ("UI", self.size.ui),
-                            ("job backfill", self.size.job_backfills), ("command", self.size.commands)):  # fmt: skip
-            if verdict.runs.get(kind, 0) < least:
-                verdict.faults.append(f"{verdict.runs.get(kind, 0)} runs of kind {kind}, not {least}")
-        bad = self.server.query("dagster", "SELECT run_id, status FROM runs WHERE status <> 'SUCCESS'")
-        verdict.faults += [f"run {run} ended as {status}" for run, status in bad]
-        verdict.faults += [*verdict.seen.faults, *verdict.waiting.seen.faults]
-        for what, most in (("writers", verdict.seen.writers), ("slots", verdict.seen.slots),
-                           ("connections at rest without a slot", verdict.seen.resting),
-                           ("seats of those who wait", max(verdict.seen.seats, verdict.waiting.seen.seats)),
-                           ("connections of the waiting at rest", verdict.waiting.seen.resting),
-                           ("connections that stay without a slot", verdict.seen.staying),
-                           ("connections of the waiting that stay", verdict.waiting.seen.staying)):  # fmt: skip
-            if most > self.cap:
-                verdict.faults.append(f"{most} {what}, the cap is {self.cap}")
-        if deadlocks := self.project.deadlocks():
-            verdict.faults.append(f"{deadlocks} deadlocks")
-        verdict.rows_in, verdict.rows_out = self._rows_in(), self._rows_out(verdict)
-        if verdict.rows_in != verdict.rows_out:
-            verdict.faults.append(f"{verdict.rows_in} rows in, {verdict.rows_out} rows out")
-
-    def _rows_in(self) -> int:
-        """As Python's csv module reads the files."""
-        count = 0
-        for file in self.inbox.rglob("*.csv"):
-            with file.open(newline="") as source:
-                count += sum(1 for _ in csv.reader(source)) - 1
-        return count
-
-    def _rows_out(self, verdict: Verdict) -> int:
-        """Rows in the tables; the ledger must say the same."""
-        tables = sum(self.server.query("warehouse", f"SELECT count(*) FROM {name}")[0][0] for name in _TYPES)  # noqa: S608
-        [(loads, read, loaded)] = self.server.query(
-            "warehouse",
-            "SELECT count(*), sum(rows_read), sum(rows_loaded) FROM importer.loads WHERE status = 'loaded'",
-        )
-        files = len(list(self.inbox.rglob("*.csv")))
-        if (loads, read, loaded) != (files, tables, tables):
-            verdict.faults.append(
-                f"{files} files, {tables} rows; the ledger: {loads}, {read} read, {loaded} loaded"
-            )
-        other = self.server.query(
-            "warehouse", "SELECT status, reason FROM importer.loads WHERE status <> 'loaded'"
-        )
-        verdict.faults += [f"{status}: {reason}" for status, reason in other]
-        return int(tables)
+    A big tenant sends ``files`` large files of each of ``types`` types, all at once. Then each of
+    ``small`` other tenants sends ``count`` small files.
+    """
+    set_cap(url, 1)
+    for day in range(files):
+        assert (deliver(folder, "big", day, rows).size or 0) >= slots.SMALL_BYTES
+    big = [start(url, folder, "big", files, rows, "append", f"flood{n}") for n in range(types)]
+    with psycopg.connect(url, autocommit=True) as conn:
+        while slots.counts(conn)[1] < types - 1:
+            time.sleep(0.05)
+        little = [start(url, folder, f"small{n}", count, 100, "append") for n in range(small)]
+        for process in (*big, *little):
+            process.wait()
+        loads = conn.execute(
+            "SELECT tenant = 'big', extract(epoch FROM started_at)::float8 FROM importer.loads WHERE status = 'loaded'"
+        ).fetchall()
+        waits = []
+        for number, process in enumerate(little):
+            begun = conn.execute(
+                "SELECT extract(epoch FROM started_at)::float8 FROM importer.loads WHERE tenant = %s ORDER BY business_date",
+                (f"small{number}",),
+            ).fetchall()
+            for (_, asked), (served,) in zip(finish(process), begun, strict=True):
+                between = [is_big for is_big, when in loads if asked < when < served]
+                waits.append(Wait(f"small{number}", sum(between), len(between) - sum(between)))
+    for process in big:
+        assert {status for status, _ in finish(process)} == {"loaded"}
+    return waits
 
 
-def _words(process: psutil.Process) -> str:
-    with suppress(psutil.Error):
-        return " ".join(process.cmdline())
-    return ""
+# --- a slow database ------------------------------------------------------------------------
 
 
-def _cpu(process: psutil.Process) -> float:
-    with suppress(psutil.Error):
-        times = process.cpu_times()
-        return float(times.user + times.system)
-    return 0.0
+def write_wide(file: Path, rows: int) -> int:
+    """Write a file of that many rows of some 110 bytes; returns its bytes."""
+    with file.open("w") as out:
+        out.write("id,v\n")
+        for first in range(0, rows, 10_000):
+            out.writelines(f"{i},{'x' * 100}{i}\n" for i in range(first, min(first + 10_000, rows)))
+    return file.stat().st_size
 
 
-def flood(cap: int, size: Size) -> Verdict:
-    """One flood, on a server of its own."""
+def peak(process: subprocess.Popen[str]) -> int:
+    """The most resident memory of a process until it ends, in bytes."""
+    most = 0
+    while process.poll() is None:
+        with suppress(psutil.Error):
+            most = max(most, psutil.Process(process.pid).memory_info().rss)
+        time.sleep(0.02)
+    return most
+
+
+def import_slowly(url: str, slow_url: str, folder: Path, tenant: str, rows: int) -> tuple[int, int, float]:
+    """Import a file by way of a slow connection: its bytes, the most memory in bytes, the seconds."""
+    size = write_wide(folder / f"{tenant}-0.csv", rows)
+    begun = time.monotonic()
+    process = start(slow_url, folder, tenant, 1, 0, "append")
+    most = peak(process)
+    seconds = time.monotonic() - begun
+    assert [status for status, _ in finish(process)] == ["loaded"]
+    with psycopg.connect(url) as conn:
+        found = conn.execute("SELECT count(*), sum(id) FROM flood WHERE _tenant = %s", (tenant,)).fetchone()
+    assert found == (rows, rows * (rows - 1) // 2), "something was dropped"
+    return size, most, seconds
+
+
+def behind_a_lock(url: str, folder: Path, seconds: float, *, rows: int = 1000) -> float:
+    """Another session locks the table for ``seconds`` during an import; returns the seconds that the import takes."""
+    assert [s for s, _ in finish(start(url, folder, "first", 1, 10, "append"))] == ["loaded"]
+    with psycopg.connect(url) as other:
+        other.execute("LOCK TABLE flood")
+        begun = time.monotonic()
+        process = start(url, folder, "waits", 1, rows, "append")
+        time.sleep(seconds)
+        assert process.poll() is None, "it did not wait"
+        other.rollback()
+    assert [s for s, _ in finish(process)] == ["loaded"]
+    with psycopg.connect(url) as conn:
+        assert conn.execute("SELECT count(*) FROM flood WHERE _tenant = 'waits'").fetchone() == (rows,)
+    return time.monotonic() - begun
+
+
+# --- the command ----------------------------------------------------------------------------
+
+
+def run(caps: Sequence[int], processes: int, rows: int, *, say: Callable[[str], None]) -> bool:
+    """Flood with processes for each cap, then import files of growing size slowly; whether all was well."""
+    good = True
     with own_server() as server:
-        return Flood(server, cap, size).play()
-
-
-def report(verdicts: Sequence[Verdict]) -> str:
-    """A table in Markdown."""
-    lines = [
-        "| N | runs | writers, most | slots, most | without a slot: at an instant, at rest, longer than a second "
-        "| while all wait: queued runs, run processes, step processes; steps as rows; connections at an instant, at rest "
-        "| CPU of a waiting run, step | seconds | writing statements checked | rows in = out |",
-        "|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for v in verdicts:
-        runs = ", ".join(f"{n} {kind}" for kind, n in v.runs.items())
-        w = v.waiting
-        lines.append(
-            f"| {v.cap} | {runs} | {v.seen.writers} | {v.seen.slots} | {v.seen.without_slot}, {v.seen.resting}, {v.seen.staying} "
-            f"| {w.queued}, {w.runs}, {w.steps}; {w.pending}; {w.seen.without_slot}, {w.seen.resting} | {w.run_cpu:.1%}, {w.step_cpu:.1%} "
-            f"| {v.seconds:.0f} | {v.statements} | {v.rows_in:,} {'=' if v.rows_in == v.rows_out else '≠'} {v.rows_out:,} |"
+        say(
+            "| N | writers, most | slots, most | waiting, most | connections without a slot: at an instant, "
+            "longer than a second | seconds | rows in | rows out |\n|---:|---:|---:|---:|---:|---:|---:|---:|"
         )
-    return "\n".join(lines)
+        for cap in caps:
+            url, begun = _database(server, f"cap{cap}"), time.monotonic()
+            seen = flood(url, server.folder, cap=cap, processes=processes, count=10, rows=rows)
+            seconds = time.monotonic() - begun
+            sent = processes * 10 * rows
+            [(read,)] = server.query(f"cap{cap}", "SELECT sum(rows_read) FROM importer.loads")
+            say(
+                f"| {cap} | {seen.writers} | {seen.slots} | {seen.waiting} | {seen.without_slot}, {seen.staying} "
+                f"| {seconds:.0f} | {sent:,} | {read:,} |"
+            )
+            within = max(seen.writers, seen.slots, seen.staying) <= cap
+            good &= within and read == sent and seen.statuses == {"loaded": processes * 10}
+        say("\n| file, MB | throttled to 8 MB/s: seconds | most memory, MB |\n|---:|---:|---:|")
+        url = _database(server, "slow")
+        set_cap(url, 1)
+        with throttled(url, 8 * MB) as slow:
+            for size in (250_000, 500_000, 1_000_000, 2_000_000):
+                sent, most, seconds = import_slowly(url, slow, server.folder, f"slow{size}", size)
+                say(f"| {sent / MB:.0f} | {seconds:.0f} | {most / MB:.0f} |")
+    return good
 
 
-def run(caps: Sequence[int], size: Size, *, say: Callable[[str], None]) -> list[Verdict]:
-    """A flood for each cap."""
-    verdicts = []
-    for cap in caps:
-        verdict = flood(cap, size)
-        verdicts.append(verdict)
-        say(f"N={cap}: {verdict.seen.samples} samples in {verdict.seconds:.0f} s")
-        for fault in verdict.faults:
-            say(f"  ✗ {fault}")
-    return verdicts
+def _database(server: OwnServer, name: str) -> str:
+    server.clone(name, "template1")
+    return server.url(name)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -306,20 +306,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--caps", type=int, nargs="+", default=list(CAPS), help="(default: 1 3 8)")
-    parser.add_argument("--rows", type=int, default=Size.rows, help="in each file (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=20_000, help="in each file (default: %(default)s)")
     parser.add_argument(
         "--same-days",
         action="store_true",
-        help="all of them want the same days: one wins, the others find it done",
+        help="all runs want the same days: one imports them, the others find them imported",
     )
+    parser.add_argument("--processes", type=int, help="instead of runs: so many processes, without Dagster")
+    parser.add_argument("--work", nargs=7, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends with us
-    verdicts = run(
-        options.caps,
-        Size(rows=options.rows, same_days=options.same_days),
-        say=lambda line: print(line, flush=True),
-    )
-    print(f"\n{report(verdicts)}")
+    if options.work:
+        url, folder, tenant, count, rows, disposition, name = options.work
+        work(url, Path(folder), tenant, int(count), int(rows), disposition, name)
+        return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends with this process
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    if options.processes:
+        return 0 if run(options.caps, options.processes, options.rows, say=say) else 1
+    # imported here, since each importing process imports this module and needs nothing of Dagster
+    from reliability import flood_runs
+
+    size = flood_runs.Size(rows=options.rows, same_days=options.same_days)
+    verdicts = flood_runs.run(options.caps, size, say=say)
+    say(f"\n{flood_runs.report(verdicts)}")
     return 1 if any(v.faults for v in verdicts) else 0
 
 

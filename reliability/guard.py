@@ -1,11 +1,10 @@
-"""A database that refuses every write of a session without a slot: the cap shown by a rule, not by samples.
+"""A database that refuses every write of a session without a slot: checks the cap at every statement.
 
-Triggers on each data table and on the ledger, and an event trigger for DDL, ask
-whether the session holds a slot. Only what waits (``importer.waiting``), settings
-and the set-up of schema ``importer`` are let through, as the documentation says.
-No line of the product knows of it.
+Triggers on each data table and on the ledger, and an event trigger for DDL, check that the
+session holds a slot. Writes to the queue (``importer.waiting``), to settings and to the set-up of
+schema ``importer`` are allowed, as docs/concurrency.md says. The product has no code for this.
 
-What does not belong here: counting those who write (``flood.py``).
+What does not belong here: counting the sessions that write (``sampling.py``).
 """
 
 from __future__ import annotations
@@ -87,16 +86,16 @@ CREATE EVENT TRIGGER guard_drop ON sql_drop WHEN TAG IN ('DROP TABLE') EXECUTE F
 
 
 def install(conn: psycopg.Connection, cap: int = 1_000) -> None:
-    """From now on, a write of a session without a slot, or beside more than ``cap`` slots, is an error.
+    """From now on, a write is an error if its session has no slot, or if more than ``cap`` slots are taken.
 
-    The text of the first begins with ``MESSAGE``.
+    The error of a session without a slot begins with ``MESSAGE``.
     """
     names = {"slots": sql.Literal(SLOT_LOCKS), "message": sql.SQL(MESSAGE), "cap": sql.Literal(cap)}
     conn.execute(sql.SQL(_SETUP).format(**names))
 
 
 def checked(conn: psycopg.Connection) -> int:
-    """How many writing statements were asked."""
+    """How many writing statements were checked."""
     row = conn.execute(
         "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM guard.statements"
     ).fetchone()

@@ -1,9 +1,9 @@
-"""``python -m reliability.orchestrated``: kill what Dagster started, and look what is left.
+"""``python -m reliability.orchestrated``: kill processes that Dagster has started, and check the outcome.
 
-The victims of ``crash.py`` are processes that import one delivery. Here the daily
-job runs: from the command ``importer backfill``, or queued and launched by a
-daemon of our own. After each kill the delivery must be imported, exactly, with no
-run that never ends and no slot of the pool that stays taken.
+In ``crash.py`` processes are killed that import one delivery. Here it is the daily job that
+runs, started by the command ``importer backfill``, or queued and launched by a daemon. After each
+kill the delivery must be imported completely, every run must end, and no slot of Dagster's pool
+may stay taken.
 
 What does not belong here: how a process is made to wait at a step (``steps.py``).
 """
@@ -52,7 +52,7 @@ _RECORD = 20  # of the file, at which copy stops
 
 @dataclass
 class Verdict:
-    """What came of one kill; times are seconds from the kill."""
+    """The outcome of one kill; times are seconds from the kill."""
 
     victim: str
     step: str
@@ -80,7 +80,7 @@ class Orchestrated:
         self._run([sys.executable, "-m", "importer_dagster.launch.environment"])
 
     def kill_one(self, victim: str, step: str, type_name: str) -> Verdict:
-        """One kill and all that must hold after it."""
+        """One kill, and the check of everything that must hold after it."""
         verdict = Verdict(victim, step, type_name)
         self._deliver(type_name)
         play = {
@@ -171,7 +171,7 @@ class Orchestrated:
         return int(found[1])
 
     def _beside_daemon(self, verdict: Verdict) -> None:
-        """A command is killed and not given again: the daemon's sensor must find out, and the retry do the rest."""
+        """A command is killed and not started again: the daemon's sensor must end its run, and a later run import the day."""
         with self._daemon(), self.server.connect("warehouse") as hold:
             arm(hold, verdict.step, _RECORD if verdict.step == "copy" else 1)
             command = self._backfill(verdict)
@@ -293,7 +293,7 @@ def report(verdicts: Sequence[Verdict]) -> str:
 def run(
     rounds: int, victims: Sequence[str], steps: Sequence[str], *, say: Callable[[str], None]
 ) -> list[Verdict]:
-    """Play ``rounds`` kills, victims, steps and dispositions in turn."""
+    """``rounds`` kills; victims, steps and dispositions take turns."""
     verdicts: list[Verdict] = []
     with own_server() as server:
         played = Orchestrated(server)
@@ -319,7 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, values in (("victims", list(VICTIMS)), ("steps", list(STEPS))):
         parser.add_argument(f"--{name}", nargs="+", choices=values, default=values, metavar=name[:-1].upper())
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends with us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends with this process
     start = time.monotonic()
     verdicts = run(options.rounds, options.victims, options.steps, say=lambda line: print(line, flush=True))
     print(f"\n{report(verdicts)}\n\n{time.monotonic() - start:.0f} s")

@@ -1,10 +1,10 @@
-"""``python -m reliability.overlap``: schedule, backfill, UI and a person import the same file at the same time, many times.
+"""``python -m reliability.overlap``: schedule, backfill, UI and a person import the same file at the same time.
 
-Real runs, of a daemon's schedule, of ``importer backfill`` or ``dagster job
-backfill``, of a webserver that is asked as its UI does; and ``importer load``. In
-half of the contests the harness holds every slot until all are in line, in the
-others whoever is quicker goes on. After each: one has loaded the file, the others
-found it unchanged; no deadlock, no row twice.
+A daemon's schedule, ``importer backfill`` or ``dagster job backfill``, and a webserver that is
+asked as its UI asks it start real runs; a person calls ``importer load``. In half of the contests
+the harness holds every slot until all four wait for one; in the others the first to come imports.
+After each contest, one of them must have loaded the file and the others must have found it
+unchanged, without a deadlock and with no row twice.
 
 What does not belong here: the project that runs (``project.py``).
 """
@@ -35,14 +35,14 @@ AT_ONCE = 3  # contests between two ticks of the schedule
 TENANT = "acme"
 ROWS = 50_000
 _TYPES = {"overlap_append": "append", "overlap_merge": "merge", "overlap_scd2": "scd2"}
-_IN_LINE_S = 150.0  # for all to be in line, while nobody can write
+_IN_LINE_S = 150.0  # seconds for all to wait for a slot, while nobody can write
 _STARTED_S = 120.0
 _DAYS = 100  # that the schedule looks back to
 
 
 @dataclass(frozen=True)
 class Contest:
-    """One file that four want; ``held``: none may begin before all are in line."""
+    """One file that four import at once; ``held``: none may begin before all wait for a slot."""
 
     number: int
     type: str
@@ -51,25 +51,25 @@ class Contest:
 
     @property
     def path(self) -> str:
-        """Of the file, in the inbox."""
+        """The file's path in the inbox."""
         return f"{self.day}/{TENANT}/{self.type}.csv"
 
 
 @dataclass
 class Verdict:
-    """What came of one contest."""
+    """The outcome of one contest."""
 
     contest: Contest
-    in_line: int = 0  # that waited for the same turn when the first could begin
+    in_line: int = 0  # imports that waited for a slot when the first could begin
     winner: str = ""
     unchanged: int = 0
-    settled: int = 0  # runs that saw by the ledger alone that there was nothing to do
+    settled: int = 0  # runs that found the file imported by a look at the ledger
     seconds: float = 0.0
     faults: list[str] = field(default_factory=list)
 
 
 class Overlap:
-    """A project in which all want the same."""
+    """A project in which all import the same files."""
 
     def __init__(self, server: OwnServer, at_once: int = AT_ONCE) -> None:
         self.server = server
@@ -85,7 +85,7 @@ class Overlap:
         self.numbers = count()
 
     def play(self, repeats: int, say: Callable[[str], None]) -> list[Verdict]:
-        """So many contests, some at a time."""
+        """``repeats`` contests, some at a time."""
         verdicts: list[Verdict] = []
         with self.project.services():
             while len(verdicts) < repeats:
@@ -107,7 +107,7 @@ class Overlap:
         with self._slots(held=contests[0].held):
             for c in contests:
                 self.project.deliver(c.day, c.type, TENANT, ROWS)
-            # it leaves out what others are importing already, so it must be the first to ask
+            # the schedule leaves out what others are importing, so it has to be first
             wanted = len(contests)
             if not wait_for(lambda: self.project.under_way() >= wanted, PATIENCE_S):
                 raise RuntimeError(f"The schedule asked for nothing: {self.project.run_statuses()}")
@@ -131,14 +131,14 @@ class Overlap:
     def _join_in(
         self, contests: Sequence[Contest]
     ) -> tuple[list[subprocess.Popen[bytes]], dict[Contest, subprocess.Popen[bytes]]]:
-        """Everyone but the schedule; commands of backfills, and people."""
+        """Start all others than the schedule; returns the commands of backfills, and the loads by people."""
         commands = [
             self.project.job_backfill(c.day) if c.number % 2 else self.project.backfill(c.day, c.type)
             for c in contests
         ]
         for c in contests:
             self.project.launch_as_the_ui(c.day, [c.type])
-        # a run takes seconds to start, a command does not: so people come when all runs have started
+        # a run takes seconds to start and a command does not, so people begin when all runs have started
         wait_for(lambda: self._starting() == 0, _STARTED_S)
         people = {c: self.project.load(c.type, c.path, "--date", str(c.day), "--tenant", TENANT, "--json")
                   for c in contests}  # fmt: skip
@@ -201,7 +201,7 @@ class Overlap:
             verdict.faults.append(f"{ROWS} rows sent; in the table, rows and keys: {table}")
 
     def _runs(self, contest: Contest, before: set[str]) -> dict[str, str]:
-        """The contest's runs → where each comes from."""
+        """Id → origin of each run of the contest."""
         found = self.server.query(
             "dagster",
             "SELECT r.run_id, r.status, array_agg(t.key), array_agg(t.value) FROM runs r JOIN run_tags t USING (run_id) "
@@ -220,7 +220,7 @@ class Overlap:
         return runs
 
     def _outcome(self, run: str, contest: Contest, verdict: Verdict) -> str:
-        """What a run's log says of the file."""
+        """What a run has done with the file, by its log."""
         status = self.server.query("dagster", "SELECT status FROM runs WHERE run_id = %s", run)[0][0]
         if status != "SUCCESS":
             verdict.faults.append(f"run {run} ended as {status}")
@@ -272,7 +272,7 @@ def report(verdicts: Sequence[Verdict], deadlocks: int, statements: int) -> str:
 
 
 def run(repeats: int, at_once: int, *, say: Callable[[str], None]) -> tuple[list[Verdict], str]:
-    """Play on a server of our own; the verdicts, and the report."""
+    """Run the contests on a server of their own; returns the verdicts and the report."""
     with own_server() as server:
         overlap = Overlap(server, at_once)
         verdicts = overlap.play(repeats, say)
@@ -297,7 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not 1 <= options.repeats <= _DAYS // 2:
         parser.error(f"--repeats: from 1 to {_DAYS // 2}, each has a day of its own")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends with us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends with this process
     start = time.monotonic()
     verdicts, words = run(options.repeats, options.at_once, say=lambda line: print(line, flush=True))
     print(f"\n{words}\n\n{time.monotonic() - start:.0f} s")

@@ -1,4 +1,4 @@
-"""Waiting for something, for a time only.
+"""Wait for a condition, with a time-out.
 
 What does not belong here: what is waited for.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 
 def wait_for(condition: Callable[[], object], seconds: float, pause: float = 0.05) -> bool:
-    """Look every ``pause`` seconds until the condition holds; False if it does not within ``seconds``."""
+    """Check every ``pause`` seconds; returns False if the condition does not hold within ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -1,7 +1,8 @@
-"""A project with a PostgreSQL, a Dagster daemon and a webserver of its own: whatever can start a run, starts real ones.
+"""A project with a PostgreSQL, a Dagster daemon and a webserver of its own, in which real runs are started.
 
-The database refuses whoever writes without a slot (``guard.py``). What does not
-belong here: what is delivered and who runs when (``flood.py``, ``overlap.py``).
+The database refuses a write of a session without a slot (``guard.py``).
+
+What does not belong here: what is delivered, and which runs start when (``flood_runs.py``, ``overlap.py``).
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ mutation Launch($params: ExecutionParams!) {
 
 
 class Project:
-    """Of some types with columns ``id`` (their key) and ``v``: name → write_disposition.
+    """A project in which at most ``cap`` sessions may write and ``runs`` runs run at once.
 
-    At most ``cap`` sessions may write; ``runs`` run at once; the schedule ticks
-    every minute. ``settings`` are further environment variables.
+    ``types`` maps the name of each CSV type to its write_disposition; each has the columns ``id``
+    (the key) and ``v``. The schedule ticks every minute. ``settings`` are more environment variables.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class Project:
             (folder / f"{name}.yaml").write_text(yaml.safe_dump(spec))
 
     def _write_instance(self) -> None:
-        """The project's dagster.yaml, with room for all runs at once."""
+        """The project's dagster.yaml, changed so that all runs may run at once."""
         home = self.server.folder / "dagster"
         home.mkdir()
         text = (PROJECT_ROOT / "dagster.yaml").read_text()
@@ -118,23 +119,23 @@ class Project:
         }
 
     def deliver(self, day: date, type_name: str, tenant: str, rows: int) -> str:
-        """Write one file, with keys that no other day has; its path in the inbox."""
+        """Write one file, with keys that no other day has; returns its path in the inbox."""
         path = f"{day}/{tenant}/{type_name}.csv"
         file = self.inbox / path
         file.parent.mkdir(parents=True, exist_ok=True)
         first = day.toordinal() * rows
         lines = "".join(f"{i},{tenant} {i}\n" for i in range(first, first + rows))
-        # as a whole, since nothing waits for it to be complete
+        # in one step, since IMPORTER_MIN_AGE is 0: a file is imported as soon as it is seen
         aside = file.with_name(f".{file.name}")
         aside.write_text(f"id,v\n{lines}")
         aside.replace(file)
         return path
 
-    # --- who starts runs ---
+    # --- starting runs ---
 
     @contextmanager
     def services(self) -> Iterator[None]:
-        """A daemon and a webserver; at the end everything that was started is ended."""
+        """Run a daemon and a webserver; at the end every process that was started is killed."""
         self.start("dagster._daemon", "run", "-w", _WORKSPACE)
         self.start("dagster_webserver", "-w", _WORKSPACE, "-h", "127.0.0.1", "-p", str(self.port))
         try:
@@ -143,7 +144,7 @@ class Project:
             yield
         finally:
             for process in self.processes:
-                _end(process)
+                _kill(process)
 
     def backfill(self, day: date, *types: str) -> subprocess.Popen[bytes]:
         """`importer backfill` of one day."""
@@ -160,7 +161,7 @@ class Project:
         return self.start("importer_dagster.cli", "load", type_name, str(self.inbox / path), *more)
 
     def launch_as_the_ui(self, day: date, types: Sequence[str] = ()) -> None:
-        """A run that the webserver is asked for as its UI does."""
+        """Ask the webserver for a run, with the request that its UI sends."""
         selector: dict[str, Any] = {
             "repositoryLocationName": "importer_dagster",
             "repositoryName": "__repository__",
@@ -201,32 +202,32 @@ class Project:
         except OSError:
             return False
 
-    # --- what there is ---
+    # --- looking ---
 
     def run_statuses(self) -> list[tuple[str, int]]:
-        """How many runs there are of each status."""
+        """(status, number of runs)."""
         return self.server.query("dagster", "SELECT status, count(*) FROM runs GROUP BY 1 ORDER BY 1")
 
     def under_way(self) -> int:
-        """Runs that have not ended."""
+        """The number of runs that have not ended."""
         return int(self.server.query("dagster", _UNDER_WAY)[0][0])
 
     def tickets(self) -> int:
-        """Those who wait for a slot."""
+        """The number of imports that wait for a slot."""
         rows = self.server.query(
             "warehouse", "SELECT count(*) FROM importer.waiting WHERE due > clock_timestamp()"
         )
         return int(rows[0][0])
 
     def deadlocks(self) -> int:
-        """That PostgreSQL has found in the warehouse."""
+        """The number of deadlocks that PostgreSQL has found in the warehouse."""
         rows = self.server.query(
             "warehouse", "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
         )
         return int(rows[0][0])
 
     def origins(self) -> dict[str, int]:
-        """How many runs there are from where."""
+        """Origin → number of runs."""
         tags: dict[str, set[str]] = {}
         for run, key in self.server.query("dagster", "SELECT run_id, key FROM run_tags"):
             tags.setdefault(run, set()).add(key)
@@ -237,7 +238,7 @@ class Project:
     # --- processes ---
 
     def start(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start a program in the project's environment; what it says goes to a file beside the server."""
+        """Start a program in the project's environment; its output goes to a file beside the server."""
         with self.said(len(self.processes), module).open("wb") as log:
             process = subprocess.Popen(  # noqa: S603 - our own arguments
                 [sys.executable, "-m", module, *arguments],
@@ -251,7 +252,7 @@ class Project:
         return process
 
     def said(self, number: int, module: str) -> Path:
-        """The file that has what the ``number``-th program said."""
+        """The file with the output of the ``number``-th program."""
         return self.server.folder / f"{number}-{module}.log"
 
     def _run(self, module: str) -> None:
@@ -278,20 +279,21 @@ def _free_port() -> int:
 
 
 def tree(pid: int) -> list[psutil.Process]:
-    """A process and all below it; empty if it is gone."""
+    """A process and all its descendants; empty if it has ended."""
     with suppress(psutil.Error):
         process = psutil.Process(pid)
         return [process, *process.children(recursive=True)]
     return []
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask, wait, insist; with all that it has started."""
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and all its descendants: Dagster's servers would take up to a minute to end by themselves."""
     below = tree(process.pid)
-    if process.poll() is None:
-        process.terminate()
-    psutil.wait_procs(below, timeout=20)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    for descendant in below:
+        with suppress(psutil.Error):
+            descendant.kill()
     with suppress(subprocess.TimeoutExpired):
         process.wait(20)
+    psutil.wait_procs(below, timeout=20)

@@ -1,6 +1,6 @@
-"""Looking at a database fifty times a second: who writes, who holds a slot, who is connected without one.
+"""Sample a database fifty times a second: sessions that write, that hold a slot, that are connected without one.
 
-What does not belong here: the load that is looked at (``flood.py``).
+What does not belong here: the load that is sampled (``flood.py``, ``flood_runs.py``).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import psycopg
 from importer_dagster.slots import SEAT_LOCKS, SLOT_LOCKS
 
 PAUSE_S = 0.02
-STAYS_S = 1.0  # a connection that has had no slot for so long was not opened for one question
-RESTS_S = 0.1  # a session that has been told nothing for so long is idle, and not between two statements
+STAYS_S = 1.0  # seconds without a slot after which a connection was not opened for one query only
+RESTS_S = 0.1  # seconds without a statement after which a session is idle, not between two statements
 
-# A writer has a lock to write on anything but the queue of those who wait, and the notes of the
-# daemon's ticks on what they asked for and what is missing: single small rows, as a ticket is.
+# A session writes if it has a lock for writing on any table but the queue (waiting) and the daemon's
+# notes on what it asked for and what is missing (asked, missing): these are single small rows.
 _SAMPLE = """
 SELECT a.pid, a.backend_start, EXISTS (
     SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'relation' AND l.granted
@@ -55,11 +55,10 @@ class _Session(NamedTuple):
 class Seen:
     """The most that any sample showed.
 
-    ``without_slot`` are connections of whoever holds no slot, at an instant: those
-    that wait connected, those that ask one question and go, those that have just given
-    their slot back. ``staying`` are those of them that have been so for a second;
-    ``seats`` those that wait connected, and ``resting`` those that have said
-    nothing for a tenth of a second, with or without a seat.
+    ``without_slot`` counts the connections without a slot at one instant: those that wait with a
+    connection, those that run one query and close, and those that have just given their slot back.
+    ``staying`` counts those of them that have had no slot for a second, ``seats`` those that wait with
+    a connection, and ``resting`` those that have sent no statement for a tenth of a second.
     """
 
     samples: int = 0
@@ -70,11 +69,13 @@ class Seen:
     resting: int = 0
     staying: int = 0
     waiting: int = 0  # tickets in the queue
-    unseated: Counter[str] = field(default_factory=Counter)  # last statements of who rests without a seat
+    unseated: Counter[str] = field(
+        default_factory=Counter
+    )  # last statements of sessions that rest without a seat
     faults: list[str] = field(default_factory=list)
 
     def take(self, conn: psycopg.Connection, since: dict[object, float]) -> None:
-        """One more sample. ``since`` keeps when each session was first seen without a slot."""
+        """Take one sample. ``since`` keeps the time at which each session was first seen without a slot."""
         rows = conn.execute(_SAMPLE, (SLOT_LOCKS, SEAT_LOCKS, RESTS_S)).fetchall()
         sessions = [_Session(*row) for row in rows]
         tickets = conn.execute(

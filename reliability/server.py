@@ -1,4 +1,4 @@
-"""An embedded PostgreSQL of our own, in a temporary folder, that may be killed and started again.
+"""An embedded PostgreSQL in a temporary folder that may be killed and started again.
 
 What does not belong here: what is done with it (``crash.py``, ``soak.py``).
 """
@@ -26,7 +26,7 @@ _PATIENCE_S = 120
 
 
 class OwnServer:
-    """The server; ``folder`` is a place for files beside it."""
+    """The server; other files may be put into ``folder``."""
 
     def __init__(self, server: EmbeddedServer, folder: Path) -> None:
         self.server, self.folder = server, folder
@@ -36,7 +36,7 @@ class OwnServer:
         return self.server.url(database)
 
     def connect(self, database: str) -> psycopg.Connection:
-        """A connection in autocommit; waits while the server starts."""
+        """A connection in autocommit mode; waits until the server has started."""
         deadline = time.monotonic() + _PATIENCE_S
         while True:
             try:
@@ -67,7 +67,7 @@ class OwnServer:
         with self.connect("postgres") as conn:
             conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
-    # --- doing harm ---
+    # --- killing it ---
 
     def signal(self, number: signal.Signals) -> None:
         """Signal the server's first process: SIGKILL, SIGQUIT (immediate) or SIGINT (fast); wait for its end."""
@@ -95,12 +95,12 @@ def _lives(process: psutil.Process) -> bool:
 
 @contextmanager
 def own_server() -> Iterator[OwnServer]:
-    """A server in a folder of its own; both are gone at the end."""
+    """A server in a folder of its own; both are removed at the end."""
     home = Path(tempfile.mkdtemp(prefix="importer-reliability-"))
     try:
         server = OwnServer(embedded.ensure_server(home), home)
-        # The machine itself does not go down here, and what a killed process wrote stays:
-        # with fsync, a recovery would first flush each file of each of our databases.
+        # The machine itself does not crash here, and the kernel keeps what a killed process has written.
+        # With fsync, a recovery would first flush each file of each database.
         with server.connect("postgres") as conn:
             conn.execute("ALTER SYSTEM SET fsync = off")
             conn.execute("SELECT pg_reload_conf()")
@@ -114,7 +114,7 @@ def own_server() -> Iterator[OwnServer]:
 
 
 def kill(pids: Sequence[int], number: signal.Signals = signal.SIGKILL) -> int:
-    """Signal processes; how many were there to be signalled."""
+    """Signal processes; returns how many of them still ran."""
     hit = 0
     for pid in pids:
         with suppress(ProcessLookupError):

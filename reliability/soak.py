@@ -1,10 +1,10 @@
-"""``python -m reliability.soak``: a long mixed load under faults, and then a count.
+"""``python -m reliability.soak``: a long mixed load under faults; at the end all rows are counted.
 
-Several tenants, every disposition; new days, late days, corrections, files sent
-again unchanged, dirty rows; imported by processes of our own, several at once, and
-by ``importer backfill`` through Dagster; meanwhile processes, sessions and the
-server are killed. At the end everything is imported that is still missing, and
-the tables are compared with the files, read by Python's csv module.
+Several tenants send files for every disposition: new days, late days, corrections, unchanged
+files again, rows with bad cells. Several processes at once import them, and ``importer backfill``
+does so through Dagster. Meanwhile processes, sessions and the server are killed. At the end
+everything is imported that is still missing, and the tables are compared with the files, which
+are read by Python's csv module.
 
 What does not belong here: what the tables must hold (``count.py``).
 """
@@ -46,13 +46,13 @@ from reliability.work import Job, import_one, processes, variants
 FIRST_DAY = date(2024, 1, 1)
 TENANTS = ("acme", "bolt", "cord")
 _AT_ONCE = 3
-_TRIES = 12  # of one delivery in the end, when nothing is killed any more
+_TRIES = 12  # of one delivery at the end, when nothing is killed any more
 _QUIET_S = 60.0
 
 
 @dataclass
 class Tally:
-    """What happened."""
+    """Figures of the whole load."""
 
     tried: int = 0
     dagster_runs: int = 0
@@ -94,7 +94,7 @@ class Soak:
     # --- what is delivered ---
 
     def deliver(self) -> None:
-        """Some deliveries: a new day's, late ones, corrections, files that are sent again as they were."""
+        """Write some deliveries: a new day, late days, corrections, unchanged files again."""
         chosen = self.random
         for _ in range(chosen.randint(4, 10)):
             name, tenant = chosen.choice(sorted(self.specs)), chosen.choice(TENANTS)
@@ -239,7 +239,7 @@ class Soak:
         return len(rows) if kind == "cut" else kill([row[0] for row in rows])
 
     def _importers(self) -> list[int]:
-        """Processes of ours that import: children of the process they are forked from, or Dagster's."""
+        """The processes that import: children of the process that they are forked from, or of Dagster."""
         return [p.pid for p in psutil.Process().children(recursive=True) if _imports(p)]
 
     # --- the end ---
@@ -264,7 +264,7 @@ class Soak:
             while remains(conn) and time.monotonic() < deadline:
                 time.sleep(0.2)
             self.left = remains(conn)
-        # what Dagster started, and nobody ended: steps whose run was killed, for one
+        # processes that Dagster has started and nobody has ended, such as steps whose run was killed
         self.left += left_running(self.server.folder)
 
     def report(self) -> tuple[str, bool]:
@@ -295,8 +295,8 @@ class Soak:
         )
         return "\n".join([text, *tally.bugs[:5]]), good
 
-    def _contents(self) -> dict[str, dict[count.Place, count.Content]]:
-        files: dict[str, dict[count.Place, count.Content]] = {name: {} for name in self.specs}
+    def _contents(self) -> dict[str, dict[count.Place, count.FileContent]]:
+        files: dict[str, dict[count.Place, count.FileContent]] = {name: {} for name in self.specs}
         for file in self.inbox.glob("*/*/*.csv"):
             day, tenant = file.parts[-3:-1]
             content = count.read(file, keyed=bool(self.specs[file.stem].primary_key))
@@ -312,7 +312,7 @@ class Soak:
         )
         return read, accounted
 
-    def _differing(self, name: str, contents: dict[count.Place, count.Content]) -> int:
+    def _differing(self, name: str, contents: dict[count.Place, count.FileContent]) -> int:
         spec = self.specs[name]
         current = sql.SQL("WHERE _current" if spec.write_disposition == "scd2" else "")
         with self.server.connect("warehouse") as conn:
@@ -338,14 +338,14 @@ class Soak:
 
 
 def _imports(process: psutil.Process) -> bool:
-    with suppress(psutil.Error):  # it has just ended
+    with suppress(psutil.Error):  # the process has just ended
         is_ours = "postgres" not in process.name() and process.status() != psutil.STATUS_ZOMBIE
         return is_ours and not _supports(process)
     return False
 
 
 def _supports(process: psutil.Process) -> bool:
-    """Whether it is the process that others are forked from, or one that only counts resources."""
+    """Whether it is the process that others are forked from, or multiprocessing's resource tracker."""
     line = " ".join(process.cmdline())
     forked = any("forkserver" in " ".join(p.cmdline()) for p in process.parents()[:1])
     return ("forkserver" in line or "resource_tracker" in line) and not forked
@@ -360,7 +360,7 @@ def _wrong(differing: dict[str, int]) -> str:
 
 
 def run(minutes: float, seed: int, *, cycles: int | None = None, say: Callable[[str], None]) -> bool:
-    """Play for ``minutes`` (or ``cycles``) and print the figures; whether all is well."""
+    """Run for ``minutes`` (or ``cycles``) and print the figures; returns whether all is well."""
     start = time.monotonic()
     with own_server() as server:
         soak = Soak(server, seed)
@@ -393,7 +393,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=15, help="how long (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of files and faults (default: %(default)s)")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends with us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends with this process
     return 0 if run(options.minutes, options.seed, say=lambda line: print(line, flush=True)) else 1
 
 

@@ -1,6 +1,6 @@
-"""What a database holds, in words that do not depend on how it came about; and what must not be left behind.
+"""The content of a database, in a form that two imports of the same files share; and what must not be left behind.
 
-What does not belong here: how it came about.
+What does not belong here: importing and killing (``work.py``, ``crash.py``).
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.rel
 WHERE c.relkind = 'r' AND n.nspname IN ('public', 'importer_superseded', 'importer_repeats', 'importer_held')
 ORDER BY 1, 2
 """
-# what differs between two runs that did the same
+# columns that differ between two imports of the same files
 _OF_THE_RUN = ("load_id", "run_id", "started_at", "finished_at", "stamp")
 
 
 def state(conn: psycopg.Connection) -> State:
-    """Every row of every table and of the ledger; load numbers are replaced by what they stand for.
+    """Every row of every table and of the ledger; load ids are replaced by path and sha256 of the file.
 
-    Failures and refusals are no part of it: they change no table.
+    Failed and refused loads are left out: they change no table.
     """
     found: State = {}
     if conn.execute("SELECT to_regclass('importer.loads')").fetchone() == (None,):
@@ -56,7 +56,7 @@ def _rows(conn: psycopg.Connection, schema: str, table: str, names: dict[int, st
 
 
 def _records(block: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The records that a row of repeats is about; how they are put together depends on how they came."""
+    """The records of one row of repeats. Which records share a row depends on the batches."""
     first = block.pop("_block")
     for i, offset in enumerate(block["_row"]):
         record = {name: value[i] if isinstance(value, list) else value for name, value in block.items()}
@@ -77,7 +77,7 @@ def _sorted(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def differences(expected: State, found: State) -> list[str]:
-    """Lines that only one of them has, at most a few."""
+    """What only one of them has, as lines; at most a few."""
     lines: list[str] = []
     for name in sorted({*expected, *found}):
         want, have = expected.get(name, []), found.get(name, [])
@@ -89,7 +89,7 @@ def differences(expected: State, found: State) -> list[str]:
 
 
 def _less(one: list[str], other: list[str]) -> list[str]:
-    """Lines of the one that the other has not, each as often as it lacks it."""
+    """The lines of ``one`` that ``other`` lacks, each as often as it lacks it."""
     return list((Counter(one) - Counter(other)).elements())
 
 
@@ -110,7 +110,7 @@ _REMAINS = {
 
 
 def slots_held(conn: psycopg.Connection) -> int:
-    """Advisory locks (slots of the cap, locks of types) that importing sessions hold."""
+    """The number of advisory locks (slots of the cap, locks of types) that importing sessions hold."""
     return _count(conn, _LOCKS)
 
 

@@ -1,10 +1,11 @@
-"""Named steps of an import at which the database makes it wait, so that it can be killed just there.
+"""Named steps of an import at which the database makes it wait, so that it can be killed at this step.
 
-No line of the product knows of this: triggers, an event trigger, and a function that
-stands before PostgreSQL's own ask for an advisory lock that the harness holds. Whoever waits for it has reached the step;
-once the harness lets go, they cost a look-up and wait for nothing.
+The product has no code for this. Triggers, an event trigger, and a function that is found
+before PostgreSQL's own function of the same name ask for an advisory lock that the harness holds.
+An import that waits for this lock has reached the step. When the harness does not hold it, the
+triggers cost a look-up and do not wait.
 
-What does not belong here: who is killed, and what must hold afterwards (``crash.py``).
+What does not belong here: what is killed, and what must hold afterwards (``crash.py``).
 """
 
 from __future__ import annotations
@@ -113,24 +114,24 @@ CREATE EVENT TRIGGER reach_ddl ON ddl_command_end WHEN TAG IN ('CREATE TABLE', '
 
 
 def install(conn: psycopg.Connection) -> None:
-    """Make a database that has no table yet stop imports at steps."""
+    """Prepare a database without tables, so that imports into it can be stopped at steps."""
     conn.execute(sql.SQL(_SETUP).format(namespace=sql.Literal(NAMESPACE)))
 
 
 def arm(conn: psycopg.Connection, step: str, nth: int = 1) -> None:
-    """Make the next import wait at ``step`` (for copy: at record ``nth``) as long as this session holds on."""
+    """Make the next import wait at ``step`` (for copy: at record ``nth``) until ``let_go`` or the end of this session."""
     conn.execute("SELECT pg_advisory_lock(%s, 1)", (NAMESPACE,))
     conn.execute("INSERT INTO reliability.armed VALUES (%s, %s)", (step, nth))
 
 
 def let_go(conn: psycopg.Connection) -> None:
-    """Let whoever waits go on."""
+    """Let an import that waits at a step go on."""
     conn.execute("DELETE FROM reliability.armed")
     conn.execute("SELECT pg_advisory_unlock(%s, 1)", (NAMESPACE,))
 
 
 def waiting(conn: psycopg.Connection) -> int | None:
-    """The server process of the import that has reached the step, if one has."""
+    """The server process of an import that waits at the step; None if no import does."""
     row = conn.execute(
         """
         SELECT pid FROM pg_locks

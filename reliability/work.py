@@ -1,4 +1,4 @@
-"""What the processes do that are killed: import one delivery or some together, and say on a file how it ended.
+"""What the killed processes do: import one delivery or some together, and write the outcome to a file.
 
 What does not belong here: killing (``crash.py``).
 """
@@ -27,12 +27,12 @@ from importer_dagster.spec.table import Disposition, TableSpec
 from importer_dagster.warehouse import Warehouse
 
 SMALL_BLOCKS = 2048  # bytes, so that a small file has several batches
-BUG = 70  # exit code of a process that met an error nobody raised on purpose
+BUG = 70  # exit code of a process with an error that is no ImporterError
 
 
 @dataclass(frozen=True)
 class Job:
-    """One import; ``report`` is the file that the outcome's words go to.
+    """One import; ``report`` is the file to which the outcome is written.
 
     ``others`` are new files that are imported together with ``delivery``.
     """
@@ -45,7 +45,7 @@ class Job:
 
 
 def variants() -> dict[str, TableSpec]:
-    """A spec for each disposition there is; append also with a key, where it stages its rows."""
+    """A spec for each disposition; append also with a key, since its rows are staged then."""
     keyed = {f"{d}": _spec(d, key=True) for d in get_args(Disposition) if d != "append"}
     return {"append": _spec("append", key=False), "append, keyed": _spec("append", key=True), **keyed}
 
@@ -74,7 +74,7 @@ def processes() -> ForkServerContext:
 def import_one(job: Job) -> None:
     """Import, and end with the exit code that ``importer load`` would have."""
     load.open_delivery = partial(reader.open_delivery, block_size=SMALL_BLOCKS)  # type: ignore[attr-defined]
-    logging.disable(logging.ERROR)  # attempts that fail are what we are here for
+    logging.disable(logging.ERROR)  # failed attempts are expected here
     try:
         results = list(_import(job))
         code = 3 if any(r.status == "refused" for r in results) else 0
@@ -88,7 +88,7 @@ def import_one(job: Job) -> None:
 
 
 def _import(job: Job) -> Iterator[LoadResult]:
-    """As a step does."""
+    """Import the deliveries as a step of Dagster does."""
     warehouse = Warehouse(job.url)
     deliveries = [job.delivery, *job.others]
     done: dict[Delivery, LoadResult] = {}

@@ -21,7 +21,8 @@ from dagster._core.execution.api import create_execution_plan
 
 import importer_dagster.defs.step
 import importer_dagster.pipeline.delivery
-import importer_dagster.pipeline.small_files  # noqa: F401 - with all that they import
+import importer_dagster.pipeline.small_files
+import importer_dagster.pipeline.unchanged_files  # noqa: F401 - with all that they import
 from importer_dagster.definitions import defs
 from importer_dagster.defs.run_recovery import die_with_parent
 from importer_dagster.defs.storage import prepare

@@ -22,8 +22,8 @@ from importer_dagster.pipeline.delivery import import_delivery
 from importer_dagster.slots import SLOT_LOCKS, SlotRequest
 from importer_dagster.warehouse import Warehouse
 from importer_dagster.writer.copy_rows import RowStream
-from importer_dagster_tests.helpers import flood
 from importer_dagster_tests.helpers.inbox import Inbox, Query, make_spec
+from reliability import flood
 from reliability.patience import wait_for
 
 HEADER = "id,v,n\n"

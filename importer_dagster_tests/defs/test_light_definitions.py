@@ -6,8 +6,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
-
 from importer_dagster.defs.schedule import PRELOAD
 from importer_dagster.settings import SHIPPED_SPECS
 from importer_dagster.spec.loading import load_specs
@@ -30,17 +28,17 @@ def output(code: str, *arguments: str) -> list[str]:
     return done.stdout.split()
 
 
-def new_modules(before: Sequence[str], then: str) -> set[str]:
-    """What ``then`` imports in a fresh process that has imported ``before``."""
+def new_modules(before: Sequence[str], *then: str) -> set[str]:
+    """What all of ``then`` import in a fresh process that has imported ``before``."""
     code = (
         "import importlib, sys\n"
-        "*before, then = sys.argv[1:]\n"
+        "before, then = (words.split() for words in sys.argv[1:])\n"
         "for name in before: importlib.import_module(name)\n"
         "had = set(sys.modules)\n"
-        "importlib.import_module(then)\n"
+        "for name in then: importlib.import_module(name)\n"
         "print(*set(sys.modules) - had)"
     )
-    return set(output(code, *before, then))
+    return set(output(code, " ".join(before), " ".join(then)))
 
 
 def test_definitions_bring_nothing_that_reads_validates_or_connects() -> None:
@@ -55,9 +53,8 @@ def test_that_would_be_seen() -> None:
     assert found & HEAVY == HEAVY - {"psycopg2"}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
+def test_steps_are_forked_from_a_process_that_has_what_they_import() -> None:
+    needed = (
         "defs.step",
         "defs.metadata",
         "defs.run_recovery",
@@ -65,10 +62,8 @@ def test_that_would_be_seen() -> None:
         "pipeline.delivery",
         "pipeline.unchanged_files",
         "pipeline.small_files",
-    ],
-)
-def test_steps_are_forked_from_a_process_that_has_what_they_import(name: str) -> None:
-    assert new_modules(PRELOAD, f"importer_dagster.{name}") == set()
+    )
+    assert new_modules(PRELOAD, *(f"importer_dagster.{name}" for name in needed)) == set()
 
 
 def test_what_is_imported_before_it_is_asked_for_is_still_there() -> None:

@@ -330,7 +330,6 @@ def test_a_year_in_days(database_url: str, tmp_path: Path, query: Query) -> None
     assert [re.split(r"[,(]", what)[0].strip() for what in measured] == [
         "`importer status`",
         "One evaluation of the sensor `arrivals`",
-        *["UI"] * 8,
     ]
     assert all(re.match(r"[\d.]+ s", lines[what][0]) for what in measured)
     # the days are one after the other, in the ledger and to Dagster

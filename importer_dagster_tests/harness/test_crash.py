@@ -28,7 +28,7 @@ _VARIANTS = list(variants())
 
 @pytest.mark.parametrize(
     ("step", "variant"),
-    # stage is no step of a plain append; each disposition has its turn
+    # a plain append has no step called stage; each disposition has its turn
     [(step, _VARIANTS[1:][n % len(_VARIANTS[1:])]) for n, step in enumerate(STEPS)]
     + [("copy", "append")]
     + [(step, TOGETHER) for step in ("ddl", "copy", "ledger", "commit", "done")],
@@ -37,7 +37,7 @@ def test_a_killed_process(crash: Crash, step: str, variant: str) -> None:
     scenario = "first" if step in ("migrate", "ddl") else "new" if variant == TOGETHER else "resent"
     verdict = crash.kill_one(Case("process", step, variant, scenario))
     assert verdict.faults == []
-    assert verdict.reached or step == "random"  # it may be quicker than we are
+    assert verdict.reached or step == "random"  # the import may end before the kill
     assert verdict.slot_s < 30
 
 
@@ -47,7 +47,7 @@ def test_a_killed_process(crash: Crash, step: str, variant: str) -> None:
 def test_a_killed_server(crash: Crash, victim: str, step: str) -> None:
     verdict = crash.kill_one(Case(victim, step, "merge", "late"))
     assert (verdict.faults, verdict.reached) == ([], True)
-    assert verdict.exit_code == 0  # it waited for the server and went on by itself
+    assert verdict.exit_code == 0  # the import waited for the server and went on by itself
 
 
 def test_every_victim_step_and_disposition_has_its_turn() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from reliability.flood import Size, report, run
+from reliability.flood_runs import Size, report, run
 
 SHORT = Size(scheduled=1, ui=1, job_backfills=1, commands=1, people=1, rows=200, settle_s=3, held_s=3)
 

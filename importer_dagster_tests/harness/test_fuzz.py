@@ -1,4 +1,4 @@
-"""The fuzzer itself: a short run of it, and that it sees what it is there to see."""
+"""A short run of the fuzzer, and that it finds a fault that is put in."""
 
 import subprocess
 import sys

@@ -10,7 +10,7 @@ from reliability.soak import run
 
 def test_a_mixed_load_under_faults_loses_nothing(_clean_environment: None) -> None:
     said: list[str] = []
-    good = run(0, 3, cycles=3, say=said.append)  # the second goes through Dagster
+    good = run(0, 3, cycles=3, say=said.append)  # the second of the three cycles goes through Dagster
     assert good, said[-1]
     assert "| difference | 0 |" in said[-1]
     assert "| Dagster runs | 2 |" in said[-1]

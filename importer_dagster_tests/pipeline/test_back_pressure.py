@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from importer_dagster_tests.helpers import flood
-from importer_dagster_tests.helpers.flood import MB
-from importer_dagster_tests.helpers.throttle import throttled
+from reliability import flood
+from reliability.flood import MB
+from reliability.throttle import throttled
 
 RATE = 8 << 20
 

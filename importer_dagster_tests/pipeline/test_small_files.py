@@ -27,8 +27,8 @@ from importer_dagster.source.open_file import read_files
 from importer_dagster.spec.table import TableSpec
 from importer_dagster.validation.checks import named_check
 from importer_dagster.warehouse import Warehouse
-from importer_dagster_tests.helpers.flood import set_cap
 from importer_dagster_tests.helpers.inbox import DAY, Inbox, Query, database, make_spec
+from reliability.flood import set_cap
 from reliability.patience import wait_for
 from reliability.state import differences, state
 
@@ -187,7 +187,7 @@ def test_the_same_as_one_by_one(
     monkeypatch.setattr(small_files, "MOST_BYTES", made.choice([300, 3_000, 2 << 20]))
     spec, counted = SPECS[name], 0
     for _ in range(2):
-        for number in range(60):
+        for number in range(40):
             kind = made.choice([*PLAIN, *OTHER]) if made.random() < 0.4 else "clean"
             if made.random() < 0.8:  # some stay as they are, others come again with other content
                 day, tenant = DAY + timedelta(days=number % 3), made.choice(["acme", "bolt"])

@@ -22,8 +22,8 @@ from importer_dagster.source.inbox import find_deliveries
 from importer_dagster.spec.table import TableSpec
 from importer_dagster.warehouse import Warehouse
 from importer_dagster.writer import held_rows
-from importer_dagster_tests.helpers.flood import set_cap
 from importer_dagster_tests.helpers.inbox import DAY, Inbox, Query, make_spec
+from reliability.flood import set_cap
 
 HEADER = "id,v,n\n"
 
