@@ -1,4 +1,4 @@
-"""The documentation says what the code does."""
+"""The documentation agrees with the code: settings, commands, options, packages, links."""
 
 import inspect
 import re
