@@ -3,6 +3,7 @@
 What does not belong here: what the names do (the tests of their packages).
 """
 
+import ast
 import re
 import subprocess
 import sys
@@ -47,6 +48,17 @@ def test_each_name_resolves_and_is_listed(name: str) -> None:
     value = getattr(importer_dagster, name)
     assert name in dir(importer_dagster)
     assert name in ("__version__", getattr(value, "__name__", None))
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    package = ROOT / "importer_dagster"
+    tree = ast.parse((package / "__init__.py").read_text(encoding="utf-8"))
+    guards = [node for node in tree.body if isinstance(node, ast.If)]
+    (block,) = (node for node in guards if ast.unparse(node.test) == "TYPE_CHECKING")
+    imports = [node for node in ast.walk(block) if isinstance(node, ast.ImportFrom)]
+    assert sorted(alias.name for node in imports for alias in node.names) == sorted(NAMES)
+    assert (package / "py.typed").exists()
+    assert "py.typed" in (ROOT / "setup.cfg").read_text(encoding="utf-8").split()
 
 
 def test_every_error_is_public() -> None:
