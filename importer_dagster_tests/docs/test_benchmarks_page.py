@@ -1,4 +1,4 @@
-"""docs/benchmarks.md names the parts that there are, and its commands are ones that work."""
+"""docs/benchmarks.md: it describes every part of the benchmarks, and its commands are accepted."""
 
 import re
 import shlex
@@ -41,7 +41,7 @@ def test_every_part_is_described() -> None:
 def test_without_a_name_all_parts_are_measured(
     database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every target in one table."""
+    """All parts are measured in one run, into one table."""
     monkeypatch.setenv("IMPORTER_WAREHOUSE_URL", database_url)  # else each part starts a server
     for part in command.PARTS:
         monkeypatch.setitem(command.PARTS, part, lambda _, part=part: [Line(f"measured {part}", "1")])

@@ -1,4 +1,4 @@
-"""The guide to drift: its commands are run as they stand, its spec is read, its words are those of the code."""
+"""docs/drift.md: its commands are run, its spec is read, and its table has all options of the contract."""
 
 import os
 import re
@@ -23,14 +23,14 @@ def command(tmp_path: Path, database_url: str) -> Command:
 
 
 def blocks() -> list[tuple[str, list[str]]]:
-    """(commands, lines that they must print) in order."""
+    """Pairs of commands and the lines that they must print, in the order of the page."""
     found = re.findall(r"```sh\n(.*?)```\n(?:\n```text\n(.*?)```)?", GUIDE, flags=re.S)
     assert len(found) == GUIDE.count("```sh")
     return [(commands, [line for line in text.splitlines() if line]) for commands, text in found]
 
 
 def squeezed(text: str) -> str:
-    """Without the frames and line breaks of tables."""
+    """``text`` without the frames and line breaks of tables."""
     return re.sub(r"[\s│┃]+", " ", text)
 
 

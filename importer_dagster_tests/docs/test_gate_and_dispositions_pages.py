@@ -1,4 +1,4 @@
-"""The commands and samples of docs/gate.md and docs/dispositions.md, as users run them."""
+"""The commands and samples of docs/gate.md and docs/dispositions.md, run as a user runs them."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The guide to a new type: its commands are run as they stand, and give the spec that it shows."""
+"""docs/new-type.md: its commands are run and write the spec that the page shows."""
 
 import json
 import os

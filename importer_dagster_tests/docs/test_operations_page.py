@@ -1,4 +1,4 @@
-"""docs/operations.md: its settings are those of the code, and no table is left out."""
+"""docs/operations.md: it lists the settings of the code and every table of the database."""
 
 import json
 import re
