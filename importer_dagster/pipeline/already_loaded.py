@@ -67,7 +67,7 @@ class FileContent:
     def read(self, warehouse: Warehouse) -> None:
         """Take the fingerprint, which may take long: without a slot, and for a large file without a connection."""
         if self.size is None or self.size >= SMALL_BYTES:
-            warehouse.rest()
+            warehouse.close_kept()
         self.fingerprint()
 
     def fingerprint(self) -> None:
