@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 import psycopg
 
 from importer_dagster.errors import UsageError
-from importer_dagster.transactions import single
+from importer_dagster.transactions import autocommit
 
 # First key of the two-key advisory locks; any fixed number that others hardly use.
 SLOT_LOCKS = 0x1A57E001
@@ -193,7 +193,7 @@ class SlotRequest:
             "cap": self.cap,
             "key": _load_key(self.type, self.tenant),
         }
-        with single(conn):
+        with autocommit(conn):
             row = conn.execute(_TAKE_AT_ONCE, values).fetchone()
             if row is not None and row[1]:
                 self._record_slot(conn)

@@ -27,7 +27,7 @@ from importer_dagster.errors import (
 from importer_dagster.redaction import redact, redact_text
 from importer_dagster.settings import Settings
 from importer_dagster.slots import SlotRequest, UnqueuedSlotRequest
-from importer_dagster.transactions import single
+from importer_dagster.transactions import autocommit
 
 # First key of the two-key advisory locks; any fixed number that other programs hardly use.
 SETUP_LOCK = 0x1A57E003
@@ -315,7 +315,7 @@ class Warehouse:
             finally:
                 if not conn.closed and not conn.broken:
                     conn.rollback()
-                    with single(conn):
+                    with autocommit(conn):
                         conn.execute("SELECT pg_advisory_unlock_all()")
 
 

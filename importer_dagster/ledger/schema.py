@@ -9,7 +9,7 @@ from __future__ import annotations
 import psycopg
 
 from importer_dagster.errors import WarehouseError
-from importer_dagster.transactions import single
+from importer_dagster.transactions import autocommit
 from importer_dagster.warehouse import SETUP_LOCK, Warehouse
 
 LATEST_REVISION = "0010"
@@ -24,7 +24,7 @@ def migrate(warehouse: Warehouse) -> None:
     if "ledger" in warehouse.prepared:
         return
     with warehouse.connect() as conn:
-        with single(conn):
+        with autocommit(conn):
             is_latest = _revision(conn) == LATEST_REVISION
         if not is_latest:
             # a session lock: alembic works on a connection and transaction of its own
