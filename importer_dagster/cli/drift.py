@@ -113,7 +113,8 @@ def accept(type_name: str, columns: tuple[str, ...], dry_run: bool) -> None:
 def _changes_of(settings: Settings, specs: Sequence[TableSpec]) -> dict[str, list[Any]]:
     from importer_dagster.ledger import drift as ledger_drift
     from importer_dagster.ledger import schema as ledger_schema
-    from importer_dagster.operations.spec_proposals import Seen, changes
+    from importer_dagster.operations.drift_summary import DeliveryDrift
+    from importer_dagster.operations.spec_proposals import changes
 
     found: dict[str, list[Any]] = {}
     with warehouse_of(settings) as warehouse:
@@ -121,7 +122,10 @@ def _changes_of(settings: Settings, specs: Sequence[TableSpec]) -> dict[str, lis
         with warehouse.connect() as conn:
             for spec in specs:
                 rows = ledger_drift.deliveries_with_drift(conn, spec.name)
-                seen = [Seen(r["tenant"], r["day"], r["path"], r["status"], tuple(r["drift"])) for r in rows]
+                seen = [
+                    DeliveryDrift(r["tenant"], r["day"], r["path"], r["status"], tuple(r["drift"]))
+                    for r in rows
+                ]
                 loads = [r["load_id"] for r in rows if r["status"] == "loaded"][-_LOADS:]
                 found[spec.name] = changes(spec, seen, _known(conn, warehouse.schema, spec, loads))
     return found

@@ -41,7 +41,7 @@ def write(conn: psycopg.Connection, load_id: int, events: Sequence[DriftEvent]) 
         )
 
 
-def settle_versions(
+def record_versions(
     conn: psycopg.Connection,
     type_name: str,
     tenant: str,
