@@ -95,7 +95,7 @@ def translate(error: psycopg.Error, url: str) -> ImporterError:
     if state is None:
         return _without_state(error, text, where)
     if state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT_CODES:
-        return WarehouseUnavailable(f"The warehouse {where} asks to come back later ({state}): {text}.")
+        return WarehouseUnavailable(f"The warehouse {where} is not available at the moment ({state}): {text}.")
     if isinstance(error, pg.InsufficientPrivilege):
         return WarehouseError(
             f"The warehouse {where} does not allow it: {text}. Grant the privilege to the importer's role."
@@ -112,7 +112,7 @@ def _without_state(error: psycopg.Error, text: str, where: str) -> ImporterError
         )
     if re.search(r"authentication failed|does not exist|permission denied|no pg_hba.conf entry", text):
         return WarehouseError(
-            f"The warehouse {where} lets nobody in: {text}. Check user, password and database "
+            f"The warehouse {where} refuses the connection: {text}. Check user, password and database "
             "in IMPORTER_WAREHOUSE_URL."
         )
     if not isinstance(error, psycopg.OperationalError):
