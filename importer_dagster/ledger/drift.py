@@ -1,4 +1,4 @@
-"""Drift events on the ledger: those of a load, and what versions of a type declare.
+"""Drift events in the ledger: those of a load, and those that versions of a type declare.
 
 Nothing is committed here: the caller decides what belongs to one transaction.
 
