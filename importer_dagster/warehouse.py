@@ -95,7 +95,9 @@ def translate(error: psycopg.Error, url: str) -> ImporterError:
     if state is None:
         return _without_state(error, text, where)
     if state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT_CODES:
-        return WarehouseUnavailable(f"The warehouse {where} is not available at the moment ({state}): {text}.")
+        return WarehouseUnavailable(
+            f"The warehouse {where} is not available at the moment ({state}): {text}."
+        )
     if isinstance(error, pg.InsufficientPrivilege):
         return WarehouseError(
             f"The warehouse {where} does not allow it: {text}. Grant the privilege to the importer's role."
