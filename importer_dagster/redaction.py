@@ -26,13 +26,13 @@ def redact(address: str) -> str:
     """
     if "://" not in address:
         is_path = "/" in address.partition("=")[0]
-        return address if is_path else _PAIR.sub(_without_value, address)
+        return address if is_path else _PAIR.sub(_without_secret, address)
     before, _, rest = address.partition("://")
     # a password that is not percent-encoded may contain any character: it ends at the last possible @
     user = re.match(r"([^:/?#@]*):((?!\d+(?:[/?#]|$)).*)@", rest, re.DOTALL)
     if user:
         rest = f"{user[1]}:***@{rest[user.end() :]}"
-    return f"{before}://" + re.sub(r"(?<=[?&;#])([^=&;#]*)=([^&;#]*)", _without_parameter, rest)
+    return f"{before}://" + re.sub(r"(?<=[?&;#])(?P<name>[^=&;#]*)=([^&;#]*)", _without_secret, rest)
 
 
 def redact_text(text: object, address: str) -> str:
@@ -40,9 +40,5 @@ def redact_text(text: object, address: str) -> str:
     return _ADDRESS.sub(lambda found: redact(found[0]), str(text).replace(address, redact(address)))
 
 
-def _without_value(pair: re.Match[str]) -> str:
-    return f"{pair['name']}=***" if _SECRET_NAME.search(pair["name"]) else pair[0]
-
-
-def _without_parameter(pair: re.Match[str]) -> str:
-    return f"{pair[1]}=***" if _SECRET_NAME.search(unquote(pair[1])) else pair[0]
+def _without_secret(pair: re.Match[str]) -> str:
+    return f"{pair['name']}=***" if _SECRET_NAME.search(unquote(pair["name"])) else pair[0]

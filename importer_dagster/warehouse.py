@@ -65,6 +65,8 @@ _UNVERIFIED = re.compile(
     r"certificate verify failed|does not match host name|server does not support SSL|"
     r"root certificate file .* does not exist|certificate file .* does not exist|could not (?:read|load) .*certificate"
 )
+# Messages without a SQLSTATE that say that the server rejects user, password or database.
+_REFUSED = re.compile(r"authentication failed|does not exist|permission denied|no pg_hba.conf entry")
 
 
 def plain_url(url: str) -> str:
@@ -89,40 +91,33 @@ def plain_url(url: str) -> str:
 
 def translate(error: psycopg.Error, url: str) -> ImporterError:
     """The WarehouseUnavailable or WarehouseError that stands for a driver's error."""
-    where = redact(url)
+    where = f"The warehouse {redact(url)}"
     text = " ".join(redact_text(error, url).split()).rstrip(".?")
     state = error.sqlstate
-    if state is None:
-        return _without_state(error, text, where)
-    if state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT_CODES:
-        return WarehouseUnavailable(
-            f"The warehouse {where} is not available at the moment ({state}): {text}."
-        )
-    if isinstance(error, pg.InsufficientPrivilege):
-        return WarehouseError(
-            f"The warehouse {where} does not allow it: {text}. Grant the privilege to the importer's role."
-        )
-    return WarehouseError(f"The warehouse {where} refused a statement ({state}): {text}.")
-
-
-def _without_state(error: psycopg.Error, text: str, where: str) -> ImporterError:
-    """The error for one without SQLSTATE: mostly the connection failed, which is worth another try."""
-    if _UNVERIFIED.search(text):
-        return WarehouseError(
-            f"The warehouse {where} could not be verified: {text}. sslmode and sslrootcert in the URL say what "
+    kind: type[ImporterError] = WarehouseError
+    if state is None and _UNVERIFIED.search(text):
+        message = (
+            f"{where} could not be verified: {text}. sslmode and sslrootcert in the URL say what "
             "is asked of the server's certificate; see docs/security.md."
         )
-    if re.search(r"authentication failed|does not exist|permission denied|no pg_hba.conf entry", text):
-        return WarehouseError(
-            f"The warehouse {where} refuses the connection: {text}. Check user, password and database "
-            "in IMPORTER_WAREHOUSE_URL."
+    elif state is None and _REFUSED.search(text):
+        message = f"{where} refuses the connection: {text}. Check user, password and database in IMPORTER_WAREHOUSE_URL."
+    elif state is None and not isinstance(error, psycopg.OperationalError):
+        message = f"{where} was not asked, since the driver refused a statement: {text}."
+    elif state is None:  # the connection could not be made, or was lost
+        kind = WarehouseUnavailable
+        message = (
+            f"{where} cannot be reached: {text}. Check that the server runs and that "
+            "IMPORTER_WAREHOUSE_URL is right."
         )
-    if not isinstance(error, psycopg.OperationalError):
-        return WarehouseError(f"The driver refused a statement for {where}: {text}.")
-    return WarehouseUnavailable(
-        f"The warehouse {where} cannot be reached: {text}. Check that the server runs and that "
-        "IMPORTER_WAREHOUSE_URL is right."
-    )
+    elif state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT_CODES:
+        kind = WarehouseUnavailable
+        message = f"{where} is not available at the moment ({state}): {text}."
+    elif isinstance(error, pg.InsufficientPrivilege):
+        message = f"{where} does not allow it: {text}. Grant the privilege to the importer's role."
+    else:
+        message = f"{where} refused a statement ({state}): {text}."
+    return kind(message)
 
 
 def refusal_of(error: psycopg.Error) -> RefusedError | None:
@@ -204,8 +199,21 @@ class Warehouse:
             tcp_user_timeout=_UNACKNOWLEDGED_MS,
             autocommit=True,
         )
+        settings = {
+            "timezone": "UTC",
+            "client_min_messages": "warning",
+            "lock_timeout": f"{int(self.lock_timeout * 1000)}ms",
+            "statement_timeout": f"{int(self.statement_timeout * 1000)}ms",
+            "idle_in_transaction_session_timeout": f"{_IDLE_IN_TRANSACTION_S}s",
+            # the server, too, notices a client that is gone, and frees its locks
+            "tcp_keepalives_idle": "30",
+            "tcp_keepalives_interval": "10",
+            "tcp_keepalives_count": "3",
+        }
+        assignment = sql.SQL("SET {} = {}")
+        statements = (assignment.format(sql.Identifier(k), v) for k, v in settings.items())
         try:
-            conn.execute(self._session_settings())
+            conn.execute(sql.SQL("; ").join(statements))
             self._set_client_check(conn)
             conn.autocommit = False
         except BaseException:
@@ -260,21 +268,6 @@ class Warehouse:
             if error.sqlstate is None:
                 raise
             self.prepared.add(_NO_CLIENT_CHECK)
-
-    def _session_settings(self) -> sql.Composed:
-        """SET statements for a new session; with keepalives the server, too, notices a peer that is gone."""
-        values = {
-            "TimeZone": "UTC",
-            "client_min_messages": "warning",
-            "lock_timeout": f"{int(self.lock_timeout * 1000)}ms",
-            "statement_timeout": f"{int(self.statement_timeout * 1000)}ms",
-            "idle_in_transaction_session_timeout": f"{_IDLE_IN_TRANSACTION_S}s",
-            "tcp_keepalives_idle": "30",
-            "tcp_keepalives_interval": "10",
-            "tcp_keepalives_count": "3",
-        }
-        pairs = (sql.SQL("SET {} = {}").format(sql.Identifier(k.lower()), v) for k, v in values.items())
-        return sql.SQL("; ").join(pairs)
 
     @contextmanager
     def writing(
