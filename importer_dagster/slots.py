@@ -39,6 +39,8 @@ _CONNECTED_PAUSE_S = 0.1  # between two questions of a connected waiter
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.3, 4.0  # of all others, who connect for each question
 _GRACE_S = 5.0  # how much longer a ticket is valid than its owner needs to ask again
 
+# Returns the cap, slots in use, waiters ahead of the ticket, waiters in the queue, and whether the ticket is valid
+# for long enough.
 # Order of the queue: small and large files alternate, beginning with the kind that did not get
 # the last slot. Within a kind the tenant whose last slot is longest ago comes first, then the
 # longest wait. Of the waiters for one type and tenant only the first is in the queue, and none
