@@ -1,4 +1,4 @@
-"""Every exception that this package raises on purpose, and how to treat it.
+"""The exceptions that this package raises on purpose, and whether a retry makes sense.
 
 ::
 
@@ -8,10 +8,10 @@
     │   │   ├── SpecError         a spec is wrong; names file, line and key
     │   │   └── UnknownTypeError  no spec of that name; names the nearest ones
     │   ├── RefusedError          a delivery is refused whole; the ledger keeps the reason
-    │   └── WarehouseError        the warehouse answers, but will not do it (privileges, wrong table)
+    │   └── WarehouseError        the warehouse refuses a statement (privileges, wrong table)
     └── TransientError            worth trying again later
         ├── SourceUnavailable     the inbox or a file in it could not be reached
-        └── WarehouseUnavailable  the database could not be reached or asked to come back
+        └── WarehouseUnavailable  the database could not be reached, or refuses for the time being
 
 What does *not* belong here: rejected records. They are data (rows of
 ``importer.rejects``), not exceptions.
@@ -26,10 +26,9 @@ if TYPE_CHECKING:
 
 
 def storable(text: str) -> str:
-    r"""``text`` as databases, terminals and logs take it.
+    r"""``text`` with characters escaped that databases, terminals and logs do not accept.
 
-    A byte of a file's name that is no UTF-8 comes to Python as half of a surrogate
-    pair, which none of them takes.
+    These are lone surrogates, by which Python represents bytes of a file's name that are no UTF-8.
 
     >>> print(storable("gebühr_\udcfc.csv"))
     gebühr_\udcfc.csv
@@ -38,7 +37,7 @@ def storable(text: str) -> str:
 
 
 class ImporterError(Exception):
-    """Base of all; ``str()`` is one paragraph naming what, where and the remedy."""
+    """Base of all exceptions here; ``str()`` is one paragraph with what failed, where, and the remedy."""
 
     exit_code = 1
 
@@ -99,7 +98,7 @@ class RefusedError(PermanentError):
 
 
 class WarehouseError(PermanentError):
-    """The warehouse answers, but will not do what is asked."""
+    """The warehouse can be reached, but refuses a statement."""
 
     exit_code = 4
 
@@ -115,4 +114,4 @@ class SourceUnavailable(TransientError):
 
 
 class WarehouseUnavailable(TransientError):
-    """The database could not be reached, or asked to come back later."""
+    """The database could not be reached, or refuses for the time being."""

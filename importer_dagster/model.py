@@ -1,8 +1,7 @@
-"""What the rooms hand to each other: frozen dataclasses.
+"""Frozen dataclasses that the packages pass to each other.
 
-What does not belong here: any behaviour. A room never imports its neighbour;
-it takes and returns these, and ``pipeline`` joins them. Nor Arrow itself, which the
-definitions need not load (``reject_schema.py`` has its schemas).
+What does not belong here: any behaviour. Nor an import of Arrow at run time, since Dagster's
+definitions do without it (``reject_schema.py`` has the Arrow schemas of rejects).
 """
 
 from __future__ import annotations
@@ -24,14 +23,13 @@ Status = Literal["loaded", "unchanged", "held", "refused", "failed"]
 class Delivery:
     """One file as delivered.
 
-    ``path`` (with type, tenant and date) identifies it in the ledger; it is
-    relative to the inbox where the file lies below it. ``url`` is what fsspec
-    opens. ``tenant`` is "" where none is named; ``has_tenant`` says whether the
-    type's paths name tenants at all, so whether its table has ``_tenant``.
-    ``size`` is in bytes as listed, None when unknown. ``waiting`` says what a
-    file that is not complete yet waits for. ``file_version`` is what the listing said of
-    it that changes with its content, None if it was not listed. ``inbox`` is the
-    local folder that it was listed in, and must be read from.
+    ``path`` (with type, tenant and date) identifies it in the ledger; for a file of the inbox
+    it is relative to it. ``url`` is what fsspec opens. ``tenant`` is "" if the path names none;
+    ``has_tenant`` says whether the type's paths name tenants at all, so whether its table has
+    ``_tenant``. ``size`` is in bytes as listed, None if unknown. ``waiting`` says why a file is
+    not complete yet. ``file_version`` is a text from the listing that changes with the file's
+    content, None if the file was not listed. ``inbox`` is the local folder in which the file
+    was listed; it may only be read from there.
     """
 
     type: str
@@ -49,8 +47,8 @@ class Delivery:
 class Reason(NamedTuple):
     """What many rejected cells have in common.
 
-    Their message is ``words`` and a cell's own details; ``quotes``: behind the
-    cell's value, if it has one.
+    A cell's message is ``words`` and the cell's details, with the cell's value, if it has one,
+    in front of them if ``quotes``.
     """
 
     column_name: str | None
@@ -61,10 +59,10 @@ class Reason(NamedTuple):
 
 @dataclass(frozen=True)
 class Failure:
-    """Cells of one column of a batch (or whole rows, then ``column`` is None) that break one rule.
+    """Cells of one column of a batch that break one rule; for whole rows ``column`` is None.
 
-    ``indexes`` (int64, ascending) count from 0 inside the batch; ``values`` (string)
-    are the cells' texts, ``words`` what is wrong, where it differs one for each cell.
+    ``indexes`` (int64, ascending) are the rows, counted from 0 in the batch. ``values`` (string)
+    are the cells' texts. ``words`` says what is wrong, for all cells or for each.
     """
 
     column: str | None
@@ -75,7 +73,7 @@ class Failure:
 
 
 class Locate(Protocol):
-    """Finds records of one batch again in the bytes that it was read from."""
+    """Finds records of a batch in the bytes that the batch was read from."""
 
     def __call__(self, indexes: np.ndarray) -> tuple[pa.Array, pa.Array]:
         """For rows of the batch (counted from 0): their physical lines (int64) and raw text (string)."""
@@ -83,7 +81,7 @@ class Locate(Protocol):
 
 @dataclass(frozen=True)
 class Duplicate:
-    """A staged row taken out because an earlier row of the file has the same key."""
+    """A row deleted from the staging table because an earlier row of the file has the same key."""
 
     row: int
     value: str
@@ -94,11 +92,11 @@ class Duplicate:
 class TextBatch:
     """Records as text, one string column per wanted header column.
 
-    ``columns`` holds text exactly as in the file; null where the cell was
-    empty without quotes or an unquoted missing-value token. ``rows`` (int64)
-    is the record number of each. ``rejects`` (REJECT_SCHEMA) are the damaged
-    records met in the same stretch of the file; ``skipped`` counts records
-    that are no data by declaration (footers, comments are not records).
+    ``columns`` has text exactly as in the file; null for a cell that was empty without
+    quotes, or an unquoted missing-value token. ``rows`` (int64) are the record numbers.
+    ``rejects`` (REJECT_SCHEMA) are the damaged records in the same part of the file;
+    ``skipped`` counts records that the spec declares to be no data, such as footers
+    (comments are not records).
     """
 
     columns: pa.RecordBatch
@@ -114,10 +112,9 @@ class DriftEvent:
 
     ``kind`` is added, removed, renamed, reordered, retyped (values of another
     type), evolved (the table gained the column), version (another way of
-    writing, as declared), of the header; or warning, of anything else that was
-    odd but did not stop the load.
-    ``declared`` says that the spec foresees it: an alias, or a version that
-    begins with this delivery. ``profile`` sums up the values of a column that
+    writing, as declared), or warning (anything else that is unusual but did not
+    stop the load). ``declared`` says that the spec declares it: an alias, or a version
+    that begins with this delivery. ``profile`` sums up the values of a column that
     the spec does not know, as JSON.
     """
 
@@ -143,7 +140,7 @@ class ColumnMapping:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a type's gate objects to: rule (rows, rejects, unique …), action (warn, refuse, hold), words."""
+    """An objection of a type's gate: rule (rows, rejects, unique …), action (warn, refuse, hold), and the reason."""
 
     rule: str
     action: str
@@ -152,9 +149,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class LoadResult:
-    """What became of one delivery; the counts obey the law of conservation.
+    """How the import of one delivery ended: rows_read is the sum of the other four counts.
 
-    ``rejects`` (REJECT_SCHEMA, the first thousand) is set by a rehearsal only:
+    ``rejects`` (REJECT_SCHEMA, the first thousand) is set by a rehearsal only;
     after an import they are in the ledger.
     """
 

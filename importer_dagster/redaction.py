@@ -1,6 +1,6 @@
-"""Addresses without their secrets, for logs, messages and metadata.
+"""Removes secrets from URLs, for logs, messages and metadata.
 
-What does not belong here: what an address leads to (``warehouse.py``, ``source/open_file.py``).
+What does not belong here: opening what a URL names (``warehouse.py``, ``source/open_file.py``).
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote
 
-# Parameters whose value is nobody's business: password, sslpassword, token, sig, X-Amz-Signature, AccountKey …
+# Names of parameters whose value is secret: password, sslpassword, token, sig, X-Amz-Signature, AccountKey …
 _SECRET_NAME = re.compile(r"(?i)pass|pwd|token|secret|sig(nature)?$|credential|key|auth")
 _ADDRESS = re.compile(r"[\w+.-]+://[^\s\"'<>]+")
 _PAIR = re.compile(r"(?P<name>\w+)(?P<equals>\s*=\s*)(?P<value>'(?:\\.|[^'\\])*'?|\S*)")
 
 
 def redact(address: str) -> str:
-    """A URL, or libpq's ``key=value`` words, without passwords, tokens and signatures; for logs and messages.
+    """A URL, or a libpq string of ``key=value`` pairs, without passwords, tokens and signatures.
 
     >>> redact("postgresql://u:secret@h/db")
     'postgresql://u:***@h/db'
@@ -26,23 +26,19 @@ def redact(address: str) -> str:
     """
     if "://" not in address:
         is_path = "/" in address.partition("=")[0]
-        return address if is_path else _PAIR.sub(_without_value, address)
+        return address if is_path else _PAIR.sub(_without_secret, address)
     before, _, rest = address.partition("://")
-    # a password that is not percent-encoded may hold anything: up to the last @ that can end it
+    # a password that is not percent-encoded may contain any character: it ends at the last possible @
     user = re.match(r"([^:/?#@]*):((?!\d+(?:[/?#]|$)).*)@", rest, re.DOTALL)
     if user:
         rest = f"{user[1]}:***@{rest[user.end() :]}"
-    return f"{before}://" + re.sub(r"(?<=[?&;#])([^=&;#]*)=([^&;#]*)", _without_parameter, rest)
+    return f"{before}://" + re.sub(r"(?<=[?&;#])(?P<name>[^=&;#]*)=([^&;#]*)", _without_secret, rest)
 
 
 def redact_text(text: object, address: str) -> str:
-    """The words of somebody else's error, with ``address`` and all other addresses in it redacted."""
+    """The text of an error, with ``address`` and all other URLs in it redacted."""
     return _ADDRESS.sub(lambda found: redact(found[0]), str(text).replace(address, redact(address)))
 
 
-def _without_value(pair: re.Match[str]) -> str:
-    return f"{pair['name']}=***" if _SECRET_NAME.search(pair["name"]) else pair[0]
-
-
-def _without_parameter(pair: re.Match[str]) -> str:
-    return f"{pair[1]}=***" if _SECRET_NAME.search(unquote(pair[1])) else pair[0]
+def _without_secret(pair: re.Match[str]) -> str:
+    return f"{pair['name']}=***" if _SECRET_NAME.search(unquote(pair["name"])) else pair[0]

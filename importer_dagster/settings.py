@@ -1,6 +1,6 @@
-"""All settings, read from the environment in one place.
+"""All settings, read from environment variables.
 
-What does not belong here: anything about a single CSV type (that is its spec).
+What does not belong here: anything about a single CSV type, which its spec says.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ def _days(default: int, what: str) -> int:
 class Keep:
     """For how many days things are kept before `importer prune` deletes them; 0 means for ever.
 
-    Each field is an environment variable, ``IMPORTER_KEEP_`` and its name; docs/operations.md
-    lists them as they stand here.
+    Each field is the environment variable ``IMPORTER_KEEP_`` and the field's name. A test compares
+    the list in docs/operations.md with the texts here.
     """
 
     replaced: int = _days(
         90, "rows of a file's earlier content after the file was sent again: what `importer unload` restores"
     )
     copies: int = _days(
-        90, "`replace`: rows of days that a newer day stands in place of (the last two days always stay)"
+        90, "`replace`: rows of days that a newer day has replaced (the last two days always stay)"
     )
     history: int = _days(
-        400, "`merge`, `scd2`: what deliveries said before others did, needed for late and corrected files"
+        400, "`merge`, `scd2`: rows that a newer delivery has replaced, needed for late and corrected files"
     )
     loads: int = _days(
         400, "ledger rows of refused, failed, unloaded and replaced loads; reports of missing files"
     )
     done: int = _days(
         1100,
-        "that a day is done: ledger rows of files none of whose rows stand any more, Dagster's last "
+        "the record that a day is done: ledger rows of files without any row left in the tables, Dagster's last "
         "materialization of each day",
     )
-    rejects: int = _days(180, "rejected records; their number stays on the ledger")
+    rejects: int = _days(180, "rejected records; their number stays in the ledger")
     drift: int = _days(400, "drift events and what gates found; the first and the last of each stay")
     profiles: int = _days(90, "the sample of values kept with a drift event")
     runs: int = _days(90, "Dagster's runs, events and backfills; the last materialization of each day stays")
@@ -57,11 +57,11 @@ class Keep:
     def from_env(cls, env: Mapping[str, str]) -> Keep:
         """Read ``IMPORTER_KEEP_*``; raises UsageError naming the variable at fault."""
         keep = cls(**{f.name: _natural(env, keep_variable(f.name), int(str(f.default))) for f in fields(cls)})
-        looked_at = _positive(env, "IMPORTER_LOOKBACK_DAYS", Settings.lookback_days)
-        if keep.done and keep.done <= looked_at:
+        lookback_days = _positive(env, "IMPORTER_LOOKBACK_DAYS", Settings.lookback_days)
+        if keep.done and keep.done <= lookback_days:
             raise UsageError(
-                f"IMPORTER_KEEP_DONE is {keep.done}; it must be more than IMPORTER_LOOKBACK_DAYS, {looked_at}: what "
-                "the schedule does not find on record it imports."
+                f"IMPORTER_KEEP_DONE is {keep.done}; it must be more than IMPORTER_LOOKBACK_DAYS, {lookback_days}: "
+                "the schedule imports every file of those days that the ledger does not know."
             )
         return keep
 
@@ -73,35 +73,46 @@ def keep_variable(name: str) -> str:
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of one process.
-
-    ``warehouse_url`` is None when the embedded PostgreSQL is to be used.
-    ``start_date`` is the first daily partition; ``lookback_days`` is how far
-    back schedule and sensor look for what is not imported; they have ``max_runs``
-    runs at most waiting or running; the sensor looks every ``arrival_interval``
-    seconds (0: it is off), and what was asked for in vain is asked for again
-    after ``retry_after`` seconds at first.
-    """
+    """The settings of one process."""
 
     warehouse_url: str | None
+    """The PostgreSQL database that BI reads; None for the embedded one."""
     specs: Path
+    """The folder of specs."""
     inbox_url: str
+    """Where deliveries arrive: a folder, or a URL that fsspec opens."""
     home: Path
+    """The folder for state: the embedded database and Dagster's home."""
     db_writes: int = 4
+    """The cap: how many sessions may write at once, unless ``importer cap`` has set another number."""
     default_path: str = "{date}/{tenant}/{type}*.csv"
+    """The path pattern of types whose spec has none."""
     timezone: str = "UTC"
+    """The IANA time zone of schedules and business dates."""
     start_date: date = date(2024, 1, 1)
+    """The first daily partition."""
     schedule: str = "0 6 * * *"
+    """When the daily schedule runs, as a cron expression."""
     lookback_days: int = 14
+    """How many days back the schedule and the sensor look for files that are not imported."""
     min_age: int = 60
+    """For how many seconds a file must not have changed to be taken as complete."""
     max_runs: int = 10
+    """How many runs of the schedule and the sensor may wait or run at once."""
     arrival_interval: int = 60
+    """Every how many seconds the sensor looks at the inbox; 0 turns it off."""
     retry_after: int = 600
+    """After how many seconds a run that was without success is requested again; the pause doubles each time."""
     lock_timeout: int = 60
+    """For how many seconds a statement waits for a lock."""
     statement_timeout: int = 3600
+    """How many seconds a statement may take; a COPY has no limit."""
     read_timeout: int = 300
+    """For how many seconds a source may send nothing."""
     keep: Keep = Keep()
+    """For how many days things are kept."""
     prune_schedule: str = "30 3 * * *"
+    """When the retention job runs, as a cron expression."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -132,13 +143,13 @@ class Settings:
 
 
 def lookback(settings: Settings, today: date) -> list[date]:
-    """The days that schedule and sensor look at, up to ``today``."""
+    """The days that the schedule and the sensor look at, up to ``today``."""
     first = max(settings.start_date, today - timedelta(days=settings.lookback_days - 1))
     return [first + timedelta(days=n) for n in range((today - first).days + 1)]
 
 
 def read_timeout(env: Mapping[str, str] | None = None) -> int:
-    """Seconds that a source may say nothing; asked wherever a file is opened."""
+    """For how many seconds a source may send nothing; for modules that open files without Settings."""
     return _positive(os.environ if env is None else env, "IMPORTER_READ_TIMEOUT", Settings.read_timeout)
 
 

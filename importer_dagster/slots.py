@@ -1,16 +1,18 @@
-"""Whose turn it is to write: the cap, the slots, and the queue before them.
+"""The cap on writers: its slots, and the queue of those who wait for one.
 
-The cap is a semaphore of session advisory locks: a writer holds lock number
-k < N of a fixed namespace while it writes. Such a lock vanishes with its
-session, so a crashed writer can never leak its slot.
+The cap N is a semaphore of PostgreSQL's advisory locks. A writer holds one of the locks
+0 to N-1 of the namespace SLOT_LOCKS as long as it writes. The lock belongs to its
+connection, so PostgreSQL frees the slot of a writer that crashes.
 
-Those who wait have a row each in ``importer.waiting``. The first N of them, the
-next in line, keep one idle connection and ask often; all others close theirs
-and sleep, the longer the further behind they are. Places in line change while
-nobody looks, so whoever keeps a connection also holds one of N seats, locks of
-the same kind: there are never more of them, whoever thinks of itself what. A row
-whose owner has not asked again by the time it promised is a dead one's and does
-not count.
+Each waiter has a row (its ticket) in ``importer.waiting``. The ticket is valid until the
+time ``due``, which the waiter moves on each time it asks for a slot. So the ticket of a
+process that died becomes void after some seconds.
+
+Only the first N waiters of the queue keep a connection while they wait, and ask about ten
+times a second. All others close their connection and sleep, the longer the further behind
+they are. The queue may change between two questions, and then more than N waiters may
+believe that they are among the first N. Therefore a connected waiter also holds one of the
+N locks of the namespace CONNECTED_LOCKS: there are never more than N.
 
 What does not belong here: connections (``warehouse.py``), and what is written.
 """
@@ -23,25 +25,27 @@ from dataclasses import dataclass, replace
 import psycopg
 
 from importer_dagster.errors import UsageError
-from importer_dagster.transactions import single
+from importer_dagster.transactions import autocommit
 
 # First key of the two-key advisory locks; any fixed number that others hardly use.
 SLOT_LOCKS = 0x1A57E001
 LOAD_LOCKS = 0x1A57E002
-SEAT_LOCKS = 0x1A57E006  # of those who wait connected; 3 to 5 are of other rooms
+CONNECTED_LOCKS = 0x1A57E006  # of connected waiters; 3 to 5 are used by other modules
 
-SMALL_BYTES = 8 << 20  # every other turn is for files below it
-CAP = "db_writes"
+SMALL_BYTES = 8 << 20  # every other slot is for files below this size
+CAP = "db_writes"  # the cap's name in importer.settings
 
-NEXT_PAUSE_S = 0.1  # of those next in line, who are connected
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.3, 4.0  # of all others, who connect to ask
-_GRACE_S = 5.0  # a row counts this much longer than its owner promised
+_CONNECTED_PAUSE_S = 0.1  # between two questions of a connected waiter
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.3, 4.0  # of all others, who connect for each question
+_GRACE_S = 5.0  # how much longer a ticket is valid than its owner needs to ask again
 
-# Queue order: the kind (small or large) that did not have the last turn comes first at
-# each position; within a kind the tenant whose last turn is longest ago, then who waits
-# longest. Of those who want the same type and tenant only the first counts, and none
-# while that one is being written: they could not use a slot.
-_ORDER = """
+# Returns the cap, slots in use, waiters ahead of the ticket, waiters in the queue, and whether the ticket is valid
+# for long enough.
+# Order of the queue: small and large files alternate, beginning with the kind that did not get
+# the last slot. Within a kind the tenant whose last slot is longest ago comes first, then the
+# longest wait. Of the waiters for one type and tenant only the first is in the queue, and none
+# while that type and tenant is being written, since they could not use a slot.
+_QUEUE_POSITION = """
 WITH held AS (
     SELECT classid::bigint AS space, objid::bigint AS key FROM pg_locks
     WHERE locktype = 'advisory' AND granted AND objsubid = 2
@@ -66,18 +70,18 @@ SELECT (SELECT value::int FROM importer.settings WHERE name = %(cap)s),
        (SELECT count(*) FROM held WHERE space = %(slot_locks)s),
        (SELECT ahead FROM queue WHERE ticket = %(ticket)s::bigint),
        (SELECT count(*) FROM queue),
-       (SELECT due > clock_timestamp() + make_interval(secs => %(promised)s)
+       (SELECT due > clock_timestamp() + make_interval(secs => %(needed)s)
         FROM importer.waiting WHERE ticket = %(ticket)s::bigint)
 """
 
-# The same where nobody waits, in one go: no slot is tried where anybody does. Each part is
-# materialized, since PostgreSQL may reorder conditions, and a lock once taken stays taken.
-_TAKE = """
-WITH room AS MATERIALIZED (
+# Takes a slot and the lock of type and tenant in one statement, provided that nobody waits. Each part
+# is materialized, since PostgreSQL may reorder conditions, and a lock once taken stays taken.
+_TAKE_AT_ONCE = """
+WITH allowed AS MATERIALIZED (
     SELECT CASE WHEN EXISTS (SELECT FROM importer.waiting WHERE due > clock_timestamp()) THEN 0
            ELSE coalesce((SELECT value::int FROM importer.settings WHERE name = %(name)s), %(cap)s) END AS cap
 ), slot AS MATERIALIZED (
-    SELECT n, cap FROM room, generate_series(0, cap - 1) AS n
+    SELECT n, cap FROM allowed, generate_series(0, cap - 1) AS n
     WHERE pg_try_advisory_lock(%(slot_locks)s, n) LIMIT 1
 ), held AS MATERIALIZED (
     SELECT n, cap, (SELECT count(*) FROM pg_locks
@@ -92,9 +96,9 @@ WITH room AS MATERIALIZED (
 SELECT n, is_taken FROM took
 """
 
-# A statement of its own, since PostgreSQL locks the table to write on it even where nothing is written:
-# who found no slot would be a writer for a moment. A turn's record need not survive a crash.
-_SERVED = """
+# When tenants got their last slot. A statement of its own: as a part of the others it would lock the table
+# for writing even where no slot was found. The record need not survive a crash.
+_RECORD_SLOT = """
 INSERT INTO importer.turns SELECT %s, %s, clock_timestamp()
 WHERE set_config('synchronous_commit', 'off', true) IS NOT NULL
 ON CONFLICT (tenant, small) DO UPDATE SET last = excluded.last
@@ -103,43 +107,45 @@ ON CONFLICT (tenant, small) DO UPDATE SET last = excluded.last
 
 @dataclass(frozen=True)
 class QueuePosition:
-    """Where a writer stands: slots free under the ``cap``, and how many come before it.
+    """Where a waiter is in the queue: ``free`` slots of the ``cap``, and how many waiters are ``ahead``.
 
-    ``ahead`` is None for one that could not use a slot now: its type and tenant
-    is being written, or another waits longer for the same. ``counts`` is whether
-    its ticket is good until it asks again, ``seated`` whether it may keep its
+    ``ahead`` is None for a waiter that could not use a slot now: its type and tenant is
+    being written, or another waits longer for it. ``ticket_is_valid`` says whether the
+    ticket is valid until the waiter asks again, ``connected`` whether it may keep its
     connection until then.
     """
 
     cap: int
     free: int
     ahead: int | None
-    counts: bool
-    seated: bool = False
+    ticket_is_valid: bool
+    connected: bool = False
 
     @property
-    def first(self) -> bool:
-        """Whether a slot is free for it."""
+    def has_free_slot(self) -> bool:
+        """Whether a slot is free for this waiter."""
         return self.ahead is not None and self.ahead < self.free
 
     @property
-    def next_in_line(self) -> bool:
-        """Whether it is one of those who should wait connected."""
+    def may_connect(self) -> bool:
+        """Whether it is one of the first waiters, as many as the cap, who should keep a connection."""
         return self.ahead is not None and self.ahead < self.cap
 
     @property
     def pause(self) -> float:
-        """Seconds until it asks again; jitter, so that the waiting do not ask in step."""
-        if self.seated:
-            return NEXT_PAUSE_S * random.uniform(0.5, 1.5)  # noqa: S311 - no secret depends on it
+        """Seconds until the waiter asks again; random, so that waiters do not ask all at the same time."""
+        if self.connected:
+            return _CONNECTED_PAUSE_S * random.uniform(0.5, 1.5)  # noqa: S311 - no secret depends on it
         behind = 3 if self.ahead is None else self.ahead / self.cap
-        return min(_FIRST_PAUSE_S * max(behind, 1), _LONGEST_PAUSE_S) * random.uniform(0.5, 1)  # noqa: S311
+        return min(_SHORTEST_PAUSE_S * max(behind, 1), _LONGEST_PAUSE_S) * random.uniform(0.5, 1)  # noqa: S311
 
 
 class SlotRequest:
-    """One writer's wait for its turn: a ticket in the queue, from the first question to the slot.
+    """One writer's request for a slot, from its first question until it gets the slot.
 
-    Without ``trace`` (a rehearsal) there is no ticket: it comes behind all others.
+    ``size`` in bytes decides whether the file is small; ``cap`` is used unless one is set in
+    the database. Without ``trace`` (a rehearsal) there is no ticket: the request comes after
+    all others.
     """
 
     def __init__(
@@ -148,37 +154,40 @@ class SlotRequest:
         self.type, self.tenant, self.size, self.cap, self.trace = type_name, tenant, size, cap, trace
         self.small = size is not None and size < SMALL_BYTES
         self.ticket: int | None = None
-        self.seat: int | None = None
-        self.waited = 0.0
-        self.crowded = False  # whether others waited too when it last asked
+        self.connected_lock: int | None = None  # the number of the lock in CONNECTED_LOCKS
+        self.waited = 0.0  # seconds
+        self.others_wait = False  # when it last asked
 
     def ask(self, conn: psycopg.Connection) -> QueuePosition | None:
-        """Take a slot and the lock of type and tenant if it is this writer's turn, else say its place.
+        """Take a slot and the lock of type and tenant (then None), or return the position in the queue.
 
-        To be asked over one connection as long as that has a seat; without one the
-        connection must be closed (:meth:`stand`). The lock is only ever tried, never
-        waited for, while a slot is held: so whoever holds the lock also holds a slot,
-        and the two cannot deadlock.
+        A connected waiter must ask over the same connection each time. All others must
+        close theirs and call :meth:`disconnected`. No deadlock is possible: while a slot is
+        held, the lock of type and tenant is only tried, never waited for.
         """
         if self.ticket is None and self._take_at_once(conn):
             return None
-        place = self._place(conn)
-        if self.trace and not place.first and not place.counts:  # only who must wait gets a ticket
-            self._promise(conn)
-            place = self._place(conn)
+        position = self._queue_position(conn)
+        if self.trace and not position.has_free_slot and not position.ticket_is_valid:
+            self._renew_ticket(conn)
+            position = self._queue_position(conn)
         conn.commit()
-        if place.first and self._take(conn, place.cap):
-            self._served(conn)
+        if position.has_free_slot and self._take(conn, position.cap):
+            self._record_slot(conn)
             conn.commit()
             return None
-        return replace(place, seated=self._sit(conn, place))
+        if position.may_connect and self.connected_lock is None:
+            self.connected_lock = try_connected_waiter(conn, position.cap)
+        # the cap may have been lowered since the lock was taken
+        is_allowed = self.connected_lock is not None and self.connected_lock < position.cap
+        return replace(position, connected=position.may_connect and is_allowed)
 
-    def stand(self) -> None:
-        """Know that the connection is closed, and the seat gone with it."""
-        self.seat = None
+    def disconnected(self) -> None:
+        """Note that the connection is closed, and the lock of a connected waiter gone with it."""
+        self.connected_lock = None
 
     def _take_at_once(self, conn: psycopg.Connection) -> bool:
-        """Take a slot and the lock if nobody waits, in one statement; the usual case, so it is to cost little."""
+        """Take a slot and the lock if nobody waits. The usual case, so it is one statement only."""
         values = {
             "slot_locks": SLOT_LOCKS,
             "load_locks": LOAD_LOCKS,
@@ -186,33 +195,33 @@ class SlotRequest:
             "cap": self.cap,
             "key": _load_key(self.type, self.tenant),
         }
-        with single(conn):
-            row = conn.execute(_TAKE, values).fetchone()
+        with autocommit(conn):
+            row = conn.execute(_TAKE_AT_ONCE, values).fetchone()
             if row is not None and row[1]:
-                self._served(conn)
+                self._record_slot(conn)
         if row is None:
             return False
         if not row[1]:
             unlock(conn, SLOT_LOCKS, row[0])
-        self.crowded = False
+        self.others_wait = False
         return bool(row[1])
 
     def leave(self, conn: psycopg.Connection) -> None:
-        """Give the ticket back."""
+        """Delete the ticket; commits nothing."""
         if self.ticket is not None:
             conn.execute("DELETE FROM importer.waiting WHERE ticket = %s", (self.ticket,))
             self.ticket = None
 
-    def _promise(self, conn: psycopg.Connection) -> None:
-        """Have a row that counts until a little after the next question; again if it was taken for dead."""
-        due = 2 * _LONGEST_PAUSE_S + _GRACE_S
+    def _renew_ticket(self, conn: psycopg.Connection) -> None:
+        """Make the ticket valid until some time after the next question; make a new one if it was deleted."""
+        valid_s = 2 * _LONGEST_PAUSE_S + _GRACE_S
         conn.execute("SET LOCAL synchronous_commit = off")  # a ticket need not survive a crash
         renewed = conn.execute(
             """
             UPDATE importer.waiting SET due = clock_timestamp() + make_interval(secs => %s)
             WHERE ticket = %s RETURNING ticket
             """,
-            (due, self.ticket),
+            (valid_s, self.ticket),
         ).fetchone()
         if renewed:
             return
@@ -228,27 +237,27 @@ class SlotRequest:
             VALUES (%s, %s, %s, %s, clock_timestamp() - make_interval(secs => %s),
                     clock_timestamp() + make_interval(secs => %s)) RETURNING ticket
             """,
-            (self.type, self.tenant, self.size, self.small, self.waited, due),
+            (self.type, self.tenant, self.size, self.small, self.waited, valid_s),
         ).fetchone()
         assert row
         self.ticket = row[0]
 
-    def _place(self, conn: psycopg.Connection) -> QueuePosition:
-        row = conn.execute(
-            _ORDER,
-            {
-                "load_locks": LOAD_LOCKS,
-                "slot_locks": SLOT_LOCKS,
-                "cap": CAP,
-                "ticket": self.ticket,
-                "promised": _LONGEST_PAUSE_S + _GRACE_S / 2,
-            },
-        ).fetchone()
+    def _queue_position(self, conn: psycopg.Connection) -> QueuePosition:
+        values = {
+            "load_locks": LOAD_LOCKS,
+            "slot_locks": SLOT_LOCKS,
+            "cap": CAP,
+            "ticket": self.ticket,
+            "needed": _LONGEST_PAUSE_S + _GRACE_S / 2,
+        }
+        row = conn.execute(_QUEUE_POSITION, values).fetchone()
         assert row
-        cap = row[0] or self.cap
-        self.crowded = row[3] > (row[2] is not None)
-        ahead = row[2] if self.ticket is not None else row[3]
-        return QueuePosition(cap, max(cap - row[1], 0), ahead, bool(row[4]))
+        cap_set, in_use, ahead, in_queue, is_valid = row
+        cap = cap_set or self.cap
+        self.others_wait = in_queue > (ahead is not None)
+        if self.ticket is None:
+            ahead = in_queue
+        return QueuePosition(cap, max(cap - in_use, 0), ahead, bool(is_valid))
 
     def _take(self, conn: psycopg.Connection, cap: int) -> bool:
         slot = try_slot(conn, cap)
@@ -259,60 +268,50 @@ class SlotRequest:
         unlock(conn, SLOT_LOCKS, slot)
         return False
 
-    def _sit(self, conn: psycopg.Connection, place: QueuePosition) -> bool:
-        """Have a seat if one is due and free. One beyond a cap that was lowered is given up."""
-        if not place.next_in_line:
-            return False
-        if self.seat is None:
-            self.seat = try_seat(conn, place.cap)
-        return self.seat is not None and self.seat < place.cap
-
-    def _give_seat_back(self, conn: psycopg.Connection) -> None:
-        if self.seat is not None:
-            unlock(conn, SEAT_LOCKS, self.seat)
-            self.stand()
-
-    def _served(self, conn: psycopg.Connection) -> None:
+    def _record_slot(self, conn: psycopg.Connection) -> None:
+        """Note that the tenant got a slot; give back what the request held while it waited."""
         self.leave(conn)
-        self._give_seat_back(conn)
+        if self.connected_lock is not None:
+            unlock(conn, CONNECTED_LOCKS, self.connected_lock)
+            self.connected_lock = None
         if self.trace:
-            conn.execute(_SERVED, (self.tenant, self.small))
+            conn.execute(_RECORD_SLOT, (self.tenant, self.small))
 
 
 class UnqueuedSlotRequest(SlotRequest):
-    """For a rehearsal on a database whose ledger is missing or of another version: whoever finds a slot has it."""
+    """A request without a queue, for a rehearsal on a database whose ledger is missing or of another version."""
 
     def ask(self, conn: psycopg.Connection) -> QueuePosition | None:
         """Take a slot if one is free."""
         known = conn.execute("SELECT to_regclass('importer.settings')").fetchone() != (None,)
         cap = (get_cap(conn) if known else None) or self.cap
         conn.commit()
-        return None if self._take(conn, cap) else QueuePosition(cap, 0, None, counts=False)
+        return None if self._take(conn, cap) else QueuePosition(cap, 0, None, ticket_is_valid=False)
 
 
 def try_slot(conn: psycopg.Connection, cap: int) -> int | None:
-    """The number of the slot taken, None if none is free."""
+    """Take a slot if one is free; returns its number, or None."""
     for slot in range(cap):
-        if _try(conn, "SELECT pg_try_advisory_lock(%s, %s)", SLOT_LOCKS, slot):
-            # a cap that was lowered: slots beyond it may still be held, and count
-            if _held(conn) <= cap:
+        if _try_lock(conn, "SELECT pg_try_advisory_lock(%s, %s)", SLOT_LOCKS, slot):
+            # after the cap was lowered, slots beyond it may still be in use, and count
+            if _slots_in_use(conn) <= cap:
                 return slot
             unlock(conn, SLOT_LOCKS, slot)
             return None
     return None
 
 
-def try_seat(conn: psycopg.Connection, cap: int) -> int | None:
-    """The number of the seat taken, None if none is free."""
+def try_connected_waiter(conn: psycopg.Connection, cap: int) -> int | None:
+    """Take one of the ``cap`` locks of connected waiters if one is free; returns its number, or None."""
     row = conn.execute(
         "SELECT n FROM generate_series(0, %s - 1) AS n WHERE pg_try_advisory_lock(%s, n) LIMIT 1",
-        (cap, SEAT_LOCKS),
+        (cap, CONNECTED_LOCKS),
     ).fetchone()
     conn.commit()
     return int(row[0]) if row else None
 
 
-def _held(conn: psycopg.Connection) -> int:
+def _slots_in_use(conn: psycopg.Connection) -> int:
     row = conn.execute(
         """
         SELECT count(*) FROM pg_locks
@@ -329,21 +328,21 @@ def _held(conn: psycopg.Connection) -> int:
 def try_load_lock(conn: psycopg.Connection, type_name: str, tenant: str) -> bool:
     """Take the lock of one type and tenant if nobody has it."""
     key = _load_key(type_name, tenant)
-    return _try(conn, "SELECT pg_try_advisory_lock(%s, hashtext(%s))", LOAD_LOCKS, key)
+    return _try_lock(conn, "SELECT pg_try_advisory_lock(%s, hashtext(%s))", LOAD_LOCKS, key)
 
 
 def _load_key(type_name: str, tenant: str) -> str:
     return f"{type_name}\n{tenant}"
 
 
-def _try(conn: psycopg.Connection, statement: str, *keys: object) -> bool:
+def _try_lock(conn: psycopg.Connection, statement: str, *keys: object) -> bool:
     row = conn.execute(statement, keys).fetchone()
     conn.commit()
     return bool(row and row[0])
 
 
 def unlock(conn: psycopg.Connection, namespace: int, key: int) -> None:
-    """Give one lock back."""
+    """Give one lock back; commits."""
     conn.execute("SELECT pg_advisory_unlock(%s, %s)", (namespace, key))
     conn.commit()
 
@@ -352,13 +351,13 @@ def unlock(conn: psycopg.Connection, namespace: int, key: int) -> None:
 
 
 def get_cap(conn: psycopg.Connection) -> int | None:
-    """The cap that was set for this database; None: each process's IMPORTER_DB_WRITES."""
+    """The cap that was set in this database; None if there is none, then IMPORTER_DB_WRITES counts."""
     row = conn.execute("SELECT value::int FROM importer.settings WHERE name = %s", (CAP,)).fetchone()
     return row[0] if row else None
 
 
 def set_cap(conn: psycopg.Connection, cap: int | None) -> None:
-    """Set the cap for all processes; None takes it off, so that IMPORTER_DB_WRITES counts again."""
+    """Set the cap for all processes; None removes it, so that IMPORTER_DB_WRITES counts again."""
     if cap is None:
         conn.execute("DELETE FROM importer.settings WHERE name = %s", (CAP,))
         return
@@ -371,7 +370,7 @@ def set_cap(conn: psycopg.Connection, cap: int | None) -> None:
 
 
 def counts(conn: psycopg.Connection) -> tuple[int, int]:
-    """How many write, and how many wait."""
+    """How many slots are in use, and how many valid tickets wait."""
     waiting = conn.execute("SELECT count(*) FROM importer.waiting WHERE due > clock_timestamp()").fetchone()
     assert waiting
-    return _held(conn), waiting[0]
+    return _slots_in_use(conn), waiting[0]

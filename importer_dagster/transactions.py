@@ -1,6 +1,6 @@
-"""What an open session can do for whoever uses it: statements that are a transaction each.
+"""Statements that are a transaction each, on an open connection.
 
-What does not belong here: opening sessions (``warehouse.py``), and what is said in them.
+What does not belong here: opening connections (``warehouse.py``), and the statements themselves.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from psycopg.pq import TransactionStatus
 
 
 @contextmanager
-def single(conn: psycopg.Connection) -> Iterator[None]:
-    """Within the block each statement is a transaction of its own.
+def autocommit(conn: psycopg.Connection) -> Iterator[None]:
+    """Within the block each statement is a transaction of its own, which saves the round trips of BEGIN and COMMIT.
 
-    That saves the round trips of BEGIN and COMMIT. No transaction may be open.
+    No transaction may be open.
     """
     conn.autocommit = True
     try:
         yield
     finally:
-        if conn.info.transaction_status == TransactionStatus.IDLE:  # else it is lost, and the error says so
+        # any other status means that the connection is lost; then the error of the block tells
+        if conn.info.transaction_status == TransactionStatus.IDLE:
             conn.autocommit = False

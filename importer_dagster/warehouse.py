@@ -1,7 +1,7 @@
-"""Talking to PostgreSQL: connections, their time-outs, and what their errors mean.
+"""Connections to PostgreSQL, their time-outs, and what PostgreSQL's errors mean.
 
 What does not belong here: any statement about data tables (``writer/publish.py``),
-about the ledger (``ledger/loads.py``), or whose turn it is to write (``slots.py``).
+about the ledger (``ledger/loads.py``), or about the cap on writers (``slots.py``).
 """
 
 from __future__ import annotations
@@ -27,21 +27,23 @@ from importer_dagster.errors import (
 from importer_dagster.redaction import redact, redact_text
 from importer_dagster.settings import Settings
 from importer_dagster.slots import SlotRequest, UnqueuedSlotRequest
-from importer_dagster.transactions import single
+from importer_dagster.transactions import autocommit
 
-# First key of the two-key advisory locks; any fixed number that others hardly use.
+# First key of the two-key advisory locks; any fixed number that other programs hardly use.
 SETUP_LOCK = 0x1A57E003
 
 _CONNECT_TIMEOUT_S = 10
-# A hung importer gives its locks back. Long, since validation may pause a transaction.
+# After this time PostgreSQL ends the session of an importer that hangs, which frees its locks.
+# It is long, since a transaction may be idle while a batch is validated.
 _IDLE_IN_TRANSACTION_S = 600
-# A peer that acknowledges nothing is dead after this time. Not shorter: to the kernel a
-# database that takes no data while it waits for its disk looks the same.
+# A peer that acknowledges nothing for this time counts as dead. Not shorter: the kernel cannot
+# tell it from a database that takes no data while it waits for its disk.
 _UNACKNOWLEDGED_MS = 600_000
 
-_LOOK_S = 2  # so often a server at work looks whether its client still lives
-_LOOK = "client_connection_check_interval"
-_NO_LOOK = "no client_connection_check_interval"
+# How often the server checks, during a statement, whether its client is still connected.
+_CLIENT_CHECK = "client_connection_check_interval"
+_CLIENT_CHECK_S = 2
+_NO_CLIENT_CHECK = f"no {_CLIENT_CHECK}"  # in Warehouse.prepared: the server does not know the setting
 
 # SQLSTATE classes and codes after which the same statement may well succeed.
 _TRANSIENT_CLASSES = (
@@ -58,15 +60,17 @@ _TRANSIENT_CODES = {
 }
 
 
-# Encryption that was asked for and cannot be had: trying again will not help.
+# Messages that say that TLS is demanded and not possible; trying again will not help.
 _UNVERIFIED = re.compile(
     r"certificate verify failed|does not match host name|server does not support SSL|"
     r"root certificate file .* does not exist|certificate file .* does not exist|could not (?:read|load) .*certificate"
 )
+# Messages without a SQLSTATE that say that the server rejects user, password or database.
+_REFUSED = re.compile(r"authentication failed|does not exist|permission denied|no pg_hba.conf entry")
 
 
 def plain_url(url: str) -> str:
-    """A URL that libpq takes: a SQLAlchemy driver such as ``+psycopg`` is taken off. Raises UsageError."""
+    """The URL without a SQLAlchemy driver such as ``+psycopg``, as libpq wants it; raises UsageError."""
     found = re.match(r"^(postgres(?:ql)?)(?:\+\w+)?://", url)
     if not found:
         raise UsageError(
@@ -77,7 +81,7 @@ def plain_url(url: str) -> str:
     try:
         conninfo_to_dict(plain)
     except psycopg.ProgrammingError as error:
-        # libpq repeats parts of the URL, so its words are left out: they may hold the password
+        # libpq's message is left out: it repeats parts of the URL, which may hold the password
         raise UsageError(
             f"IMPORTER_WAREHOUSE_URL {redact(url)!r} cannot be used ({type(error).__name__}). Percent-encode "
             "special characters in user and password."
@@ -86,43 +90,38 @@ def plain_url(url: str) -> str:
 
 
 def translate(error: psycopg.Error, url: str) -> ImporterError:
-    """What a driver's error means to us: come back later, or never."""
-    where = redact(url)
+    """The WarehouseUnavailable or WarehouseError that stands for a driver's error."""
+    where = f"The warehouse {redact(url)}"
     text = " ".join(redact_text(error, url).split()).rstrip(".?")
     state = error.sqlstate
-    if state is None:
-        return _without_state(error, text, where)
-    if state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT_CODES:
-        return WarehouseUnavailable(f"The warehouse {where} asks to come back later ({state}): {text}.")
-    if isinstance(error, pg.InsufficientPrivilege):
-        return WarehouseError(
-            f"The warehouse {where} does not allow it: {text}. Grant the privilege to the importer's role."
-        )
-    return WarehouseError(f"The warehouse {where} refused a statement ({state}): {text}.")
-
-
-def _without_state(error: psycopg.Error, text: str, where: str) -> ImporterError:
-    """No SQLSTATE: the connection could not be made or was lost, unless the words say that asking again is useless."""
-    if _UNVERIFIED.search(text):
-        return WarehouseError(
-            f"The warehouse {where} could not be verified: {text}. sslmode and sslrootcert in the URL say what "
+    kind: type[ImporterError] = WarehouseError
+    if state is None and _UNVERIFIED.search(text):
+        message = (
+            f"{where} could not be verified: {text}. sslmode and sslrootcert in the URL say what "
             "is asked of the server's certificate; see docs/security.md."
         )
-    if re.search(r"authentication failed|does not exist|permission denied|no pg_hba.conf entry", text):
-        return WarehouseError(
-            f"The warehouse {where} lets nobody in: {text}. Check user, password and database "
-            "in IMPORTER_WAREHOUSE_URL."
+    elif state is None and _REFUSED.search(text):
+        message = f"{where} refuses the connection: {text}. Check user, password and database in IMPORTER_WAREHOUSE_URL."
+    elif state is None and not isinstance(error, psycopg.OperationalError):
+        message = f"{where} was not asked, since the driver refused a statement: {text}."
+    elif state is None:  # the connection could not be made, or was lost
+        kind = WarehouseUnavailable
+        message = (
+            f"{where} cannot be reached: {text}. Check that the server runs and that "
+            "IMPORTER_WAREHOUSE_URL is right."
         )
-    if not isinstance(error, psycopg.OperationalError):
-        return WarehouseError(f"The driver refused a statement for {where}: {text}.")
-    return WarehouseUnavailable(
-        f"The warehouse {where} cannot be reached: {text}. Check that the server runs and that "
-        "IMPORTER_WAREHOUSE_URL is right."
-    )
+    elif state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT_CODES:
+        kind = WarehouseUnavailable
+        message = f"{where} is not available at the moment ({state}): {text}."
+    elif isinstance(error, pg.InsufficientPrivilege):
+        message = f"{where} does not allow it: {text}. Grant the privilege to the importer's role."
+    else:
+        message = f"{where} refused a statement ({state}): {text}."
+    return kind(message)
 
 
 def refusal_of(error: psycopg.Error) -> RefusedError | None:
-    """The refusal of a delivery that PostgreSQL's own limits forbid; None where the fault is not the file's."""
+    """The refusal of a delivery whose row is too wide for PostgreSQL; None for any other error."""
     sizes = re.search(r"row is too big: size (\d+)", str(error))
     if not isinstance(error, pg.ProgramLimitExceeded) or sizes is None:
         return None
@@ -134,12 +133,13 @@ def refusal_of(error: psycopg.Error) -> RefusedError | None:
 
 
 class Warehouse:
-    """The PostgreSQL database that BI reads. Cheap to make; connects when asked.
+    """The PostgreSQL database that BI reads; to construct it opens no connection.
 
     ``db_writes`` is the cap on writing sessions over all processes, unless
     ``importer cap`` has set one in the database. ``schema`` holds the data
     tables. ``lock_timeout`` and ``statement_timeout`` are seconds, 0 for none; a
-    COPY knows no time-out.
+    COPY has no time-out. ``prepared`` names what this process has already checked or
+    set up in the database.
     """
 
     def __init__(
@@ -155,9 +155,9 @@ class Warehouse:
         self.db_writes = db_writes
         self.lock_timeout, self.statement_timeout = lock_timeout, statement_timeout
         self.schema = schema
-        self.prepared: set[str] = set()  # what this process already made sure of
+        self.prepared: set[str] = set()
         self._in_series = False
-        self._crowded = False  # whether others waited when this process last got its turn
+        self._others_wait = False  # for a slot, when this process last asked for one
         self._kept: list[psycopg.Connection] = []
 
     @classmethod
@@ -175,9 +175,10 @@ class Warehouse:
 
     @contextmanager
     def connect(self) -> Iterator[psycopg.Connection]:
-        """A connection, no transaction begun; rolled back and closed at the end.
+        """A connection without a transaction; rolled back and closed at the end of the block.
 
-        Driver errors come out as WarehouseUnavailable or WarehouseError.
+        In a :meth:`series` it may be kept open. Driver errors become WarehouseUnavailable or
+        WarehouseError.
         """
         with self.translating():
             conn = self._kept.pop() if self._kept else self._open()
@@ -191,16 +192,29 @@ class Warehouse:
             self.url,
             connect_timeout=_CONNECT_TIMEOUT_S,
             application_name="importer",
-            client_encoding="UTF8",  # of what COPY is sent, and of statements that are kept as bytes
+            client_encoding="UTF8",  # of data sent by COPY, and of statements that are kept as bytes
             keepalives_idle=30,
             keepalives_interval=10,
             keepalives_count=3,
             tcp_user_timeout=_UNACKNOWLEDGED_MS,
             autocommit=True,
         )
+        settings = {
+            "timezone": "UTC",
+            "client_min_messages": "warning",
+            "lock_timeout": f"{int(self.lock_timeout * 1000)}ms",
+            "statement_timeout": f"{int(self.statement_timeout * 1000)}ms",
+            "idle_in_transaction_session_timeout": f"{_IDLE_IN_TRANSACTION_S}s",
+            # the server, too, notices a client that is gone, and frees its locks
+            "tcp_keepalives_idle": "30",
+            "tcp_keepalives_interval": "10",
+            "tcp_keepalives_count": "3",
+        }
+        assignment = sql.SQL("SET {} = {}")
+        statements = (assignment.format(sql.Identifier(k), v) for k, v in settings.items())
         try:
-            conn.execute(self._session_settings())
-            self._let_the_server_look(conn)
+            conn.execute(sql.SQL("; ").join(statements))
+            self._set_client_check(conn)
             conn.autocommit = False
         except BaseException:
             conn.close()
@@ -208,8 +222,8 @@ class Warehouse:
         return conn
 
     def _keep_or_close(self, conn: psycopg.Connection) -> None:
-        at_rest = conn.info.transaction_status == TransactionStatus.IDLE
-        if at_rest and self._in_series and not self._crowded:
+        is_idle = conn.info.transaction_status == TransactionStatus.IDLE
+        if is_idle and self._in_series and not self._others_wait:
             self._kept.append(conn)
             return
         try:
@@ -220,55 +234,40 @@ class Warehouse:
 
     @contextmanager
     def series(self) -> Iterator[None]:
-        """Within the block a connection is kept from one delivery to the next, as long as nobody waits for a turn.
+        """Within the block a connection is kept from one delivery to the next, unless others wait for a slot.
 
-        To open one takes the server longer than a small file does.
+        To open one takes the server longer than to load a small file.
         """
         self._in_series = True
         try:
             yield
         finally:
             self._in_series = False
-            self.rest()
+            self.close_kept()
 
-    def rest(self) -> None:
-        """Close what is kept: something else takes long now."""
+    def close_kept(self) -> None:
+        """Close connections kept in a series, before work without the database that takes long."""
         while self._kept:
             self._kept.pop().close()
 
     @contextmanager
     def translating(self) -> Iterator[None]:
-        """Turn driver errors of the block into ours."""
+        """Turn the block's driver errors into WarehouseUnavailable or WarehouseError."""
         try:
             yield
         except psycopg.Error as error:
             raise translate(error, self.url) from error
 
-    def _let_the_server_look(self, conn: psycopg.Connection) -> None:
-        """Let a statement at work end soon after its client has died; not every server can (14, Linux)."""
-        if _NO_LOOK in self.prepared:
+    def _set_client_check(self, conn: psycopg.Connection) -> None:
+        """Let PostgreSQL end a running statement soon after its client has died; needs PostgreSQL 14 on Linux."""
+        if _NO_CLIENT_CHECK in self.prepared:
             return
         try:
-            conn.execute(sql.SQL("SET {} = {}").format(sql.Identifier(_LOOK), f"{_LOOK_S}s"))
+            conn.execute(sql.SQL("SET {} = {}").format(sql.Identifier(_CLIENT_CHECK), f"{_CLIENT_CHECK_S}s"))
         except psycopg.Error as error:
             if error.sqlstate is None:
                 raise
-            self.prepared.add(_NO_LOOK)
-
-    def _session_settings(self) -> sql.Composed:
-        """The server's end too notices a peer that is gone, and gives its locks back."""
-        values = {
-            "TimeZone": "UTC",
-            "client_min_messages": "warning",
-            "lock_timeout": f"{int(self.lock_timeout * 1000)}ms",
-            "statement_timeout": f"{int(self.statement_timeout * 1000)}ms",
-            "idle_in_transaction_session_timeout": f"{_IDLE_IN_TRANSACTION_S}s",
-            "tcp_keepalives_idle": "30",
-            "tcp_keepalives_interval": "10",
-            "tcp_keepalives_count": "3",
-        }
-        pairs = (sql.SQL("SET {} = {}").format(sql.Identifier(k.lower()), v) for k, v in values.items())
-        return sql.SQL("; ").join(pairs)
+            self.prepared.add(_NO_CLIENT_CHECK)
 
     @contextmanager
     def writing(
@@ -284,22 +283,22 @@ class Warehouse:
     ) -> Iterator[psycopg.Connection]:
         """A connection that holds a slot of the cap, and the lock of one type and tenant.
 
-        Waits for it as long as it takes, without a connection unless it is next
-        in line. ``size`` in bytes: small files have turns of their own.
+        Waits for the slot without a time limit; while waiting only the first in the queue
+        keep a connection. ``size`` is in bytes; every other slot is for small files.
         ``on_wait`` is called with the seconds waited so far. Without ``trace``
         nothing is written, not even to the queue; without ``queue``, which needs
-        a current ledger, it is not even read. ``conn`` is a connection that the
-        caller has already; it is closed if there is much waiting to do.
+        a current ledger, the queue is not even read. ``conn`` is a connection that the
+        caller has already; it is closed if the wait is long.
         """
         kind = SlotRequest if queue else UnqueuedSlotRequest
-        turn = kind(type_name, tenant, size, self.db_writes, trace=trace)
+        request = kind(type_name, tenant, size, self.db_writes, trace=trace)
         start = time.monotonic()
         with ExitStack() as stack:
             while True:
                 if conn is None:
                     conn = stack.enter_context(self.connect())
-                pause = self._wait_connected(conn, turn, start, on_wait)
-                self._crowded = turn.crowded
+                pause = _wait_connected(conn, request, start, on_wait)
+                self._others_wait = request.others_wait
                 if pause is None:
                     break
                 conn.close()
@@ -309,42 +308,31 @@ class Warehouse:
             try:
                 yield conn
             finally:
-                _release(conn)
-
-    def _wait_connected(
-        self,
-        conn: psycopg.Connection,
-        turn: SlotRequest,
-        start: float,
-        on_wait: Callable[[float], None] | None,
-    ) -> float | None:
-        """None once the turn has come; else the seconds to sleep without the connection."""
-        try:
-            while (place := turn.ask(conn)) is not None:
-                turn.waited = time.monotonic() - start
-                if on_wait:
-                    on_wait(turn.waited)
-                if not place.seated:
-                    turn.stand()
-                    return place.pause
-                time.sleep(place.pause)
-        except BaseException:
-            _give_up(conn, turn)
-            raise
-        return None
+                if not conn.closed and not conn.broken:
+                    conn.rollback()
+                    with autocommit(conn):
+                        conn.execute("SELECT pg_advisory_unlock_all()")
 
 
-def _give_up(conn: psycopg.Connection, turn: SlotRequest) -> None:
-    """Leave the queue at once, so that nobody waits for one who is gone, nor for what it holds."""
-    with suppress(psycopg.Error):
-        conn.rollback()
-        conn.execute("SELECT pg_advisory_unlock_all()")
-        turn.leave(conn)
-        conn.commit()
-
-
-def _release(conn: psycopg.Connection) -> None:
-    if not conn.closed and not conn.broken:
-        conn.rollback()
-        with single(conn):
+def _wait_connected(
+    conn: psycopg.Connection, request: SlotRequest, start: float, on_wait: Callable[[float], None] | None
+) -> float | None:
+    """Ask until there is a slot (then None), or until the connection must be closed: for how many seconds."""
+    try:
+        while (position := request.ask(conn)) is not None:
+            request.waited = time.monotonic() - start
+            if on_wait:
+                on_wait(request.waited)
+            if not position.connected:
+                request.disconnected()
+                return position.pause
+            time.sleep(position.pause)
+    except BaseException:
+        # leave the queue at once, so that nobody waits for this ticket, nor for the locks
+        with suppress(psycopg.Error):
+            conn.rollback()
             conn.execute("SELECT pg_advisory_unlock_all()")
+            request.leave(conn)
+            conn.commit()
+        raise
+    return None

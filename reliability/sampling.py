@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import psycopg
 
-from importer_dagster.slots import SEAT_LOCKS, SLOT_LOCKS
+from importer_dagster.slots import CONNECTED_LOCKS, SLOT_LOCKS
 
 PAUSE_S = 0.02
 STAYS_S = 1.0  # seconds without a slot after which a connection was not opened for one query only
@@ -76,7 +76,7 @@ class Seen:
 
     def take(self, conn: psycopg.Connection, since: dict[object, float]) -> None:
         """Take one sample. ``since`` keeps the time at which each session was first seen without a slot."""
-        rows = conn.execute(_SAMPLE, (SLOT_LOCKS, SEAT_LOCKS, RESTS_S)).fetchall()
+        rows = conn.execute(_SAMPLE, (SLOT_LOCKS, CONNECTED_LOCKS, RESTS_S)).fetchall()
         sessions = [_Session(*row) for row in rows]
         tickets = conn.execute(
             "SELECT count(*) FROM importer.waiting WHERE due > clock_timestamp()"

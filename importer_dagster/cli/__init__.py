@@ -1,4 +1,4 @@
-"""The ``importer`` command: the hand tool beside the Dagster UI.
+"""The ``importer`` command, for work by hand beside the Dagster UI.
 
 Exit codes: 0 done (loaded or unchanged), 1 a bug, 2 usage (arguments, settings,
 specs), 3 refused or held, 4 the database or the source could not be reached.
@@ -23,8 +23,8 @@ def main(debug: bool) -> None:
 
     \b
     Examples:
-      importer demo                                  see it work, in two minutes
-      importer dev                                   the Dagster UI on the same state
+      importer demo                                  a demonstration that takes two minutes
+      importer dev                                   the Dagster UI, with the same database
       importer check salestaxrate --file new.csv     rehearse an import
       importer load salestaxrate new.csv --tenant acme --date 2024-01-31
       importer backfill --from 2024-01-01 --to 2024-01-31

@@ -1,4 +1,4 @@
-"""``python -m importer_dagster.cli``: the same as ``importer``."""
+"""Runs the ``importer`` command by ``python -m importer_dagster.cli``."""
 
 from importer_dagster.cli import main
 

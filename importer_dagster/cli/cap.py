@@ -1,4 +1,4 @@
-"""``importer cap``: how many may write at once, shown and changed.
+"""``importer cap``: shows and sets how many sessions may write at once.
 
 What does not belong here: how the cap is kept (``slots.py``).
 """
@@ -14,20 +14,22 @@ from importer_dagster.settings import Settings
 
 @click.command()
 @click.argument("number", type=click.IntRange(1, 1000), required=False, metavar="[N]")
-@click.option("--reset", is_flag=True, help="Let IMPORTER_DB_WRITES count again.")
+@click.option(
+    "--reset", is_flag=True, help="Remove the cap that was set, so that IMPORTER_DB_WRITES counts again."
+)
 def cap(number: int | None, reset: bool) -> None:
     """Show, or set to N, how many sessions may write to the warehouse at once.
 
-    It counts for all processes at once, running ones too: raised, those who
-    wait go on; lowered, nobody is interrupted, and slots go as they are given
-    back. Until it is set, IMPORTER_DB_WRITES counts. The limit of Dagster's
-    pool db_writes changes with it.
+    The cap counts for all processes together, also for running ones. After it is
+    raised, waiting writers go on at once; after it is lowered, nobody is interrupted.
+    Until it is set, IMPORTER_DB_WRITES counts. The limit of Dagster's pool db_writes
+    is set with it.
 
     \b
     Examples:
-      importer cap             what it is, how many write and wait
-      importer cap 2           two from now on
-      importer cap --reset     as IMPORTER_DB_WRITES says
+      importer cap             the cap, and how many sessions write and wait
+      importer cap 2           two sessions from now on
+      importer cap --reset     as many as IMPORTER_DB_WRITES says
     """
     from importer_dagster import slots
     from importer_dagster.ledger import schema as ledger_schema
@@ -45,13 +47,8 @@ def cap(number: int | None, reset: bool) -> None:
             writing, waiting = slots.counts(conn)
     effective = given or settings.db_writes
     if number is not None or reset:
-        _set_pool(settings)
+        from importer_dagster.launch.environment import prepare_environment
+
+        prepare_environment(settings)  # which sets the limit of Dagster's pool, too
     origin = "set by importer cap" if given else "IMPORTER_DB_WRITES"
     console.print(f"{effective} may write at once ({origin}); {writing} write, {waiting} wait.")
-
-
-def _set_pool(settings: Settings) -> None:
-    """Dagster's pool gets the same limit, which is what its UI shows."""
-    from importer_dagster.launch.environment import prepare_environment
-
-    prepare_environment(settings)

@@ -1,4 +1,4 @@
-"""What the commands share: consoles, settings made into specs and a warehouse, errors made into exit codes.
+"""What the commands share: consoles, the warehouse and the specs of the settings, errors as exit codes.
 
 What does not belong here: any command.
 """
@@ -24,8 +24,8 @@ from importer_dagster.settings import Settings
 from importer_dagster.spec.loading import Specs, load_specs
 from importer_dagster.spec.table import TableSpec
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but for tab and line feed
-# into a file or a pipe, tables are not squeezed to 80 columns
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # control characters except tab and line feed
+# rich would make tables 80 columns wide when the output goes to a file or a pipe
 _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
 console = Console(highlight=False, emoji=False, width=_WIDTH)
 errors = Console(stderr=True, highlight=False, emoji=False, width=_WIDTH)
@@ -37,7 +37,7 @@ class Day(click.ParamType[date]):
     name = "YYYY-MM-DD"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> date:
-        """Text to a date; fails as a usage error."""
+        """The date that the text says; fails as a usage error."""
         if isinstance(value, date):
             return value
         try:
@@ -50,10 +50,10 @@ DAY = Day()
 
 
 class Group(click.Group):
-    """Turns our errors into one paragraph and an exit code."""
+    """Prints an ImporterError as one paragraph and ends with its exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """As click's, errors of ours caught."""
+        """Run the command; with ``--debug`` errors are raised."""
         try:
             return super().invoke(ctx)
         except ImporterError as error:
@@ -64,7 +64,7 @@ class Group(click.Group):
 
 
 def person() -> str:
-    """Who gives the command, for the ledger: the name at the operating system."""
+    """The name of the operating system's user who gives the command, for the ledger."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # a container's user may have no name
@@ -72,12 +72,12 @@ def person() -> str:
 
 
 def plain(words: object) -> str:
-    """Their text, safe from being read as markup, or by the terminal as a command: much of it is a supplier's."""
+    """The text without rich markup and terminal control characters, since much of it comes from suppliers."""
     return escape(_CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", str(words)))
 
 
 def must_be_there(files: Sequence[str]) -> None:
-    """Raise UsageError for a path that names no file: a mistyped path is no delivery, and belongs in no ledger."""
+    """Raise UsageError for a path that names no file, before it is recorded as a refused delivery."""
     from importer_dagster.source.open_file import open_url
 
     for file in files:
@@ -90,7 +90,7 @@ def must_be_there(files: Sequence[str]) -> None:
 
 @contextmanager
 def warehouse_of(settings: Settings) -> Iterator[Any]:
-    """The warehouse, the embedded server started if none is configured."""
+    """The warehouse of the settings; if none is configured, the embedded server is started."""
     from importer_dagster.warehouse import Warehouse
 
     if settings.warehouse_url:
@@ -103,10 +103,10 @@ def warehouse_of(settings: Settings) -> Iterator[Any]:
 
 
 def specs_of(settings: Settings) -> Specs:
-    """All types; raises SpecError."""
+    """The specs of all types; raises SpecError."""
     return load_specs(settings.specs)
 
 
 def chosen_specs(specs: Specs, types: Sequence[str]) -> list[TableSpec]:
-    """The types named, or all; raises UnknownTypeError."""
+    """The specs of the named types, or of all if none is named; raises UnknownTypeError."""
     return [specs[name] for name in types] if types else list(specs.values())

@@ -1,6 +1,6 @@
-"""What changed in the supplier's files, and what to write into the specs: ``importer drift``.
+"""``importer drift``: shows what changed in the supplier's files, and writes proposed changes into specs.
 
-What does not belong here: finding it out (``operations/spec_proposals.py``), writing YAML (``operations/spec_edits.py``).
+What does not belong here: finding changes (``operations/spec_proposals.py``), editing YAML (``operations/spec_edits.py``).
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -22,12 +23,12 @@ from importer_dagster.settings import Settings
 from importer_dagster.spec.loading import Specs, parse_spec, spec_files
 from importer_dagster.spec.table import TableSpec
 
-_LOOKED_AT = 50_000  # rows of a field that an unknown column is compared with
-_LOADS = 20
+_COMPARED_ROWS = 50_000  # of a field, with which the values of an unknown column are compared
+_COMPARED_LOADS = 20
 
 
 class _Drift(click.Group):
-    """``importer drift TYPE`` lists, without a word for it."""
+    """Takes ``importer drift TYPE`` for ``importer drift list TYPE``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args or (args[0] not in self.commands and args[0] not in ("-h", "--help")):
@@ -37,14 +38,14 @@ class _Drift(click.Group):
 
 @click.group(cls=_Drift)
 def drift() -> None:
-    """Show what changed in the files, and take over proposed changes of specs.
+    """Show what changed in the files, and write proposed changes into specs.
 
     \b
     Examples:
       importer drift                                  all types
       importer drift orders                           one type, with the proposed edit as a diff
-      importer drift accept orders --dry-run          the diff alone
-      importer drift accept orders --column price     write one of the proposals
+      importer drift accept orders --dry-run          only show the diff
+      importer drift accept orders --column price     write only what is proposed for one column
     """
 
 
@@ -52,21 +53,36 @@ def drift() -> None:
 @click.argument("type_name", required=False, metavar="[TYPE]")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array, one object per change.")
 def list_(type_name: str | None, as_json: bool) -> None:
-    """List what changed since when, with the proposed edit of each spec as a diff. Writes nothing."""
+    """List what changed and since when, and the proposed edit of each spec as a diff. Writes nothing."""
     settings = Settings.from_env()
     specs = specs_of(settings)
     chosen = [specs[type_name]] if type_name else list(specs.values())
     found = _changes_of(settings, chosen)
     if as_json:
-        rows = [_as_json(name, c) for name, changes in found.items() for c in changes]
+        keys = ("kind", "column", "detail", "since", "until", "first", "deliveries", "refused", "advice")
+        rows = [
+            {
+                "type": name,
+                **{k: getattr(c, k) for k in keys},
+                "proposed": c.edit is not None and c.until is None,
+            }
+            for name, changes in found.items()
+            for c in changes
+        ]
         click.echo(json.dumps(rows, default=str, ensure_ascii=False))
         return
     if not any(found.values()):
         console.print("No delivery differs from its spec.")
     for name, changes in found.items():
-        if changes:
-            _print_changes(name, changes)
-            _print_diff(specs, name, changes)
+        if not changes:
+            continue
+        table = Table("change", "column", "since", "deliveries", "refused", "what", "proposal", title=name)
+        for c in changes:
+            since = f"{c.since} – {c.until}" if c.until else str(c.since)
+            cells = (c.kind, c.column or "", since, c.deliveries, c.refused or "", c.detail, c.advice)
+            table.add_row(*(plain(cell) for cell in cells))
+        console.print(table)
+        _print_proposed_edit(specs, name, changes)
 
 
 @drift.command()
@@ -78,9 +94,9 @@ def list_(type_name: str | None, as_json: bool) -> None:
 def accept(type_name: str, columns: tuple[str, ...], dry_run: bool) -> None:
     """Write what `importer drift TYPE` proposes into the spec of TYPE; comments and layout stay.
 
-    Values of earlier deliveries that were kept under the names accepted (in _extra, or in a column that
-    the table gained) are moved into the fields' columns. Cut off before that was done, the same
-    command does it.
+    Values of earlier deliveries that were kept under the accepted names (in _extra, or in a column that
+    the table gained) are moved into the fields' columns. If the command is interrupted before that,
+    it can be repeated.
     """
     settings = Settings.from_env()
     specs = specs_of(settings)
@@ -88,16 +104,19 @@ def accept(type_name: str, columns: tuple[str, ...], dry_run: bool) -> None:
     try:
         chosen = _chosen(type_name, changes, columns)
     except UsageError:
-        if dry_run or not _move_what_is_left(settings, specs[type_name], columns):
+        if dry_run or not _finish_interrupted(settings, specs[type_name], columns):
             raise
         return
     file = _file_of(specs, type_name)
     old = file.read_text(encoding="utf-8")
     new = _edited(old, chosen, file)
-    _show(old, new, file)
+    _print_diff(old, new, file)
     if dry_run:
         return
-    _write(file, new)
+    part = file.with_name(f".{file.name}.part")  # renamed when it is complete
+    part.write_text(new, encoding="utf-8")
+    part.chmod(file.stat().st_mode)
+    part.replace(file)
     console.print(f"[green]✓[/green] wrote {plain(file)}", soft_wrap=True)
     _move(settings, parse_spec(new, str(file)), sorted({str(c.column) for c in chosen}))
     if any(c.refused for c in chosen):
@@ -107,13 +126,15 @@ def accept(type_name: str, columns: tuple[str, ...], dry_run: bool) -> None:
         )
 
 
-# --- finding out ----------------------------------------------------------------------------
+# --- finding changes ------------------------------------------------------------------------
 
 
 def _changes_of(settings: Settings, specs: Sequence[TableSpec]) -> dict[str, list[Any]]:
     from importer_dagster.ledger import drift as ledger_drift
     from importer_dagster.ledger import schema as ledger_schema
-    from importer_dagster.operations.spec_proposals import Seen, changes
+    from importer_dagster.operations.drift_summary import DeliveryDrift
+    from importer_dagster.operations.spec_proposals import changes
+    from importer_dagster.writer.target import Target
 
     found: dict[str, list[Any]] = {}
     with warehouse_of(settings) as warehouse:
@@ -121,25 +142,24 @@ def _changes_of(settings: Settings, specs: Sequence[TableSpec]) -> dict[str, lis
         with warehouse.connect() as conn:
             for spec in specs:
                 rows = ledger_drift.deliveries_with_drift(conn, spec.name)
-                seen = [Seen(r["tenant"], r["day"], r["path"], r["status"], tuple(r["drift"])) for r in rows]
-                loads = [r["load_id"] for r in rows if r["status"] == "loaded"][-_LOADS:]
-                found[spec.name] = changes(spec, seen, _known(conn, warehouse.schema, spec, loads))
+                seen = [
+                    DeliveryDrift(r["tenant"], r["day"], r["path"], r["status"], tuple(r["drift"]))
+                    for r in rows
+                ]
+                loads = [r["load_id"] for r in rows if r["status"] == "loaded"][-_COMPARED_LOADS:]
+                known = partial(_known_values, conn, Target(spec, False, warehouse.schema), loads)
+                found[spec.name] = changes(spec, seen, known)
     return found
 
 
-def _known(conn: Any, schema: str, spec: TableSpec, loads: Sequence[int]) -> Any:
+def _known_values(conn: Any, target: Any, loads: Sequence[int], field: Any) -> list[Any]:
+    """Values that a field had in earlier deliveries, first of all in the given loads."""
     from importer_dagster.writer.tables import recent_values
-    from importer_dagster.writer.target import Target
 
-    target = Target(spec, False, schema)
-
-    def known(field: Any) -> list[Any]:
-        if field.type == "object":
-            return []
-        values = recent_values(conn, target, field.column, loads, _LOOKED_AT)
-        return [v.bytes if isinstance(v, UUID) else v for v in values]
-
-    return known
+    if field.type == "object":
+        return []
+    values = recent_values(conn, target, field.column, loads, _COMPARED_ROWS)
+    return [v.bytes if isinstance(v, UUID) else v for v in values]
 
 
 def _chosen(name: str, changes: Sequence[Any], columns: Sequence[str]) -> list[Any]:
@@ -167,7 +187,7 @@ def _file_of(specs: Specs, name: str) -> Path:
 
 
 def _edited(text: str, changes: Sequence[Any], file: Path) -> str:
-    """The spec's text with all proposals; raises SpecError if the result would be no spec."""
+    """The spec's text with all proposals; raises SpecError if the result is not a valid spec."""
     try:
         for change in changes:
             if change.edit is not None:
@@ -181,16 +201,8 @@ def _edited(text: str, changes: Sequence[Any], file: Path) -> str:
     return text
 
 
-def _write(file: Path, text: str) -> None:
-    """All of it or nothing."""
-    part = file.with_name(f".{file.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.chmod(file.stat().st_mode)
-    part.replace(file)
-
-
-def _move_what_is_left(settings: Settings, spec: TableSpec, columns: Sequence[str]) -> int:
-    """Rows whose values an acceptance would have moved that wrote the spec and was cut off then."""
+def _finish_interrupted(settings: Settings, spec: TableSpec, columns: Sequence[str]) -> int:
+    """Move the values of an earlier acceptance that was interrupted after it wrote the spec; how many values."""
     from importer_dagster.ledger import drift as ledger_drift
 
     with warehouse_of(settings) as warehouse, warehouse.connect() as conn:
@@ -201,7 +213,7 @@ def _move_what_is_left(settings: Settings, spec: TableSpec, columns: Sequence[st
 
 
 def _move(settings: Settings, spec: TableSpec, columns: Sequence[str]) -> int:
-    """Bring values that were rescued into the fields that they have by now; in how many rows."""
+    """Move values kept in _extra, or in columns that the table gained, into the fields' columns; how many values."""
     from importer_dagster.source.path_patterns import names_tenants
     from importer_dagster.writer.tables import move_rescued
     from importer_dagster.writer.target import Target
@@ -222,17 +234,8 @@ def _move(settings: Settings, spec: TableSpec, columns: Sequence[str]) -> int:
 # --- showing ----------------------------------------------------------------------------------
 
 
-def _print_changes(name: str, changes: Sequence[Any]) -> None:
-    table = Table("change", "column", "since", "deliveries", "refused", "what", "proposal", title=name)
-    for c in changes:
-        since = f"{c.since} – {c.until}" if c.until else str(c.since)
-        cells = (c.kind, c.column or "", since, c.deliveries, c.refused or "", c.detail, c.advice)
-        table.add_row(*(plain(cell) for cell in cells))
-    console.print(table)
-
-
-def _print_diff(specs: Specs, name: str, changes: Sequence[Any]) -> None:
-    changes = [c for c in changes if c.until is None]  # what is over is taken only if asked for
+def _print_proposed_edit(specs: Specs, name: str, changes: Sequence[Any]) -> None:
+    changes = [c for c in changes if c.until is None]  # past ones are accepted only by name
     if not any(c.edit for c in changes):
         return
     file = _file_of(specs, name)
@@ -242,11 +245,11 @@ def _print_diff(specs: Specs, name: str, changes: Sequence[Any]) -> None:
     except SpecError as error:
         console.print(plain(error), soft_wrap=True)
         return
-    _show(old, new, file)
+    _print_diff(old, new, file)
     console.print(f"To write it: importer drift accept {name}\n")
 
 
-def _show(old: str, new: str, file: Path) -> None:
+def _print_diff(old: str, new: str, file: Path) -> None:
     lines = difflib.unified_diff(
         old.splitlines(), new.splitlines(), f"{file}", f"{file} (proposed)", lineterm=""
     )
@@ -255,12 +258,3 @@ def _show(old: str, new: str, file: Path) -> None:
         console.print(Syntax(text, "diff", word_wrap=True))
     else:
         click.echo(text)
-
-
-def _as_json(name: str, change: Any) -> dict[str, Any]:
-    keys = ("kind", "column", "detail", "since", "until", "first", "deliveries", "refused", "advice")
-    return {
-        "type": name,
-        **{k: getattr(change, k) for k in keys},
-        "proposed": change.edit is not None and change.until is None,
-    }

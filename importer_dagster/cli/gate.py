@@ -1,6 +1,7 @@
-"""What the gate holds, and a person's word on it: ``held``, ``release``, ``refuse``.
+"""Lists and decides held loads: ``held``, ``release``, ``refuse``.
 
-What does not belong here: the statements (``operations/release.py``), and deciding what is held (``pipeline/gate.py``).
+What does not belong here: how they are decided (``operations/release.py``), and which loads are held
+(``pipeline/gate.py``).
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from importer_dagster.cli.ledger import print_changes
 from importer_dagster.settings import Settings
 
 _dry_run = click.option("--dry-run", is_flag=True, help="Say what would change; change nothing.")
-_reason = click.option("--reason", metavar="WHY", help="Why, for the ledger.")
+_reason = click.option("--reason", metavar="WHY", help="The reason, for the ledger.")
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array, one object per load.")
 def held(as_json: bool) -> None:
-    """List deliveries that a gate holds, with the reasons, the longest waiting first.
+    """List deliveries that a gate holds, with the reasons, the oldest first.
 
     \b
     Examples:
@@ -52,7 +53,7 @@ def held(as_json: bool) -> None:
 @_dry_run
 @_reason
 def release(load_id: int, dry_run: bool, reason: str | None) -> None:
-    """Bring a held delivery into force, just as its import would have.
+    """Load a held delivery, as its import would have done.
 
     \b
     Examples:
@@ -76,7 +77,7 @@ def release(load_id: int, dry_run: bool, reason: str | None) -> None:
             by=person(),
             why=reason,
         )
-    _print_settled(done, "would release" if dry_run else "released")
+    _print_decided(done, "would release" if dry_run else "released")
     counts = done.counts
     console.print(f"  {counts.loaded} loaded, {counts.unchanged} unchanged, {counts.skipped} skipped")
     print_changes(done.changes)
@@ -102,10 +103,10 @@ def refuse(load_id: int, dry_run: bool, reason: str | None) -> None:
         done = operations_release.refuse(
             load_id, warehouse=warehouse, dry_run=dry_run, by=person(), why=reason
         )
-    _print_settled(done, "would refuse" if dry_run else "refused")
+    _print_decided(done, "would refuse" if dry_run else "refused")
 
 
-def _print_settled(done: Any, verb: str) -> None:
+def _print_decided(done: Any, verb: str) -> None:
     whose = ", ".join(map(str, filter(None, (done.type, done.tenant, done.business_date))))
     console.print(
         f"{verb} load {done.load_id}: {plain(done.path)} ({plain(whose)}); {done.rows} rows were held",

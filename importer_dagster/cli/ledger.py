@@ -1,7 +1,7 @@
-"""What the ledger says, and taking a load out again: ``status``, ``rejects``, ``unload``.
+"""Commands that show the ledger and undo a load: ``status``, ``rejects``, ``unload``.
 
-What does not belong here: the statements (``ledger/queries.py``,
-``ledger/rejects.py``, ``operations/unload.py``).
+What does not belong here: the queries (``ledger/queries.py``, ``ledger/rejects.py``) and how a load is
+undone (``operations/unload.py``).
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ from importer_dagster.spec.table import TableSpec
 _NO_LOADS = {"last_success": None, "last_business_date": None, "deliveries": 0, "rows_loaded": 0,
              "rows_rejected": 0, "rows_unchanged": 0, "rows_skipped": 0, "refused": 0, "last_reason": None,
              "days_late": None, "held": 0}  # fmt: skip
-_UNSHOWN = ("_load_id", "_row", "_tenant", "_current", "_hash")  # of rows shown as examples
+# Columns of `importer status`: heading → key. The second ones are shown only if a row has a value.
+_SHOWN = {"type": "type", "tenant": "tenant", "last day": "last_business_date", "days late": "days_late",
+          "deliveries": "deliveries", "loaded": "rows_loaded", "rejected": "rows_rejected"}  # fmt: skip
+_SHOWN_IF_ANY = {"refused": "refused", "held": "held", "to import": "to_import", "waiting": "waiting",
+                 "missing": "missing", "why": "last_reason"}  # fmt: skip
+_HIDDEN = ("_load_id", "_row", "_tenant", "_current", "_hash")  # columns of example rows that are not shown
 _VALUE = 120  # characters of a value in a table of rejects
 
 
@@ -35,8 +40,8 @@ _VALUE = 120  # characters of a value in a table of rejects
 def status(as_json: bool) -> None:
     """Show the last success, rows, rejects and lateness of every type and tenant.
 
-    The columns "to import", "waiting" (not complete yet) and "missing" (expected
-    by now) are of the inbox as it is, for the last IMPORTER_LOOKBACK_DAYS.
+    The columns "to import", "waiting" (for a file to be complete) and "missing"
+    (expected by now) show the inbox of the last IMPORTER_LOOKBACK_DAYS days.
 
     \b
     Examples:
@@ -54,31 +59,40 @@ def status(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, default=str, ensure_ascii=False))
         return
-    console.print(_status_table(rows) if rows else "Nothing has been imported yet.")
-
-
-# Heading → column; the last ones are shown where there is something to see.
-_SHOWN = {"type": "type", "tenant": "tenant", "last day": "last_business_date", "days late": "days_late",
-          "deliveries": "deliveries", "loaded": "rows_loaded", "rejected": "rows_rejected"}  # fmt: skip
-_SHOWN_IF_ANY = {"refused": "refused", "held": "held", "to import": "to_import", "waiting": "waiting",
-                 "missing": "missing", "why": "last_reason"}  # fmt: skip
-
-
-def _status_table(rows: Sequence[dict[str, Any]]) -> Table:
+    if not rows:
+        console.print("Nothing has been imported yet.")
+        return
     shown = {**_SHOWN, **{k: c for k, c in _SHOWN_IF_ANY.items() if any(row[c] for row in rows)}}
     table = Table(*shown)
     for row in rows:
         cells = (row[column] for column in shown.values())
         table.add_row(*("" if c is None else plain(str(c)[:80]) for c in cells))
-    return table
+    console.print(table)
 
 
 def _with_inbox(rows: list[dict[str, Any]], conn: Any, settings: Settings) -> list[dict[str, Any]]:
-    """The ledger's rows with what the inbox says of each type and tenant; null where it cannot be listed."""
+    """The rows with counts of the inbox by type and tenant; None if the inbox cannot be listed."""
+    from importer_dagster.ledger import arrivals
+    from importer_dagster.source.inbox import find_deliveries
+
+    counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     try:
-        counts = _inbox_counts(conn, settings)
+        specs, now = specs_of(settings), datetime.now(ZoneInfo(settings.timezone))
+        days = lookback(settings, now.date())
+        listed = find_deliveries(
+            settings.inbox_url,
+            specs,
+            default_path=settings.default_path,
+            dates=days,
+            min_age=settings.min_age,
+        )
+        found = arrivals.compare(conn, listed, specs)
+        missing = arrivals.overdue(conn, specs, listed, days, now=now, timezone=settings.timezone)
+        for what, things in (("to_import", found.wanted), ("waiting", found.waiting), ("missing", missing)):
+            for thing in things:
+                counts[thing.type, thing.tenant][what] += 1
     except ImporterError as error:
-        errors.print(f"[yellow]Of the inbox nothing is known:[/yellow] {plain(error)}", soft_wrap=True)
+        errors.print(f"[yellow]The inbox cannot be listed:[/yellow] {plain(error)}", soft_wrap=True)
         return [{**row, "to_import": None, "waiting": None, "missing": None} for row in rows]
     known = {(row["type"], row["tenant"]): row for row in rows}
     for name, tenant in counts:
@@ -90,30 +104,11 @@ def _with_inbox(rows: list[dict[str, Any]], conn: Any, settings: Settings) -> li
     ]
 
 
-def _inbox_counts(conn: Any, settings: Settings) -> dict[tuple[str, str], Counter[str]]:
-    """(type, tenant) → how many files are to be imported and wait, how many days are missing."""
-    from importer_dagster.ledger import arrivals
-    from importer_dagster.source.inbox import find_deliveries
-
-    specs, now = specs_of(settings), datetime.now(ZoneInfo(settings.timezone))
-    days = lookback(settings, now.date())
-    listed = find_deliveries(
-        settings.inbox_url, specs, default_path=settings.default_path, dates=days, min_age=settings.min_age
-    )
-    found = arrivals.compare(conn, listed, specs)
-    missing = arrivals.overdue(conn, specs, listed, days, now=now, timezone=settings.timezone)
-    counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    for what, things in (("to_import", found.wanted), ("waiting", found.waiting), ("missing", missing)):
-        for thing in things:
-            counts[thing.type, thing.tenant][what] += 1
-    return counts
-
-
 @click.command()
 @click.argument("type_name", required=False, metavar="[TYPE]")
 @click.option("--load", "load_id", type=int, metavar="ID", help="The rejects of one load.")
-@click.option("--csv", "as_csv", is_flag=True, help="Write CSV, for the supplier.")
-@click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="At most so many.")
+@click.option("--csv", "as_csv", is_flag=True, help="Write CSV, to send it to the supplier.")
+@click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="How many at most.")
 def rejects(type_name: str | None, load_id: int | None, as_csv: bool, limit: int) -> None:
     """List rejected records, of a TYPE or of one load.
 
@@ -140,13 +135,17 @@ def rejects(type_name: str | None, load_id: int | None, as_csv: bool, limit: int
                 )
             rows = ledger_rejects.read(conn, load_id=load_id, type_name=type_name, limit=limit)
     if as_csv:
-        _write_csv(rows)
+        names = ["load_id", "type", "tenant", "business_date", "path", "row", "line", "column_name", "value",
+                 "rule", "message", "raw"]  # fmt: skip
+        writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
     else:
         print_rejects(rows)
 
 
 def print_rejects(rows: Sequence[dict[str, Any]]) -> None:
-    """Rejects as a table. Messages stand whole, since they end with the remedy; values may be long."""
+    """Print rejects as a table; long values are cut off, messages are not, since they end with the remedy."""
     table = Table("row", "line", "column", "value", "rule", "message")
     for r in rows:
         value = str(r["value"] or "")
@@ -156,19 +155,11 @@ def print_rejects(rows: Sequence[dict[str, Any]]) -> None:
     console.print(table)
 
 
-def _write_csv(rows: Sequence[dict[str, Any]]) -> None:
-    names = ["load_id", "type", "tenant", "business_date", "path", "row", "line", "column_name", "value",
-             "rule", "message", "raw"]  # fmt: skip
-    writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-
-
 @click.command()
 @click.argument("load_id", type=int)
 @click.option("--dry-run", is_flag=True, help="Say what would change; change nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--reason", metavar="WHY", help="Why, for the ledger.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--reason", metavar="WHY", help="The reason, for the ledger.")
 def unload(load_id: int, dry_run: bool, yes: bool, reason: str | None) -> None:
     """Take one delivery out again and restore what it replaced.
 
@@ -221,21 +212,17 @@ def _print_unloaded(done: Any, verb: str) -> None:
 
 
 def print_changes(changes: Any) -> None:
-    """How many rows of the table vanish, come back and change, and a few of them."""
-    console.print(f"  {changes.gone} rows vanish, {changes.back} come back, {changes.changed} change")
+    """Print how many rows of the table are removed, added and changed, and a few of them."""
+    console.print(f"  {changes.gone} rows removed, {changes.back} added, {changes.changed} changed")
     signs = {"gone": "-", "back": "+", "changed": "~"}
     for change in changes.examples:
-        console.print(f"  {signs[change.kind]} {plain(_change_words(change))}", soft_wrap=True)
+        before, after = change.before or {}, change.after or {}
+        text = _row_text(before or after)
+        if change.kind == "changed":
+            text += " → " + _row_text({k: value for k, value in after.items() if before.get(k) != value})
+        console.print(f"  {signs[change.kind]} {plain(text)}", soft_wrap=True)
 
 
-def _change_words(change: Any) -> str:
-    before, after = change.before or {}, change.after or {}
-    if change.kind != "changed":
-        return _row_words(before or after)
-    different = {name: value for name, value in after.items() if before.get(name) != value}
-    return f"{_row_words(before)} → {_row_words(different)}"
-
-
-def _row_words(row: dict[str, Any]) -> str:
-    shown = ((k, v) for k, v in row.items() if v is not None and k not in _UNSHOWN)
+def _row_text(row: dict[str, Any]) -> str:
+    shown = ((k, v) for k, v in row.items() if v is not None and k not in _HIDDEN)
     return ", ".join(f"{k} = {str(v)[:40]}" for k, v in shown)

@@ -1,4 +1,4 @@
-"""``importer load`` and ``importer check``: one file now, or a rehearsal of it.
+"""``importer load`` imports one file; ``importer check`` checks specs, or rehearses an import.
 
 What does not belong here: any logic that the assets need too (``pipeline/delivery.py``).
 """
@@ -16,23 +16,25 @@ import click
 from importer_dagster.cli.common import DAY, console, errors, must_be_there, plain, specs_of, warehouse_of
 from importer_dagster.cli.ledger import print_rejects
 from importer_dagster.errors import ImporterError, SpecError, UsageError
+from importer_dagster.model import LoadResult
 from importer_dagster.redaction import redact
 from importer_dagster.settings import Settings
 from importer_dagster.spec.loading import Specs, load_spec, load_specs, spec_files
 from importer_dagster.spec.table import TableSpec
 
-_LISTED = 50  # rejects that a rehearsal shows
+_LISTED = 50  # rejects shown after a rehearsal
 
 
 @click.command()
 @click.argument("type_name", metavar="TYPE")
 @click.argument("file")
-@click.option("--tenant", metavar="T", help="Whose file it is; else as its path says.")
+@click.option("--tenant", metavar="T", help="The tenant; if not given, the one that the path names.")
 @click.option(
     "--date",
     "business_date",
     type=DAY,
-    help="The business date; else as its path says, else today; of a path without {date}, the day of its change.",
+    help="The business date; if not given, the one in the path, else today; for types whose path has no {date}, the day "
+    "when the file was last changed.",
 )
 @click.option("--force", is_flag=True, help="Load it again even if the same content is loaded already.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -56,16 +58,20 @@ def load(
     spec = specs_of(settings)[type_name]
     must_be_there([file])
     delivery = delivery_of_file(file, spec, settings, tenant=tenant, business_date=business_date)
+
+    def show(rows: int, rejected: int) -> None:
+        errors.print(f"  {rows:,} records read, {rejected:,} rejected", end="\r")
+
+    progress = show if errors.is_terminal and not as_json else None
     try:
         with warehouse_of(settings) as warehouse:
-            result = import_delivery(
-                delivery, spec, warehouse=warehouse, force=force, progress=None if as_json else _progress
-            )
+            result = import_delivery(delivery, spec, warehouse=warehouse, force=force, progress=progress)
     except UsageError:
         raise
     except ImporterError as error:
         if as_json:
-            click.echo(json.dumps(_failed_json(error), ensure_ascii=False))
+            result = LoadResult(delivery, "failed", reason=str(error))
+            click.echo(json.dumps(_result_json(result), ensure_ascii=False))
         raise
     if as_json:
         click.echo(json.dumps(_result_json(result), ensure_ascii=False))
@@ -78,10 +84,13 @@ def load(
 @click.command()
 @click.argument("types", nargs=-1, metavar="[TYPE]...")
 @click.option("--file", metavar="FILE", help="Rehearse the import of this file as TYPE.")
-@click.option("--tenant", metavar="T", help="With --file: whose it is.")
+@click.option("--tenant", metavar="T", help="With --file: the tenant.")
 @click.option("--date", "business_date", type=DAY, help="With --file: its business date.")
 @click.option(
-    "--json", "as_json", is_flag=True, help="With --file: print one JSON object, the first rejects in it."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="With --file: print one JSON object, which includes the first rejects.",
 )
 def check(
     types: tuple[str, ...], file: str | None, tenant: str | None, business_date: date | None, as_json: bool
@@ -99,38 +108,32 @@ def check(
         return
     if len(types) != 1:
         raise UsageError("--file goes with exactly one TYPE: importer check TYPE --file FILE.")
-    _rehearse(settings, types[0], file, tenant, business_date, as_json)
-
-
-def _rehearse(
-    settings: Settings, name: str, file: str, tenant: str | None, day: date | None, as_json: bool
-) -> None:
     from importer_dagster.pipeline.delivery import import_delivery
     from importer_dagster.source.inbox import delivery_of_file
 
-    spec = specs_of(settings)[name]
+    spec = specs_of(settings)[types[0]]
     must_be_there([file])
-    delivery = delivery_of_file(file, spec, settings, tenant=tenant, business_date=day)
+    delivery = delivery_of_file(file, spec, settings, tenant=tenant, business_date=business_date)
     with warehouse_of(settings) as warehouse:
         result = import_delivery(delivery, spec, warehouse=warehouse, dry_run=True)
     rejects = [] if result.rejects is None else result.rejects.sort_by("row").to_pylist()
     if as_json:
-        known = {**_result_json(result), "rejects": [_reject_json(r) for r in rejects]}
-        click.echo(json.dumps(known, ensure_ascii=False))
+        facts = ("row", "line", "column_name", "value", "rule", "message", "raw")
+        shown = [{name.removesuffix("_name"): reject[name] for name in facts} for reject in rejects]
+        click.echo(json.dumps({**_result_json(result), "rejects": shown}, ensure_ascii=False))
     else:
         _print_result(result, spec, rehearsed=True)
         if rejects:
             print_rejects(rejects[:_LISTED])
-        if len(rejects) > _LISTED:
-            console.print(
-                f"  and {len(rejects) - _LISTED} more; --json lists up to a thousand, with their raw text."
-            )
+        if more := len(rejects[_LISTED:]):
+            console.print(f"  and {more} more; --json lists up to a thousand, with their raw text.")
     if result.status in ("refused", "held"):
         sys.exit(3)
 
 
 def _check_all(settings: Settings, types: Sequence[str]) -> None:
     from importer_dagster.source.inbox import find_deliveries
+    from importer_dagster.source.path_patterns import pattern_of
 
     specs, faults = _read_all_specs(settings, types)
     for fault in faults:
@@ -139,12 +142,13 @@ def _check_all(settings: Settings, types: Sequence[str]) -> None:
         f"[green]✓[/green] {len(specs)} spec{'s' * (len(specs) != 1)} in {plain(settings.specs)}",
         soft_wrap=True,
     )
-    for name in _undated(specs, settings):
-        errors.print(
-            f"[yellow]![/yellow] {name} appends, and its path names no {{date}}: written again on another day, "
-            "a file is loaded again. See docs/arrival.md, or use replace or merge.",
-            soft_wrap=True,
-        )
+    for spec in specs:
+        if spec.write_disposition == "append" and not pattern_of(spec, settings.default_path).has_date:
+            errors.print(
+                f"[yellow]![/yellow] {spec.name} appends, and its path names no {{date}}: a file that is written "
+                "again on another day is loaded twice. See docs/arrival.md, or use replace or merge.",
+                soft_wrap=True,
+            )
     with warehouse_of(settings) as warehouse, warehouse.connect() as conn:
         version = conn.execute("SHOW server_version").fetchone()[0]
         console.print(f"[green]✓[/green] warehouse: PostgreSQL {version}")
@@ -158,16 +162,8 @@ def _check_all(settings: Settings, types: Sequence[str]) -> None:
         sys.exit(2)
 
 
-def _undated(specs: Sequence[TableSpec], settings: Settings) -> list[str]:
-    """Types of which a file that is sent again on another day would stand twice."""
-    from importer_dagster.source.path_patterns import pattern_of
-
-    appending = [s for s in specs if s.write_disposition == "append"]
-    return [s.name for s in appending if not pattern_of(s, settings.default_path).has_date]
-
-
 def _read_all_specs(settings: Settings, types: Sequence[str]) -> tuple[list[TableSpec], list[SpecError]]:
-    """Every spec that is right, and what is wrong with each of the others."""
+    """The valid specs of the types, or of all types, and the error of each other spec."""
     from importer_dagster.validation.schemas import pandera_schema
 
     specs: list[TableSpec] = []
@@ -183,7 +179,7 @@ def _read_all_specs(settings: Settings, types: Sequence[str]) -> tuple[list[Tabl
         known = Specs(specs, settings.specs)
         specs = [known[name] for name in types]
     elif not faults:
-        load_specs(settings.specs)  # what only shows between specs, such as a name used twice
+        load_specs(settings.specs)  # raises for faults between specs, such as a name used twice
     return specs, faults
 
 
@@ -199,16 +195,6 @@ def _result_json(result: Any) -> dict[str, Any]:
         "reason": result.reason,
         "drift": [{"kind": e.kind, "column": e.column_name, "detail": e.detail} for e in result.drift],
     }
-
-
-def _reject_json(reject: dict[str, Any]) -> dict[str, Any]:
-    facts = ("row", "line", "column_name", "value", "rule", "message", "raw")
-    return {k.removesuffix("_name"): reject[k] for k in facts}
-
-
-def _failed_json(error: ImporterError) -> dict[str, Any]:
-    counts = dict.fromkeys(("rows_read", "rows_loaded", "rows_rejected", "rows_skipped", "rows_unchanged"), 0)
-    return {"load_id": None, "status": "failed", **counts, "reason": str(error), "drift": []}
 
 
 def _print_result(result: Any, spec: TableSpec, *, rehearsed: bool = False) -> None:
@@ -238,8 +224,3 @@ def _print_result(result: Any, spec: TableSpec, *, rehearsed: bool = False) -> N
         console.print(f"  {about}: {plain(event.detail)}", soft_wrap=True)
     if result.rows_rejected and not rehearsed and result.load_id:
         console.print(f"  `importer rejects --load {result.load_id}` lists the rejects.")
-
-
-def _progress(rows: int, rejected: int) -> None:
-    if errors.is_terminal:
-        errors.print(f"  {rows:,} records read, {rejected:,} rejected", end="\r")

@@ -6,7 +6,6 @@ What does not belong here: starting runs and servers (``launch/runs.py``).
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from datetime import date
 from typing import Any
 
@@ -22,7 +21,7 @@ from importer_dagster.settings import Settings
 @click.option("--to", "last", type=DAY, required=True, help="Last business date.")
 @click.argument("types", nargs=-1, metavar="[TYPE]...")
 def backfill(first: date, last: date, types: tuple[str, ...]) -> None:
-    """Run the daily job for a range of days, here and now, through Dagster.
+    """Run the daily job for a range of days now, through Dagster.
 
     \b
     Examples:
@@ -36,14 +35,6 @@ def backfill(first: date, last: date, types: tuple[str, ...]) -> None:
     settings = Settings.from_env()
     chosen = {s.name for s in chosen_specs(specs_of(settings), types)}
     console.print(f"{len(chosen)} types, {first} to {last}")
-    result = launch_daily(settings, days_between(first, last), chosen, _show_step())
-    if not result.success:
-        errors.print(f"[red]{len(result.failed)} steps failed;[/red] `importer status` says why.")
-        sys.exit(3)
-
-
-def _show_step() -> Callable[[Any], None]:
-    """What is printed as each step of a run ends."""
 
     def show(step: Any) -> None:
         mark = "[green]✓[/green]" if step.ok else "[red]✗[/red]"
@@ -51,7 +42,10 @@ def _show_step() -> Callable[[Any], None]:
         if step.error:
             console.print(f"      {plain(step.error)}", soft_wrap=True)
 
-    return show
+    result = launch_daily(settings, days_between(first, last), chosen, show)
+    if not result.success:
+        errors.print(f"[red]{len(result.failed)} steps failed;[/red] `importer status` says why.")
+        sys.exit(3)
 
 
 @click.command()

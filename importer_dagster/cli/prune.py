@@ -1,6 +1,6 @@
-"""``importer prune``: what is too old is deleted.
+"""``importer prune``: deletes what is older than the settings say.
 
-What does not belong here: what may go (``operations/retention.py``, ``operations/dagster_retention.py``).
+What does not belong here: what may be deleted (``operations/retention.py``, ``operations/dagster_retention.py``).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from importer_dagster.settings import Settings
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Say what would go; delete nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Say what would be deleted; delete nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print a JSON array, one object for each kind of thing."
 )
@@ -28,12 +28,12 @@ def prune(dry_run: bool, yes: bool, as_json: bool) -> None:
     """Delete what is older than the IMPORTER_KEEP_ settings say, from the ledger and Dagster's records.
 
     The job `retention` does the same every night. Rows that BI reads are never
-    deleted, nor what tells that a file came before. docs/operations.md lists the
-    settings, and what is lost when something goes.
+    deleted, nor the records by which a file that is sent again is recognised.
+    docs/operations.md lists the settings and the consequences of each.
 
     \b
     Examples:
-      importer prune --dry-run                       what would go, and how old it is
+      importer prune --dry-run                       what would be deleted, and how old it is
       importer prune --yes
       IMPORTER_KEEP_REJECTS=30 importer prune --dry-run
 
@@ -72,9 +72,11 @@ def _prune(settings: Settings, *, dry_run: bool) -> list[Any]:
 
 def _print(gone: Sequence[Any], *, dry_run: bool) -> None:
     if not gone:
-        console.print("Nothing is old enough to go.")
+        console.print("Nothing is old enough to be deleted.")
         return
-    table = Table("what", "would go" if dry_run else "gone", "the oldest of", "kept for days", "setting")
+    table = Table(
+        "what", "would be deleted" if dry_run else "deleted", "the oldest of", "kept for days", "setting"
+    )
     for g in gone:
         oldest = f"{g.oldest:%Y-%m-%d}" if g.oldest else ""
         table.add_row(g.what, f"{g.count:,}", oldest, str(g.days) if g.keep else "", g.setting)

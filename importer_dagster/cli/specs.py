@@ -1,6 +1,6 @@
-"""Commands about specs: ``infer`` writes them, ``schema`` gives them out in other forms.
+"""Commands about specs: ``infer`` writes them, ``schema`` exports them in other formats.
 
-What does not belong here: making choices (``inference/type_choice.py``), other forms of a spec
+What does not belong here: how types are inferred (``inference/type_choice.py``), the formats
 (``spec/export.py``, ``spec/reference.py``).
 """
 
@@ -27,7 +27,7 @@ FORMATS = ("frictionless", "json-schema", "sql", "markdown")
 
 @dataclass(frozen=True)
 class _Proposal:
-    """One type's spec as YAML, and what to tell the person about it."""
+    """One type's spec as YAML; questions that a person should decide, and notes."""
 
     name: str
     text: str
@@ -41,8 +41,8 @@ class _Proposal:
     "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the specs."
 )
 @click.option("--name", help="The type's name; then all files are days of this one type.")
-@click.option("--encoding", metavar="CODEC", help="The files' encoding, where you know it.")
-@click.option("--delimiter", metavar="CHAR", help="The files' delimiter, where you know it; \\t is a tab.")
+@click.option("--encoding", metavar="CODEC", help="The files' encoding, if you know it.")
+@click.option("--delimiter", metavar="CHAR", help="The files' delimiter, if you know it; \\t is a tab.")
 @click.option(
     "--date-order",
     type=click.Choice(["dmy", "mdy"]),
@@ -62,7 +62,7 @@ def infer(
 ) -> None:
     """Write a spec for each FILE, with the evidence for each choice.
 
-    Files that are called alike but for a date or a number, and have the same
+    Files whose names differ only by a date or a number, and that have the same
     columns, are taken as several deliveries of one type. A FILE that ends in
     .json is read as a Frictionless Table Schema, Resource or Data Package.
 
@@ -78,23 +78,23 @@ def infer(
     plan = _plan(files, name)
     if not dry_run:
         _check_targets(out, list(plan), force=force)
-    mark = None if delimiter is None else delimiter.replace("\\t", "\t")  # as it is typed in a shell
-    options = {"encoding": encoding, "delimiter": mark, "date_order": date_order}
+    if delimiter is not None:
+        delimiter = delimiter.replace("\\t", "\t")  # a tab as it is typed in a shell
+    options = {"encoding": encoding, "delimiter": delimiter, "date_order": date_order}
     failed: list[ImporterError] = []
     for item in plan.values():
         try:
             proposal = _infer_one(item, name, options) if isinstance(item, list) else item
-        except (RefusedError, TransientError) as error:  # the other types have nothing to do with it
+        except (RefusedError, TransientError) as error:  # the other types are inferred all the same
             failed.append(error)
             errors.print(f"[red]✗[/red] {plain(error)}", soft_wrap=True)
             continue
-        if dry_run:
-            click.echo(proposal.text, nl=False)
-        else:
-            _write(out, proposal.name, proposal.text)
-        _tell(proposal)
+        _write(proposal, None if dry_run else out)
     if not dry_run and len(failed) < len(plan):
-        _write_editor_schema(out)
+        from importer_dagster.spec.reference import json_schema_text
+
+        # by which an editor completes and checks the specs
+        (out / EDITOR_SCHEMA).write_text(json_schema_text(), encoding="utf-8")
     if failed:
         if len(plan) > 1:
             errors.print(f"{len(failed)} of {len(plan)} types could not be inferred.")
@@ -102,18 +102,32 @@ def infer(
 
 
 def _plan(files: Sequence[str], name: str | None) -> dict[str, _Proposal | list[str]]:
-    """By type: the spec that a descriptor gives at once, or the files to infer it from. Two of one name are refused."""
-    from importer_dagster.inference.samples import name_type
+    """By type: the spec that a descriptor describes, or the files to infer the spec from.
 
+    Raises UsageError for two types of one name.
+    """
+    from importer_dagster.inference.samples import called_alike, group_files, name_type
+    from importer_dagster.spec.frictionless import from_frictionless
+
+    found: list[tuple[str, str, _Proposal | list[str]]] = []
     descriptors = [f for f in files if f.lower().endswith(".json")]
-    found: list[tuple[str, str, _Proposal | list[str]]] = [
-        (type_name, file, _Proposal(type_name, text))
-        for file in descriptors
-        for type_name, text in _from_descriptor(file, name).items()
-    ]
+    for file in descriptors:
+        try:
+            descriptor = json.loads(Path(file).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UsageError(f"{file} cannot be read: {error.strerror}.") from None
+        except ValueError as error:
+            raise UsageError(f"{file} is no JSON: {error}.") from None
+        if not isinstance(descriptor, dict):
+            raise UsageError(f"{file} is no Frictionless descriptor: it holds no JSON object.")
+        specs = from_frictionless(descriptor, name)
+        found += [(type_name, file, _Proposal(type_name, text)) for type_name, text in specs.items()]
     data = [f for f in files if f not in descriptors]
     must_be_there(data)
-    found += [(name_type(g, name), g[0], g) for g in (_groups(data, name) if data else [])]
+    groups = [data] if name and data else group_files(data) if data else []
+    for question in called_alike(groups) if not name else ():
+        errors.print(f"[yellow]?[/yellow] {plain(question)}", soft_wrap=True)
+    found += [(name_type(group, name), group[0], group) for group in groups]
     plan: dict[str, _Proposal | list[str]] = {}
     for type_name, file, item in found:
         if type_name in plan:
@@ -125,7 +139,7 @@ def _plan(files: Sequence[str], name: str | None) -> dict[str, _Proposal | list[
 
 
 def _check_targets(out: Path, types: Sequence[str], *, force: bool) -> None:
-    """Before anything is read: no type may have a spec already, but for one that --force overwrites."""
+    """Raise UsageError if a type has a spec already, unless --force overwrites it. Called before files are read."""
     there = {f.stem.lower(): f for f in spec_files(out)} if out.is_dir() else {}
     for type_name in types:
         file = there.get(type_name.lower())
@@ -143,41 +157,8 @@ def _target(out: Path, type_name: str) -> Path:
     return out / f"{type_name}.yaml"
 
 
-def _tell(proposal: _Proposal) -> None:
-    """What a person should decide (?) and know (i); the same stands in the YAML."""
-    for question in proposal.questions:
-        errors.print(f"  [yellow]?[/yellow] {plain(question)}", soft_wrap=True)
-    for note in proposal.notes:
-        errors.print(f"  [blue]i[/blue] {plain(note)}", soft_wrap=True)
-
-
-def _from_descriptor(file: str, name: str | None) -> Mapping[str, str]:
-    from importer_dagster.spec.frictionless import from_frictionless
-
-    try:
-        descriptor = json.loads(Path(file).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error.strerror}.") from None
-    except ValueError as error:
-        raise UsageError(f"{file} is no JSON: {error}.") from None
-    if not isinstance(descriptor, dict):
-        raise UsageError(f"{file} is no Frictionless descriptor: it holds no JSON object.")
-    return from_frictionless(descriptor, name)
-
-
-def _groups(files: Sequence[str], name: str | None) -> list[list[str]]:
-    from importer_dagster.inference.samples import called_alike, group_files
-
-    if name:
-        return [list(files)]
-    groups = group_files(files)
-    for question in called_alike(groups):
-        errors.print(f"[yellow]?[/yellow] {plain(question)}", soft_wrap=True)
-    return groups
-
-
 def _infer_one(group: Sequence[str], name: str | None, options: Mapping[str, Any]) -> _Proposal:
-    """The proposal for one type's files."""
+    """Infer the spec of one type from its files, with a progress line."""
     from importer_dagster.inference.infer import infer as infer_spec
 
     title = Path(group[0]).name + (f" and {len(group) - 1} more" if len(group) > 1 else "")
@@ -190,21 +171,24 @@ def _infer_one(group: Sequence[str], name: str | None, options: Mapping[str, Any
     return _Proposal(inference.spec.name, inference.yaml, inference.questions, inference.notes)
 
 
-def _write(out: Path, type_name: str, text: str) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    target = _target(out, type_name)
-    target.write_text(f"# yaml-language-server: $schema=./{EDITOR_SCHEMA}\n{text}", encoding="utf-8")
-    fields = text.count("\n    - {")
-    console.print(
-        f"[green]✓[/green] {plain(target)}: {fields} field{'' if fields == 1 else 's'}", soft_wrap=True
-    )
-
-
-def _write_editor_schema(out: Path) -> None:
-    """The schema by which an editor completes and checks the specs, beside them."""
-    from importer_dagster.spec.reference import json_schema_text
-
-    (out / EDITOR_SCHEMA).write_text(json_schema_text(), encoding="utf-8")
+def _write(proposal: _Proposal, out: Path | None) -> None:
+    """Write the spec into the folder (print it if there is none), and print questions (?) and notes (i)."""
+    if out is None:
+        click.echo(proposal.text, nl=False)
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        target = _target(out, proposal.name)
+        target.write_text(
+            f"# yaml-language-server: $schema=./{EDITOR_SCHEMA}\n{proposal.text}", encoding="utf-8"
+        )
+        fields = proposal.text.count("\n    - {")
+        console.print(
+            f"[green]✓[/green] {plain(target)}: {fields} field{'' if fields == 1 else 's'}", soft_wrap=True
+        )
+    for question in proposal.questions:
+        errors.print(f"  [yellow]?[/yellow] {plain(question)}", soft_wrap=True)
+    for note in proposal.notes:
+        errors.print(f"  [blue]i[/blue] {plain(note)}", soft_wrap=True)
 
 
 @click.command()
@@ -213,16 +197,16 @@ def _write_editor_schema(out: Path) -> None:
     "--format",
     "form",
     type=click.Choice(FORMATS),
-    help="How to give TYPE out: a Frictionless resource, a JSON Schema of its rows, CREATE TABLE, or a page.",
+    help="The format: a Frictionless resource, a JSON Schema of the rows, CREATE TABLE, or a page about TYPE.",
 )
 def schema(type_name: str | None, form: Any) -> None:
-    """Give TYPE out for other tools; without TYPE, the JSON Schema of specs, for editors.
+    """Export TYPE for other tools; without TYPE, the JSON Schema of specs, for editors.
 
     \b
     Examples:
       importer schema salestaxrate --format frictionless > salestaxrate.json
       importer schema salestaxrate --format sql
-      importer schema > spec.schema.json         what may stand in a spec
+      importer schema > spec.schema.json         what a spec may contain
     """
     if type_name is None:
         if form is not None:
@@ -232,7 +216,7 @@ def schema(type_name: str | None, form: Any) -> None:
         click.echo(json_schema_text(), nl=False)
         return
     if form is None:
-        raise UsageError(f"Say in which form: importer schema {type_name} --format {'|'.join(FORMATS)}.")
+        raise UsageError(f"Name a format: importer schema {type_name} --format {'|'.join(FORMATS)}.")
     from importer_dagster.source.path_patterns import names_tenants
     from importer_dagster.spec.export import Format, export
 

@@ -21,7 +21,7 @@ from importer_dagster.defs.storage import materialized
 from importer_dagster.errors import UsageError
 from importer_dagster.ledger import arrivals
 from importer_dagster.ledger import schema as ledger_schema
-from importer_dagster.ledger.arrivals import Arrivals, Question, question
+from importer_dagster.ledger.arrivals import Arrivals, ImportRequest, import_request
 from importer_dagster.model import Delivery
 from importer_dagster.settings import Settings, lookback
 from importer_dagster.source.inbox import find_deliveries
@@ -84,25 +84,25 @@ def _why_nothing(found: Arrivals, left: int) -> str:
 
 def _questions(
     instance: dg.DagsterInstance, found: Arrivals, specs: Mapping[str, TableSpec]
-) -> list[Question]:
+) -> list[ImportRequest]:
     """What a run is wanted for and none is under way."""
-    asked = [question(d, specs[d.type]) for d in found.wanted] + _to_materialize(instance, found)
+    asked = [import_request(d, specs[d.type]) for d in found.wanted] + _to_materialize(instance, found)
     active = list(under_way(instance))
     return [q for q in asked if not any(covers(types, gap, q.type, q.business_date) for types, gap in active)]
 
 
-def _to_materialize(instance: dg.DagsterInstance, found: Arrivals) -> list[Question]:
+def _to_materialize(instance: dg.DagsterInstance, found: Arrivals) -> list[ImportRequest]:
     """Days of which every file is loaded, by hand or after a release, and that Dagster does not know as done."""
     open_days = {(d.type, d.business_date) for d in (*found.wanted, *found.waiting)}
     good: dict[str, set[date]] = {}
-    for delivery, known in found.settled.items():
+    for delivery, known in found.done.items():
         if known.status == "loaded":
             good.setdefault(delivery.type, set()).add(delivery.business_date)
         elif known.status != "unloaded":
             open_days.add((delivery.type, delivery.business_date))
     done = _materialized(instance, good)
     return [
-        Question(name, day)
+        ImportRequest(name, day)
         for name, days in good.items()
         for day in sorted(days)
         if (name, day) not in done and (name, day) not in open_days
@@ -122,10 +122,10 @@ def _materialized(
 def _choose(
     instance: dg.DagsterInstance,
     settings: Settings,
-    questions: Collection[Question],
+    questions: Collection[ImportRequest],
     by: str,
     all_types: Collection[str],
-) -> tuple[list[tuple[dg.RunRequest, list[Question]]], int]:
+) -> tuple[list[tuple[dg.RunRequest, list[ImportRequest]]], int]:
     """As many runs as may be asked for, the oldest days first, each with what it is for; how many are left."""
     wanted: dict[str, set[date]] = {}
     for q in questions:

@@ -140,7 +140,7 @@ def _compare(
 
 def _settled(context: dg.AssetExecutionContext, found: Arrivals) -> Iterator[Outcome]:
     """What earlier runs made of files that have not changed since; what a person took out is left out."""
-    for delivery, known in found.settled.items():
+    for delivery, known in found.done.items():
         if known.status == "unloaded":
             context.log.info(f"{delivery.path} was unloaded (load {known.load_id}) and is left out.")
             continue

@@ -1,4 +1,4 @@
-"""The record of what happened: loads, rejects, drift, arrivals, the gate's findings; its schema and migrations.
+"""The ledger: the record of loads, rejects, drift, arrivals and the gate's findings, its schema and migrations.
 
-What does not belong here: data tables (``writer``), what follows from the record (``pipeline``, ``operations``).
+What does not belong here: data tables (``writer``), decisions by the record (``pipeline``, ``operations``).
 """

@@ -1,10 +1,10 @@
-"""The inbox against the ledger: what is to be imported, what is settled, what waits, what never came.
+"""The inbox compared with the ledger: which files are to be imported, are done, are incomplete, or never came.
 
-A file of the inbox is settled when the ledger has a load of the same path, size
-and stamp that answers for it. What is not settled is wanted. Before a run is
-asked for, the files are written down in ``importer.asked``, in one transaction
-and one process at a time: so nothing is asked for twice, be it by the schedule,
-the sensor, or one of them after a crash.
+A file of the inbox is done when the ledger has a load of the same path, size and
+file version whose outcome would be the same again. All other complete files are to be
+imported. Before the schedule or the sensor requests runs, it records the files in
+``importer.asked``, in one transaction and only one process at a time. So nothing is
+requested twice, even after a crash.
 
 What does not belong here: listing the inbox (``source/inbox.py``), choosing runs
 (``defs/catchup.py``).
@@ -19,16 +19,17 @@ from zoneinfo import ZoneInfo
 
 import psycopg
 
+from importer_dagster.ledger.queries import Key, key_of
 from importer_dagster.model import Delivery, LoadResult, Status
 from importer_dagster.spec.table import TableSpec
 
 ASK_LOCK = 0x1A57E005
-LONGEST_PAUSE_S = 86_400
+LONGEST_PAUSE_S = 86_400  # between two requests for the same file
 
 
 @dataclass(frozen=True)
-class Known:
-    """One load, as far as it answers for a file of the inbox."""
+class EarlierLoad:
+    """What the ledger says of one load of a file, to decide whether the file is done."""
 
     load_id: int
     status: str
@@ -43,17 +44,17 @@ class Known:
     reason: str | None
 
     def is_of(self, delivery: Delivery) -> bool:
-        """Whether the file is the one that was read; what the file system does not tell is not compared."""
+        """Whether the load read this very file; a size that the listing does not tell is not compared."""
         return self.file_version == delivery.file_version and delivery.size in (None, self.bytes)
 
-    def settles(self, spec: TableSpec) -> bool:
-        """Whether reading the same file again would end in the same."""
-        if self.status == "refused":  # another spec may take it, unless a person has decided
+    def is_final(self, spec: TableSpec) -> bool:
+        """Whether importing the same file again would have the same outcome."""
+        if self.status == "refused":  # a changed spec may accept it, unless a person has refused it
             return self.decided or self.spec_hash == spec.hash
         return self.status in ("held", "unloaded") or (self.status == "loaded" and not self.superseded)
 
     def result(self, delivery: Delivery) -> LoadResult:
-        """What importing the delivery again would end in."""
+        """The result that another import of the delivery would have."""
         loaded = self.status == "loaded"
         status: Status = "unchanged" if loaded else "held" if self.status == "held" else "refused"
         return LoadResult(
@@ -70,65 +71,51 @@ class Known:
 
 @dataclass(frozen=True)
 class Arrivals:
-    """The files of some days: not imported yet, not complete yet, and settled with what settles them."""
+    """The files of some days: wanted (to be imported), waiting (incomplete), and done, with the load that says so."""
 
     wanted: Sequence[Delivery] = ()
     waiting: Sequence[Delivery] = ()
-    settled: Mapping[Delivery, Known] = field(default_factory=dict)
+    done: Mapping[Delivery, EarlierLoad] = field(default_factory=dict)
 
 
 def compare(
     conn: psycopg.Connection, deliveries: Iterable[Delivery], specs: Mapping[str, TableSpec]
 ) -> Arrivals:
-    """Sort listed deliveries by what the ledger says of them; one query for all."""
+    """Sort listed deliveries by what the ledger says of them, with one query for all."""
     deliveries = list(deliveries)
     complete = [d for d in deliveries if not d.waiting]
-    loads = _loads(conn, complete)
+    loads: dict[Key, list[EarlierLoad]] = {}
+    if complete:
+        days = [d.business_date for d in complete]
+        rows = conn.execute(
+            """
+            SELECT type, tenant, business_date, path, load_id, status, superseded_by IS NOT NULL, bytes, stamp,
+                   spec_hash, decided_by IS NOT NULL, rows_read, rows_rejected, rows_skipped, reason
+            FROM importer.loads WHERE business_date BETWEEN %s AND %s AND type = ANY(%s) ORDER BY load_id
+            """,
+            (min(days), max(days), sorted({d.type for d in complete})),
+        )
+        for row in rows:
+            loads.setdefault(row[:4], []).append(EarlierLoad(*row[4:]))
     wanted: list[Delivery] = []
-    settled: dict[Delivery, Known] = {}
+    done: dict[Delivery, EarlierLoad] = {}
     for delivery in complete:
         spec = specs[delivery.type]
-        for known in reversed(loads.get(_key(delivery), [])):
-            if known.is_of(delivery) and known.settles(spec):
-                settled[delivery] = known
+        for known in reversed(loads.get(key_of(delivery), [])):
+            if known.is_of(delivery) and known.is_final(spec):
+                done[delivery] = known
                 break
         else:
             wanted.append(delivery)
-    return Arrivals(wanted, [d for d in deliveries if d.waiting], settled)
-
-
-_Key = tuple[str, str, date, str]
-
-
-def _key(delivery: Delivery) -> _Key:
-    return delivery.type, delivery.tenant, delivery.business_date, delivery.path
-
-
-def _loads(conn: psycopg.Connection, deliveries: Sequence[Delivery]) -> dict[_Key, list[Known]]:
-    """The loads of these deliveries and of others of their days, the oldest first."""
-    if not deliveries:
-        return {}
-    days = [d.business_date for d in deliveries]
-    rows = conn.execute(
-        """
-        SELECT type, tenant, business_date, path, load_id, status, superseded_by IS NOT NULL, bytes, stamp,
-               spec_hash, decided_by IS NOT NULL, rows_read, rows_rejected, rows_skipped, reason
-        FROM importer.loads WHERE business_date BETWEEN %s AND %s AND type = ANY(%s) ORDER BY load_id
-        """,
-        (min(days), max(days), sorted({d.type for d in deliveries})),
-    )
-    found: dict[_Key, list[Known]] = {}
-    for row in rows:
-        found.setdefault(row[:4], []).append(Known(*row[4:]))
-    return found
+    return Arrivals(wanted, [d for d in deliveries if d.waiting], done)
 
 
 # --- asking for runs ------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Question:
-    """Something a run is wanted for: a file in one version; without a path, a whole day of a type."""
+class ImportRequest:
+    """What a run is requested for: a file in one version or, without a path, a whole day of a type."""
 
     type: str
     business_date: date
@@ -137,18 +124,20 @@ class Question:
     version: str = ""
 
 
-def question(delivery: Delivery, spec: TableSpec) -> Question:
-    """The question for one file as it is listed."""
+def import_request(delivery: Delivery, spec: TableSpec) -> ImportRequest:
+    """The request for a listed file; its version changes with the file or the spec."""
     version = f"{delivery.size} bytes, {delivery.file_version}, spec {spec.hash}"
-    return Question(delivery.type, delivery.business_date, delivery.tenant, delivery.path, version)
+    return ImportRequest(delivery.type, delivery.business_date, delivery.tenant, delivery.path, version)
 
 
-def due(conn: psycopg.Connection, questions: Collection[Question], by: str, pause: int) -> list[Question]:
-    """Those that may be asked now; until the transaction ends nobody else may ask.
+def due(
+    conn: psycopg.Connection, requests: Collection[ImportRequest], by: str, pause: int
+) -> list[ImportRequest]:
+    """Those of ``requests`` that may be made now; other processes wait until the transaction ends.
 
-    Asked before, and still open, it is asked again after ``pause`` seconds, then
-    after twice as long each time, a day at most. ``by`` names who asks: the same
-    asker gets the same answer, since a tick may be evaluated twice.
+    A request made before that is not done yet is made again after ``pause`` seconds, then
+    after twice as long each time, a day at most. ``by`` names the tick that asks. The same
+    tick gets the same answer again, since Dagster may evaluate a tick twice.
     """
     conn.execute("SELECT pg_advisory_xact_lock(%s, 0)", (ASK_LOCK,))
     rows = conn.execute(
@@ -158,16 +147,16 @@ def due(conn: psycopg.Connection, questions: Collection[Question], by: str, paus
         FROM importer.asked
         """
     )
-    resting = {
-        Question(*row[:5])
+    too_early = {
+        ImportRequest(*row[:5])
         for row in rows
         if row[6] != by and row[7] < min(pause * 2 ** min(row[5] - 1, 20), LONGEST_PAUSE_S)
     }
-    return [q for q in questions if q not in resting]
+    return [r for r in requests if r not in too_early]
 
 
-def ask(conn: psycopg.Connection, questions: Collection[Question], by: str, *, since: date) -> None:
-    """Write down what is asked for; what was asked for days before ``since`` is forgotten."""
+def ask(conn: psycopg.Connection, requests: Collection[ImportRequest], by: str, *, since: date) -> None:
+    """Record requests that are made, and delete records of business dates before ``since``."""
     conn.execute("DELETE FROM importer.asked WHERE business_date < %s", (since,))
     conn.cursor().executemany(
         """
@@ -178,7 +167,7 @@ def ask(conn: psycopg.Connection, questions: Collection[Question], by: str, *, s
             times = CASE WHEN a.version <> excluded.version THEN 1
                          WHEN a.asked_by = excluded.asked_by THEN a.times ELSE a.times + 1 END
         """,
-        [(q.type, q.tenant, q.business_date, q.path, q.version, by) for q in questions],
+        [(r.type, r.tenant, r.business_date, r.path, r.version, by) for r in requests],
     )
 
 
@@ -187,7 +176,7 @@ def ask(conn: psycopg.Connection, questions: Collection[Question], by: str, *, s
 
 @dataclass(frozen=True)
 class Missing:
-    """A day of a type and tenant without a complete file at the time that the type expects it."""
+    """A type, tenant and day of which no complete file had come at the time that the spec expects it."""
 
     type: str
     tenant: str
@@ -205,72 +194,58 @@ def overdue(
     now: datetime,
     timezone: str,
 ) -> list[Missing]:
-    """What should be there by ``now`` and is not.
+    """Types, tenants and days whose file should be there by ``now`` and is not.
 
-    A tenant is expected to send a type if it did so on one of as many days
-    before as ``days`` has. A day that the ledger knows, or of which a complete
-    file is listed, has come.
+    A tenant is expected to send a type on a day if it did so on one of the days before it, as
+    many as there are in ``days``. A day is there if the ledger has a load of it, or if a
+    complete file of it is listed.
     """
     expecting = {name: spec.expected_by for name, spec in specs.items() if spec.expected_by}
     if not expecting or not days:
         return []
-    came = _came(conn, sorted(expecting), days)
+    rows = conn.execute(
+        """
+        SELECT DISTINCT type, tenant, business_date FROM importer.loads
+        WHERE business_date BETWEEN %s AND %s AND type = ANY(%s)
+        """,
+        (min(days) - timedelta(days=len(days)), max(days), sorted(expecting)),
+    )
+    loaded: set[tuple[str, str, date]] = {(row[0], row[1], row[2]) for row in rows}
+    days_of: dict[tuple[str, str], list[date]] = {}
+    for name, tenant, day in loaded:
+        days_of.setdefault((name, tenant), []).append(day)
     listed = list(deliveries)
-    here = came | {(d.type, d.tenant, d.business_date) for d in listed if not d.waiting}
+    there = loaded | {(d.type, d.tenant, d.business_date) for d in listed if not d.waiting}
     waiting = {(d.type, d.tenant, d.business_date): d for d in listed if d.waiting}
     found = []
-    for (name, tenant), before in _days_by_sender(came).items():
+    for (name, tenant), before in days_of.items():
         for day in days:
-            at = _expected_at(day, expecting[name], timezone)
-            usual = any(day - timedelta(days=len(days)) <= b < day for b in before)
-            if at <= now and usual and (name, tenant, day) not in here:
+            at = datetime.combine(day, time.fromisoformat(expecting[name]), ZoneInfo(timezone))
+            is_expected = any(day - timedelta(days=len(days)) <= b < day for b in before)
+            if at <= now and is_expected and (name, tenant, day) not in there:
                 late = waiting.get((name, tenant, day))
                 detail = f"{late.path} is there, but {late.waiting}" if late else "no file is there"
                 found.append(Missing(name, tenant, day, at, detail))
     return sorted(found, key=lambda m: (m.business_date, m.type, m.tenant))
 
 
-def _expected_at(day: date, expected_by: str, timezone: str) -> datetime:
-    return datetime.combine(day, time.fromisoformat(expected_by), ZoneInfo(timezone))
-
-
-def _came(conn: psycopg.Connection, types: Sequence[str], days: Sequence[date]) -> set[tuple[str, str, date]]:
-    first = min(days) - timedelta(days=len(days))
-    rows = conn.execute(
-        """
-        SELECT DISTINCT type, tenant, business_date FROM importer.loads
-        WHERE business_date BETWEEN %s AND %s AND type = ANY(%s)
-        """,
-        (first, max(days), types),
-    )
-    return {(row[0], row[1], row[2]) for row in rows}
-
-
-def _days_by_sender(came: Iterable[tuple[str, str, date]]) -> dict[tuple[str, str], list[date]]:
-    found: dict[tuple[str, str], list[date]] = {}
-    for name, tenant, day in came:
-        found.setdefault((name, tenant), []).append(day)
-    return found
-
-
 def record_missing(conn: psycopg.Connection, missing: Iterable[Missing]) -> list[Missing]:
-    """Put what is missing on record; returns what was not on record before."""
-    return [m for m in missing if _record(conn, m)]
-
-
-def _record(conn: psycopg.Connection, m: Missing) -> bool:
-    row = conn.execute(
-        """
-        INSERT INTO importer.missing (type, tenant, business_date, expected_at, detail)
-        VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING true
-        """,
-        (m.type, m.tenant, m.business_date, m.expected_at, m.detail),
-    ).fetchone()
-    return row is not None
+    """Record what is missing in ``importer.missing``; returns what was not recorded before."""
+    return [
+        m
+        for m in missing
+        if conn.execute(
+            """
+            INSERT INTO importer.missing (type, tenant, business_date, expected_at, detail)
+            VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING true
+            """,
+            (m.type, m.tenant, m.business_date, m.expected_at, m.detail),
+        ).fetchone()
+    ]
 
 
 def still_missing(conn: psycopg.Connection, since: date, types: Sequence[str] | None = None) -> list[Missing]:
-    """What was reported missing for days from ``since`` on and has not come yet."""
+    """What was recorded as missing, of days from ``since`` on, and has no load yet."""
     rows = conn.execute(
         """
         SELECT type, tenant, business_date, expected_at, detail FROM importer.missing m

@@ -1,7 +1,8 @@
-"""Drift events on the ledger: those of a load, and what versions of a type declare.
+"""Drift events in the ledger: those of a load, and those that versions of a type declare.
 
-As everywhere on the ledger, nothing is committed here: the caller decides what
-belongs together. What does not belong here: finding drift (``validation/drift.py``,
+Nothing is committed here: the caller decides what belongs to one transaction.
+
+What does not belong here: finding drift (``validation/drift.py``,
 ``spec/versions.py``), and what is proposed for it (``operations/spec_proposals.py``).
 """
 
@@ -40,15 +41,15 @@ def write(conn: psycopg.Connection, load_id: int, events: Sequence[DriftEvent]) 
         )
 
 
-def settle_versions(
+def record_versions(
     conn: psycopg.Connection,
     type_name: str,
     tenant: str,
     versions: Sequence[tuple[date, Sequence[DriftEvent]]],
 ) -> None:
-    """Let what each version declares stand with the first delivery of its days, whatever came in first.
+    """Record what each version declares with the first delivery of its days, in whatever order files came.
 
-    ``versions`` are (first day, what it declares) in order of date.
+    ``versions`` are (first day, what it declares) in order of date. Mostly the record is right already.
     """
     ends = [*(since for since, _ in versions[1:]), date.max]
     for (since, events), end in zip(versions, ends, strict=True):
@@ -61,44 +62,32 @@ def settle_versions(
             """,
             (type_name, tenant, since, end),
         ).fetchall()
-        _settle_version(conn, type_name, tenant, since, events, rows[0][0] if rows else None)
-
-
-def _settle_version(
-    conn: psycopg.Connection,
-    type_name: str,
-    tenant: str,
-    since: date,
-    events: Sequence[DriftEvent],
-    first: int | None,
-) -> None:
-    """Write the version's events with its first delivery, and nowhere else; mostly there is nothing to do."""
-    wanted = [] if first is None else [(first, e.kind, e.column_name, e.detail) for e in events]
-    found = conn.execute(
-        """
-        SELECT d.load_id, d.kind, d.column_name, d.detail
-        FROM importer.drift d JOIN importer.loads l USING (load_id)
-        WHERE d.version = %s AND l.type = %s AND l.tenant = %s
-        """,
-        (since, type_name, tenant),
-    ).fetchall()
-    if sorted(map(repr, found)) == sorted(map(repr, wanted)):
-        return
-    conn.execute(
-        "DELETE FROM importer.drift WHERE version = %s AND load_id = ANY(%s)",
-        (since, [row[0] for row in found]),
-    )
-    conn.cursor().executemany(
-        """
-        INSERT INTO importer.drift (load_id, kind, column_name, detail, declared, version)
-        VALUES (%s, %s, %s, %s, true, %s)
-        """,
-        [(*row, since) for row in wanted],
-    )
+        wanted = [(rows[0][0], e.kind, e.column_name, e.detail) for e in events] if rows else []
+        found = conn.execute(
+            """
+            SELECT d.load_id, d.kind, d.column_name, d.detail
+            FROM importer.drift d JOIN importer.loads l USING (load_id)
+            WHERE d.version = %s AND l.type = %s AND l.tenant = %s
+            """,
+            (since, type_name, tenant),
+        ).fetchall()
+        if sorted(map(repr, found)) == sorted(map(repr, wanted)):
+            continue
+        conn.execute(
+            "DELETE FROM importer.drift WHERE version = %s AND load_id = ANY(%s)",
+            (since, [row[0] for row in found]),
+        )
+        conn.cursor().executemany(
+            """
+            INSERT INTO importer.drift (load_id, kind, column_name, detail, declared, version)
+            VALUES (%s, %s, %s, %s, true, %s)
+            """,
+            [(*row, since) for row in wanted],
+        )
 
 
 def version_events(conn: psycopg.Connection, load_id: int) -> tuple[DriftEvent, ...]:
-    """What a load's version declares, if the load is the version's first."""
+    """What a version declares, if the load is the version's first; else nothing."""
     rows = conn.execute(
         "SELECT kind, column_name, detail FROM importer.drift WHERE load_id = %s AND version IS NOT NULL",
         (load_id,),

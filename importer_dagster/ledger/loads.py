@@ -1,8 +1,8 @@
-"""The record of what happened: a row for each load, and what becomes of it.
+"""Writes the rows of ``importer.loads`` and the gate's findings: a row for each load, and how it ended.
 
-Nothing is committed here: the caller decides what belongs together in one
-transaction. What does not belong here: what is asked of the ledger
-(``ledger/queries.py``), drift events (``ledger/drift.py``), rejects
+Nothing is committed here: the caller decides what belongs to one transaction.
+
+What does not belong here: queries (``ledger/queries.py``), drift events (``ledger/drift.py``), rejects
 (``ledger/rejects.py``), the tables themselves (``ledger/schema.py``), data
 tables (``writer/publish.py``).
 """
@@ -22,7 +22,7 @@ _COUNTS = ("rows_read", "rows_loaded", "rows_rejected", "rows_skipped", "rows_un
 
 
 def begin_load(conn: psycopg.Connection, delivery: Delivery, spec_hash: str, run_id: str | None) -> int:
-    """Write the load's row and return its number; others see it, complete, when the transaction commits."""
+    """Insert the load's row and return its number; other sessions see it when the transaction commits."""
     load_id = begin_load_deferred(conn, delivery, spec_hash, run_id)()
     assert load_id is not None
     return load_id
@@ -37,13 +37,14 @@ def begin_load_deferred(
     load_id: int | None = None,
     unless: LiteralString = "FALSE",
 ) -> Callable[[], int | None]:
-    """The same in two steps, so that other statements may go along in a pipeline: ask, and see the answer.
+    """Send the INSERT of a load's row, in a pipeline if one is open; call the result for the load's number.
 
-    ``load_id`` is given where the row will be rolled back: a number taken would stay taken.
-    Where another load of the delivery meets the condition ``unless``, no row is written, and the answer is None.
+    ``load_id`` is given for a row that will be rolled back, since a number from the sequence would be
+    lost. Where another load of the delivery meets the SQL condition ``unless``, no row is written and
+    the number is None.
     """
     key = "(%(type)s, %(tenant)s, %(day)s, %(path)s)"
-    asked = conn.execute(
+    inserted = conn.execute(
         f"""
         INSERT INTO importer.loads (load_id, type, tenant, business_date, path, spec_hash, status, run_id)
         SELECT coalesce(%(load_id)s::bigint, nextval(pg_get_serial_sequence('importer.loads', 'load_id'))),
@@ -63,15 +64,15 @@ def begin_load_deferred(
         },
     )
 
-    def answer() -> int | None:
-        row = asked.fetchone()
+    def number() -> int | None:
+        row = inserted.fetchone()
         return int(row[0]) if row else None
 
-    return answer
+    return number
 
 
 def number_of_rehearsal() -> int:
-    """A load_id beyond all real ones, another for each of several rehearsals at a time."""
+    """A random load_id beyond all real ones, so that rehearsals at the same time have different ones."""
     return 2**62 + secrets.randbelow(2**60)
 
 
@@ -86,7 +87,7 @@ def finish_load(
     file_version: str | None = None,
     reason: str | None = None,
 ) -> None:
-    """Complete the load's row. ``counts`` has the five rows_… figures; the table checks their sum."""
+    """Complete the load's row. ``counts`` has the five rows_… figures; a constraint of the table checks their sum."""
     conn.execute(
         """
         UPDATE importer.loads
@@ -110,7 +111,7 @@ def finish_load(
 
 
 def take_numbers(conn: psycopg.Connection, count: int) -> tuple[datetime, list[int]]:
-    """The time now, and load_ids in ascending order, for :func:`write_loaded`."""
+    """The server's time, and ``count`` new load_ids in ascending order, for :func:`write_loaded`."""
     rows = conn.execute(
         """
         SELECT nextval(pg_get_serial_sequence('importer.loads', 'load_id')), clock_timestamp()
@@ -129,9 +130,9 @@ def write_loaded(
     run_id: str | None,
     started_at: datetime,
 ) -> None:
-    """The rows of loads of one type and tenant, complete, in one statement; of each all records are loaded.
+    """Insert the complete rows of loads of one type and tenant in one statement; none of them has a reject.
 
-    ``file_versions`` has one for each of ``loads``, of which there is at least one.
+    ``loads`` has at least one, ``file_versions`` as many.
     """
     first = loads[0].delivery
     conn.execute(
@@ -173,12 +174,12 @@ def write_findings(conn: psycopg.Connection, load_id: int, findings: Sequence[Fi
 
 
 def supersede(conn: psycopg.Connection, old: int, new: int | None) -> None:
-    """Say that load ``new`` stands in place of load ``old``; None: that nothing does."""
+    """Record that load ``new`` replaces load ``old``; None: that nothing replaces it."""
     conn.execute("UPDATE importer.loads SET superseded_by = %s WHERE load_id = %s", (new, old))
 
 
 def unloaded(conn: psycopg.Connection, load_id: int, *, by: str | None, why: str | None) -> None:
-    """Say that a load was taken out, when, by whom and why."""
+    """Record that a load was unloaded, when, by whom and why."""
     conn.execute(
         """
         UPDATE importer.loads
@@ -190,7 +191,7 @@ def unloaded(conn: psycopg.Connection, load_id: int, *, by: str | None, why: str
 
 
 def give_up_held(conn: psycopg.Connection, delivery: Delivery, new: int, words: str) -> list[int]:
-    """Refuse what is held of a delivery, since ``new`` is its content by now; the loads given up."""
+    """Refuse the held loads of a delivery, since load ``new`` has newer content; returns their numbers."""
     rows = conn.execute(
         """
         UPDATE importer.loads
@@ -203,7 +204,7 @@ def give_up_held(conn: psycopg.Connection, delivery: Delivery, new: int, words: 
 
 
 def refuse_held(conn: psycopg.Connection, load_id: int, *, by: str | None, why: str | None) -> None:
-    """Say that a person refused a held load."""
+    """Record that a person refused a held load."""
     conn.execute(
         """
         UPDATE importer.loads
@@ -224,7 +225,7 @@ def release_held(
     by: str | None,
     why: str | None,
 ) -> None:
-    """Say that a person released a held load, and what became of its ``held`` rows."""
+    """Record that a person released a held load; ``counts`` says what became of its ``held`` rows."""
     conn.execute(
         """
         UPDATE importer.loads
@@ -238,12 +239,12 @@ def release_held(
 
 
 def set_file_version(conn: psycopg.Connection, load_id: int, file_version: str | None) -> None:
-    """Say that a file with this stamp has the content of a load."""
+    """Record the file version under which a load's content was last seen."""
     conn.execute("UPDATE importer.loads SET stamp = %s WHERE load_id = %s", (file_version, load_id))
 
 
 def set_file_versions(conn: psycopg.Connection, file_versions: Mapping[int, str | None]) -> set[int]:
-    """The same for many loads; those that were done: in force, and not being changed by another session."""
+    """Record file versions of many loads; returns those that were in force and not locked by another session."""
     rows = conn.execute(
         """
         UPDATE importer.loads l SET stamp = d.stamp

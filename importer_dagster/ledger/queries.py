@@ -1,6 +1,6 @@
-"""What the ledger knows: loads that stand, the newest, the usual, the held.
+"""Queries of the ledger: loads in force, the newest one, earlier counts, held loads. Nothing here writes.
 
-Nothing here writes. What does not belong here: what is written (``ledger/loads.py``),
+What does not belong here: what is written (``ledger/loads.py``),
 drift events (``ledger/drift.py``), rejects (``ledger/rejects.py``).
 """
 
@@ -20,9 +20,13 @@ from importer_dagster.model import Delivery, Rank
 Key = tuple[str, str, date, str]
 
 
+# remedy for days before the horizon of an scd2 type with `absent: close`: only versions of its rows are kept
+ONLY_ANEW = "To correct such days, give the type a new name and import its files again"
+
+
 @dataclass(frozen=True)
 class ActiveLoad:
-    """A load of a delivery that answers for it when it is sent again: in force, held, or refused by a person."""
+    """A load that decides what happens when its delivery is sent again: in force, held, or refused by a person."""
 
     load_id: int
     status: str
@@ -36,34 +40,34 @@ class ActiveLoad:
 
 
 def key_of(delivery: Delivery) -> Key:
-    """What tells one delivery from another: type, tenant, business date, path."""
+    """What identifies a delivery: type, tenant, business date, path."""
     return delivery.type, delivery.tenant, delivery.business_date, delivery.path
 
 
 _ACTIVE_LOAD: LiteralString = "load_id, status, sha256, reason, rows_read, rows_rejected, rows_skipped, stamp, bytes"  # as the fields of ActiveLoad
-# of a load that answers for its delivery
+# SQL condition for an ActiveLoad
 IS_ACTIVE: LiteralString = """
     ((status = 'loaded' AND superseded_by IS NULL) OR status = 'held' OR (status = 'refused' AND decided_by IS NOT NULL))
 """
 
 
 def active_loads(conn: psycopg.Connection, delivery: Delivery) -> list[ActiveLoad]:
-    """Loads of this very delivery that answer for it, in order; at most one is in force and one held."""
+    """The active loads of a delivery in order of their numbers; at most one is in force and one held."""
     return active_loads_deferred(conn, delivery)()
 
 
 def active_loads_deferred(conn: psycopg.Connection, delivery: Delivery) -> Callable[[], list[ActiveLoad]]:
-    """The same in two steps, so that other statements may go along in a pipeline: ask, and see the answer."""
-    asked = conn.execute(
+    """Send the query for the active loads of a delivery, in a pipeline if one is open; call the result for them."""
+    sent = conn.execute(
         f"SELECT {_ACTIVE_LOAD} FROM importer.loads "  # noqa: S608 - our own words
         f"WHERE (type, tenant, business_date, path) = (%s, %s, %s, %s) AND {IS_ACTIVE} ORDER BY load_id",
         key_of(delivery),
     )
-    return lambda: [ActiveLoad(*row) for row in asked.fetchall()]
+    return lambda: [ActiveLoad(*row) for row in sent.fetchall()]
 
 
 def active_loads_of(conn: psycopg.Connection, deliveries: Sequence[Delivery]) -> dict[Key, list[ActiveLoad]]:
-    """The same for many deliveries in one question."""
+    """The active loads of many deliveries by one query; deliveries without any are left out."""
     types, tenants, days, paths = zip(*map(key_of, deliveries), strict=True) if deliveries else ([],) * 4
     rows = conn.execute(
         f"SELECT type, tenant, business_date, path, {_ACTIVE_LOAD} "  # noqa: S608 - our own words
@@ -78,7 +82,7 @@ def active_loads_of(conn: psycopg.Connection, deliveries: Sequence[Delivery]) ->
 
 
 def in_force(conn: psycopg.Connection, delivery: Delivery) -> int | None:
-    """The load of this very delivery that is in force, if any."""
+    """The load of a delivery that is in force, if any."""
     row = conn.execute(
         """
         SELECT load_id FROM importer.loads
@@ -91,24 +95,23 @@ def in_force(conn: psycopg.Connection, delivery: Delivery) -> int | None:
 
 
 def replaced_by(conn: psycopg.Connection, load_id: int) -> dict[str, Any] | None:
-    """The load whose content the same path had before ``load_id``, if it could be in force again."""
-    return (
-        conn.cursor(row_factory=dict_row)
-        .execute("SELECT * FROM importer.loads WHERE superseded_by = %s AND status = 'loaded'", (load_id,))
-        .fetchone()
+    """The load that ``load_id`` replaced under the same path, unless it was unloaded; it could be in force again."""
+    rows = _dict_rows(
+        conn, "SELECT * FROM importer.loads WHERE superseded_by = %s AND status = 'loaded'", (load_id,)
     )
+    return rows[0] if rows else None
 
 
 def newest_rank(conn: psycopg.Connection, type_name: str, tenant: str, *, besides: int | None) -> Rank | None:
-    """The rank of the newest delivery in force for a type and tenant, ``besides`` left out."""
+    """The rank of the newest delivery in force of a type and tenant; load ``besides`` does not count."""
     return newest_rank_deferred(conn, type_name, tenant, besides=besides)()
 
 
 def newest_rank_deferred(
     conn: psycopg.Connection, type_name: str, tenant: str, *, besides: int | None
 ) -> Callable[[], Rank | None]:
-    """The same in two steps, so that other statements may go along in a pipeline: ask, and see the answer."""
-    asked: psycopg.Cursor[Rank] = conn.execute(
+    """Send the query of :func:`newest_rank`, in a pipeline if one is open; call the result for the rank."""
+    sent: psycopg.Cursor[Rank] = conn.execute(
         """
         SELECT business_date, path FROM importer.loads
         WHERE type = %s AND tenant = %s AND status = 'loaded' AND superseded_by IS NULL
@@ -117,15 +120,15 @@ def newest_rank_deferred(
         """,
         (type_name, tenant, besides),
     )
-    return asked.fetchone
+    return sent.fetchone
 
 
 def pruned_until(
     conn: psycopg.Connection, type_name: str, tenant: str, *, also: int | None = None
 ) -> tuple[date, datetime] | None:
-    """The last business date in force of which retention has deleted what stood aside, and when; None: of none.
+    """The last business date whose replaced rows retention has deleted, and when; None if there is none.
 
-    ``also`` is a load that is in force but for the transaction at hand.
+    Only loads in force count. ``also`` is a load that counts although this transaction has replaced it.
     """
     row: tuple[date, datetime] | None = conn.execute(
         """
@@ -142,7 +145,7 @@ def pruned_until(
 def earlier_counts(
     conn: psycopg.Connection, delivery: Delivery, over: int, *, besides: int | None
 ) -> list[int]:
-    """Records of the last ``over`` deliveries in force before this one, by business date and path."""
+    """Numbers of records of the last ``over`` deliveries in force before this one, by business date and path."""
     rows = conn.execute(
         """
         SELECT rows_read FROM importer.loads
@@ -171,39 +174,30 @@ def day_has_rows(conn: psycopg.Connection, delivery: Delivery, *, besides: int |
 
 
 def held_loads(conn: psycopg.Connection) -> list[dict[str, Any]]:
-    """Loads that wait for a person's word, the longest waiting first."""
-    return (
-        conn.cursor(row_factory=dict_row)
-        .execute(
-            """
-            SELECT load_id, type, tenant, business_date, path, rows_read, rows_rejected, reason, finished_at
-            FROM importer.loads WHERE status = 'held' ORDER BY load_id
-            """
-        )
-        .fetchall()
+    """Held loads, the oldest first."""
+    return _dict_rows(
+        conn,
+        """
+        SELECT load_id, type, tenant, business_date, path, rows_read, rows_rejected, reason, finished_at
+        FROM importer.loads WHERE status = 'held' ORDER BY load_id
+        """,
     )
 
 
 def status_rows(conn: psycopg.Connection) -> list[dict[str, Any]]:
     """The status view: one row per type and tenant."""
-    return (
-        conn.cursor(row_factory=dict_row)
-        .execute("SELECT * FROM importer.status ORDER BY type, tenant")
-        .fetchall()
-    )
+    return _dict_rows(conn, "SELECT * FROM importer.status ORDER BY type, tenant")
 
 
 def get_load(conn: psycopg.Connection, load_id: int) -> dict[str, Any]:
     """One row of importer.loads; raises UsageError if there is none."""
-    row = (
-        conn.cursor(row_factory=dict_row)
-        .execute("SELECT * FROM importer.loads WHERE load_id = %s", (load_id,))
-        .fetchone()
-    )
-    if row is None:
+    rows = _dict_rows(conn, "SELECT * FROM importer.loads WHERE load_id = %s", (load_id,))
+    if not rows:
         raise UsageError(f"There is no load {load_id} in the ledger; `importer status` shows what there is.")
-    return row
+    return rows[0]
 
 
-# the remedy where absence closes versions, and versions alone are kept of the days before the horizon
-ONLY_ANEW = "To correct such days, give the type a new name and import its files again"
+def _dict_rows(
+    conn: psycopg.Connection, query: LiteralString, values: Sequence[Any] = ()
+) -> list[dict[str, Any]]:
+    return conn.cursor(row_factory=dict_row).execute(query, values).fetchall()

@@ -1,7 +1,8 @@
-"""Rejected records on the ledger: written by an import, read by people.
+"""Rejected records in the ledger: written by an import, read by people.
 
-As everywhere on the ledger, nothing is committed here: the caller decides what
-belongs together. What does not belong here: what is wrong with a record
+Nothing is committed here: the caller decides what belongs to one transaction.
+
+What does not belong here: what is wrong with a record
 (``validation/rejects.py``), and its columns (``reject_schema.py``).
 """
 
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-_ENCODED = 2_000  # records at a time
+_RECORDS_AT_ONCE = 2_000  # encoded for COPY
 
 
 def write(conn: psycopg.Connection, load_id: int, records: pa.Table, reasons: Mapping[int, Reason]) -> None:
-    """COPY rejected records (reject_tables.RECORD_SCHEMA) into quarantine, and the reasons that are new in them."""
-    # late: commands and sensors that only read the ledger need neither
+    """COPY rejected records (``reject_schema.RECORD_SCHEMA``) into the ledger, and insert their new reasons."""
+    # imported late: commands and sensors that only read the ledger need neither
     import pgpq
     import pyarrow as pa
 
@@ -43,7 +44,7 @@ def write(conn: psycopg.Connection, load_id: int, records: pa.Table, reasons: Ma
     )
     with conn.cursor().copy(statement) as copy:
         copy.write(encoder.write_header())
-        for batch in table.to_batches(max_chunksize=_ENCODED):
+        for batch in table.to_batches(max_chunksize=_RECORDS_AT_ONCE):
             copy.write(encoder.write_batch(batch))
         copy.write(encoder.finish())
 
@@ -55,12 +56,12 @@ def read(
     type_name: str | None = None,
     limit: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Rejects of one load, or of all loads of a type that are in force or pending, in order."""
+    """Rejects of one load, or of all loads of a type, in order; each as a mapping."""
     return (
         conn.cursor(row_factory=dict_row)
         .execute(
             """
-            -- so many records have at least as many cells
+            -- the first records suffice: each has at least one rejected cell
             WITH found AS MATERIALIZED (
                 SELECT DISTINCT r.load_id, r.row FROM importer.reject_records r JOIN importer.loads l USING (load_id)
                 WHERE (%(load_id)s::bigint IS NULL OR r.load_id = %(load_id)s)

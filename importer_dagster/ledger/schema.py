@@ -1,4 +1,4 @@
-"""The ledger's tables: whether they are there, and of which version of the importer they are.
+"""Creates and updates the ledger's tables, and says whether they fit this version of the importer.
 
 What does not belong here: the migrations themselves (``migrations/versions``),
 what is in the tables (``ledger/loads.py``, ``ledger/queries.py``).
@@ -9,25 +9,25 @@ from __future__ import annotations
 import psycopg
 
 from importer_dagster.errors import WarehouseError
-from importer_dagster.transactions import single
+from importer_dagster.transactions import autocommit
 from importer_dagster.warehouse import SETUP_LOCK, Warehouse
 
 LATEST_REVISION = "0010"
 
 
 def migrate(warehouse: Warehouse) -> None:
-    """Bring schema ``importer`` to the latest revision; cheap when it is there already.
+    """Bring schema ``importer`` to the latest revision; one short query if it is there already.
 
-    Several processes may do so at once: an advisory lock lets one at a time. Raises
+    Several processes may call it at once: an advisory lock lets one migrate at a time. Raises
     WarehouseError for a ledger that a newer importer has made.
     """
     if "ledger" in warehouse.prepared:
         return
     with warehouse.connect() as conn:
-        with single(conn):
+        with autocommit(conn):
             is_latest = _revision(conn) == LATEST_REVISION
         if not is_latest:
-            # a session lock: alembic works on a connection and transaction of its own
+            # a lock of the session, since alembic uses a connection and transaction of its own
             conn.execute("SELECT pg_advisory_lock(%s, 0)", (SETUP_LOCK,))
             conn.commit()
             if _revision(conn) != LATEST_REVISION:
@@ -41,7 +41,7 @@ def is_current(conn: psycopg.Connection) -> bool:
 
 
 def is_usable(conn: psycopg.Connection) -> bool:
-    """Whether there is a ledger, for one who must not change it.
+    """Whether there is a ledger, for a caller that must not create it.
 
     Raises WarehouseError where it is of another version of the importer.
     """
@@ -62,7 +62,7 @@ def _revision(conn: psycopg.Connection) -> str | None:
 
 
 def _run_alembic(warehouse: Warehouse) -> None:
-    """Run the migrations in one transaction. Imported late: it costs 0.3 s and is seldom needed."""
+    """Run the migrations in one transaction. Alembic is imported late: that takes 0.3 s and is seldom needed."""
     import sqlalchemy as sa
     from alembic import command
     from alembic.config import Config
@@ -80,7 +80,7 @@ def _run_alembic(warehouse: Warehouse) -> None:
         if isinstance(error.orig, psycopg.Error):
             raise error.orig from None
         raise
-    except CommandError:  # the revision is none of ours
+    except CommandError:  # this importer has no such revision
         raise WarehouseError(
             "The ledger (schema importer) was made by a newer version of the importer than this one. "
             "Update this one."

@@ -1,4 +1,4 @@
-"""What people and the nightly job do to loads and specs afterwards: unload, release, refuse, prune, accept drift.
+"""What people and the nightly job do after imports: unload, release, refuse, prune, propose edits of specs.
 
 What does not belong here: importing deliveries (``pipeline``), commands and their output (``cli``).
 """

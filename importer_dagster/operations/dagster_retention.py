@@ -1,12 +1,12 @@
-"""What goes of Dagster's own records: :func:`prune_dagster`; and of the files in its home: :func:`prune_files`.
+"""Deletes old records of Dagster (:func:`prune_dagster`) and old files in its home (:func:`prune_files`).
 
-Runs, their events, results of checks, backfills. What the schedule and the UI go
-by stays: the last materialization of each asset and day, for ``keep.done`` days, the
-last result of each check. Ticks are not looked at: Dagster deletes them itself (``retention`` in
-dagster.yaml).
+Records are runs, their events, results of checks, and backfills. What the schedule and the
+UI need stays: the last materialization of each asset and day, for ``keep.done`` days, and
+the last result of each check. Ticks are deleted by Dagster itself (``retention`` in
+dagster.yaml). The records are deleted by SQL: if Dagster deletes a run, the run's days
+count as missing.
 
-Plain SQL: Dagster knows how to delete a run, but then the run's days count as
-missing. What does not belong here: the importer's own ledger (``operations/retention.py``).
+What does not belong here: the importer's own ledger (``operations/retention.py``).
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from importer_dagster.operations.retention import Gone
+from importer_dagster.operations.retention_pass import Pruned
 from importer_dagster.settings import Keep
 from importer_dagster.warehouse import Warehouse
 from importer_dagster.writer.target import run_statement, statements
 
-_SOME = 5_000
-_SOME_RUNS = 10  # each may have thousands of events
+_ROWS_AT_ONCE = 5_000  # in one transaction
+_RUNS_AT_ONCE = 10  # each may have thousands of events
 _PARENT = re.compile(rb'"parent_snapshot_id":\s*"(\w+)"')
 _RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-def prune_dagster(url: str, keep: Keep, *, now: datetime | None = None, dry_run: bool = False) -> list[Gone]:
+def prune_dagster(
+    url: str, keep: Keep, *, now: datetime | None = None, dry_run: bool = False
+) -> list[Pruned]:
     """Delete what is older than ``keep.runs`` days from the storage at ``url``; with ``dry_run`` only count it.
 
     A storage that has no tables yet has nothing to delete.
@@ -47,19 +49,19 @@ def prune_dagster(url: str, keep: Keep, *, now: datetime | None = None, dry_run:
         if conn.execute("SELECT to_regclass('runs')").fetchone() == (None,):
             return []
         found = [
-            *_runs(conn, before, dry_run),
-            *(_rows(conn, what, name, before, done, dry_run) for what, name in _KINDS.items()),
-            ("descriptions of jobs", _snapshots(conn, dry_run), None),
+            *_prune_runs(conn, before, dry_run),
+            *(_prune_rows(conn, what, name, before, done, dry_run) for what, name in _KINDS.items()),
+            ("descriptions of jobs", _prune_snapshots(conn, dry_run), None),
         ]
-    return [Gone(what, "runs", keep.runs, count, oldest) for what, count, oldest in found if count]
+    return [Pruned(what, "runs", keep.runs, count, oldest) for what, count, oldest in found if count]
 
 
-_KINDS = {
+_KINDS = {  # what it is called, and its statement in sql/dagster_retention.sql
     "events of no run": "stray_events",
     "results of checks": "checks",
     "backfills": "backfills",
 }
-_Found = tuple[str, int, datetime | None]
+_Found = tuple[str, int, datetime | None]  # what, how many, the oldest
 
 
 def _run(
@@ -68,15 +70,15 @@ def _run(
     return run_statement(conn, "dagster_retention", name, values, names)
 
 
-def _runs(conn: psycopg.Connection, before: datetime, dry_run: bool) -> Iterator[_Found]:
+def _prune_runs(conn: psycopg.Connection, before: datetime, dry_run: bool) -> Iterator[_Found]:
     found = _run(conn, "old_runs", before=before).fetchall()
     oldest = min((at for _, at in found), default=None)
     events = 0
     replaceable: dict[str, sql.Composable] = {
         "replaceable": sql.SQL(statements("dagster_retention")["replaceable"])
     }
-    for start in range(0, len(found), _SOME_RUNS):
-        ids = [run_id for run_id, _ in found[start : start + _SOME_RUNS]]
+    for start in range(0, len(found), _RUNS_AT_ONCE):
+        ids = [run_id for run_id, _ in found[start : start + _RUNS_AT_ONCE]]
         name = "count_events" if dry_run else "delete_events"
         events += _number(_run(conn, name, names=replaceable, ids=ids))
         if not dry_run:
@@ -86,7 +88,7 @@ def _runs(conn: psycopg.Connection, before: datetime, dry_run: bool) -> Iterator
     yield "events of runs", events, oldest
 
 
-def _rows(
+def _prune_rows(
     conn: psycopg.Connection, what: str, name: str, before: datetime, done_before: datetime, dry_run: bool
 ) -> _Found:
     old = sql.SQL(statements("dagster_retention")[name])
@@ -96,14 +98,14 @@ def _rows(
     assert row
     left = 0 if dry_run else row[0]
     while left > 0:
-        done = _number(_run(conn, f"delete_{name}", names={name: old}, some=_SOME, **values))
+        done = _number(_run(conn, f"delete_{name}", names={name: old}, some=_ROWS_AT_ONCE, **values))
         conn.commit()
         left = left - done if done else 0
     return what, row[0], row[1]
 
 
-def _snapshots(conn: psycopg.Connection, dry_run: bool) -> int:
-    """Descriptions older than all that runs refer to; one that is another's parent stays with it."""
+def _prune_snapshots(conn: psycopg.Connection, dry_run: bool) -> int:
+    """Delete descriptions of jobs older than all that runs use, except parents of used ones."""
     used = _run(conn, "snapshots_in_use").fetchall()
     if not used:
         return 0
@@ -125,28 +127,25 @@ def _number(cursor: psycopg.Cursor) -> int:
 # --- files ----------------------------------------------------------------------------------
 
 
-def prune_files(home: Path, keep: Keep, *, now: datetime | None = None, dry_run: bool = False) -> list[Gone]:
-    """Delete what runs left below ``storage`` in a Dagster home: captured output, where that is on.
+def prune_files(
+    home: Path, keep: Keep, *, now: datetime | None = None, dry_run: bool = False
+) -> list[Pruned]:
+    """Delete old files of runs below ``storage`` in a Dagster home, such as captured output.
 
-    Only folders that bear a run's id are looked at; links are not followed.
+    Only folders named like a run's id are deleted; symbolic links are not followed.
     """
     if not keep.files:
         return []
     before = ((now or datetime.now(UTC)) - timedelta(days=keep.files)).timestamp()
-    found = {folder: _newest(folder) for folder in _run_folders(home / "storage")}
-    old = {folder: at for folder, at in found.items() if at < before}
+    storage = home / "storage"
+    old: dict[Path, float] = {}
+    for folder in storage.iterdir() if storage.is_dir() else ():
+        if _RUN_ID.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
+            newest = max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
+            if newest < before:
+                old[folder] = newest
     if not dry_run:
         for folder in old:
             shutil.rmtree(folder, ignore_errors=True)
     oldest = datetime.fromtimestamp(min(old.values()), UTC) if old else None
-    return [Gone("folders of captured output", "files", keep.files, len(old), oldest)] if old else []
-
-
-def _run_folders(storage: Path) -> list[Path]:
-    if not storage.is_dir():
-        return []
-    return [p for p in storage.iterdir() if _RUN_ID.fullmatch(p.name) and p.is_dir() and not p.is_symlink()]
-
-
-def _newest(folder: Path) -> float:
-    return max((p.lstat().st_mtime for p in (folder, *folder.rglob("*"))), default=0.0)
+    return [Pruned("folders of captured output", "files", keep.files, len(old), oldest)] if old else []

@@ -1,4 +1,4 @@
-"""What a command changes in the table that BI reads, for people: counts and a few rows.
+"""Shows people what a command changes in the table that BI reads: counts and a few rows.
 
 The rows that may change are copied before and after, inside the transaction
 that changes them, and compared.
@@ -24,7 +24,7 @@ _TRACE = ["_load_id", "_row", "_business_date", "_hash"]
 
 @dataclass(frozen=True)
 class Change:
-    """One row that is gone, back, or changed; ``before`` and ``after`` by column name."""
+    """One row that the command removes (gone), adds (back) or changes; ``before`` and ``after`` by column name."""
 
     kind: Literal["gone", "back", "changed"]
     before: Mapping[str, Any] | None
@@ -33,7 +33,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Changes:
-    """How many rows vanish, come (back) and have other contents; the first few of each."""
+    """How many rows are removed (gone), added (back) and changed, with a few examples of each."""
 
     gone: int = 0
     back: int = 0
@@ -41,11 +41,12 @@ class Changes:
     examples: tuple[Change, ...] = field(default=(), repr=False)
 
 
-class Watch:
-    """Looks at the rows concerned before and after.
+class RowDiff:
+    """Compares the rows that a change concerns before and after it.
 
-    ``touched`` are the loads concerned. Of a merge or scd2 type the keys must be
-    found already (``Publisher.find_keys``).
+    The rows are copied when the object is made, so that must be before the change, and in
+    its transaction. ``touched`` are the loads concerned. For a merge or scd2 type
+    ``Publisher.find_keys`` must have been called.
     """
 
     def __init__(
@@ -56,32 +57,28 @@ class Watch:
         self._snapshot("importer_before")
 
     def changes(self) -> Changes:
-        """What is different by now."""
+        """The differences between the rows before and now."""
         self._snapshot("importer_after")
-        self._run("compare", same_row=self._same_row())
+        target = self.target
+        columns: tuple[str, ...] = ("_load_id", "_row")  # which row it is: the record of a file, or the key
+        if target.spec.primary_key and target.spec.write_disposition != "append":
+            columns = (*target.key, *(("_business_date",) if target.has_history else ()))
+        pairs = (sql.SQL("{} = {}").format(Name("b", c), Name("a", c)) for c in columns)
+        self._run("compare", same_row=sql.SQL(" AND ").join(pairs))
         counts = self._run("count_changes").fetchone()
         assert counts
         gone, back, changed = counts
         return Changes(gone, back, changed, tuple(Change(*row) for row in self._run("examples")))
 
     def _snapshot(self, into: str) -> None:
-        self._run("snapshot", into=sql.Identifier(into), concerned=self._concerned())
-
-    def _concerned(self) -> sql.Composable:
+        concerned: sql.Composable = sql.SQL("t._load_id = ANY(%(touched)s)")
         if self.target.is_keyed:
-            return sql.SQL("EXISTS (SELECT FROM importer_keys g WHERE {same_key})").format(
+            concerned = sql.SQL("EXISTS (SELECT FROM importer_keys g WHERE {same_key})").format(
                 **self.target.names
             )
-        if self.target.spec.write_disposition == "replace":
-            return sql.SQL("TRUE")
-        return sql.SQL("t._load_id = ANY(%(touched)s)")
-
-    def _same_row(self) -> sql.Composed:
-        """By key where the table has one row for each, else by the record in its file."""
-        columns: tuple[str, ...] = ("_load_id", "_row")
-        if self.target.spec.primary_key and self.target.spec.write_disposition != "append":
-            columns = (*self.target.key, *(("_business_date",) if self.target.has_history else ()))
-        return sql.SQL(" AND ").join(sql.SQL("{} = {}").format(Name("b", c), Name("a", c)) for c in columns)
+        elif self.target.spec.write_disposition == "replace":
+            concerned = sql.SQL("TRUE")
+        self._run("snapshot", into=sql.Identifier(into), concerned=concerned)
 
     def _run(self, name: str, **names: sql.Composable) -> psycopg.Cursor:
         return run_statement(self.conn, "undo", name, self.values, {**self.target.names, **names})

@@ -1,9 +1,10 @@
-"""Small edits of a spec's YAML that leave every other character as it is: comments, order, layout.
+"""Small edits of a spec's YAML text that leave every other character as it is: comments, order, layout.
 
-The places are found by parsing; what is written there is text. So a diff shows
-just the change.
+The YAML is parsed only to find the place; the new text is inserted there. All functions
+take the text and return the new one.
 
-What does not belong here: what to change (``operations/spec_proposals.py``), writing whole specs (``spec/spec_yaml.py``).
+What does not belong here: what to change (``operations/spec_proposals.py``), writing whole specs
+(``spec/yaml_text.py``).
 """
 
 from __future__ import annotations
@@ -17,10 +18,24 @@ from importer_dagster.spec.yaml_text import scalar
 
 
 def add_alias(text: str, field: str, alias: str) -> str:
-    """Give a field one more header name: where its aliases are said last, else where it is first described."""
-    node = _field(text, field)
-    if node is None:
+    """Add a header name to a field's aliases: in the last description that has aliases, else in the first one.
+
+    Raises ValueError if the spec does not describe the field.
+    """
+    lists = [_fields(text)]
+    versions = _value(_root(text), "versions")
+    if isinstance(versions, yaml.SequenceNode):
+        lists += [found for v in versions.value if (found := _value(v, "fields")) is not None]
+    nodes = [
+        node
+        for fields in lists
+        for node in fields.value
+        if isinstance(node, yaml.MappingNode) and (name := _value(node, "name")) and str(name.value) == field
+    ]
+    if not nodes:
         raise ValueError(f"the field {field!r} is not where it was expected")
+    with_aliases = [node for node in nodes if _value(node, "aliases") is not None]
+    node = with_aliases[-1] if with_aliases else nodes[0]
     known = _value(node, "aliases")
     if known is None:
         return _into_mapping(text, node, "aliases", f"[{scalar(alias)}]")
@@ -31,21 +46,25 @@ def add_alias(text: str, field: str, alias: str) -> str:
 
 
 def add_field(text: str, field: Mapping[str, Any]) -> str:
-    """Put one more field behind those of the schema."""
+    """Add a field after those of the schema."""
     fields = _fields(text)
     return _into_sequence(text, fields, len(fields.value), [scalar(field)])
 
 
 def add_version(text: str, since: str, fields: Sequence[Mapping[str, Any]], removed: Sequence[str]) -> str:
-    """Say what changed on a day: in the version that begins then, or in a new one."""
+    """Add what changed on a day to the version that begins on it, or to a new version."""
     root = _root(text)
     versions = _value(root, "versions")
     lines = [f"from: {since}"]
     lines += ["fields:", *(f"  - {scalar(f)}" for f in fields)] if fields else []
     lines += [f"removed: {scalar(list(removed))}"] if removed else []
     if not isinstance(versions, yaml.SequenceNode) or not versions.value:
+        for key, value in root.value:
+            if key.value == "versions":  # which has no item
+                text = text[: key.start_mark.index] + text[_line_end(text, _end(text, value)) + 1 :]
         body = "\n".join(f"  {'-' if i == 0 else ' '} {line}" for i, line in enumerate(lines))
-        return _without_key(text, root, "versions") + f"versions:\n{body}\n"
+        line_end = "" if text.endswith("\n") or not text else "\n"
+        return f"{text}{line_end}versions:\n{body}\n"
     days = [_day(v) for v in versions.value]
     if since not in days:
         return _into_sequence(text, versions, sum(d < since for d in days), lines)
@@ -67,7 +86,7 @@ def _into_list(text: str, version: int, key: str, item: Any) -> str:
     return _into_sequence(text, known, len(known.value), [scalar(item)])
 
 
-# --- finding places -----------------------------------------------------------------------
+# --- finding the place --------------------------------------------------------------------
 
 
 def _root(text: str) -> yaml.MappingNode:
@@ -88,30 +107,15 @@ def _fields(text: str) -> yaml.SequenceNode:
     return fields
 
 
-def _field(text: str, name: str) -> Any:
-    lists = [_fields(text)]
-    versions = _value(_root(text), "versions")
-    if isinstance(versions, yaml.SequenceNode):
-        lists += [found for v in versions.value if (found := _value(v, "fields")) is not None]
-    nodes = [n for fields in lists for n in fields.value if _named(n) == name]
-    said = [n for n in nodes if _value(n, "aliases") is not None]
-    return said[-1] if said else next(iter(nodes), None)
-
-
-def _named(node: Any) -> str | None:
-    found = _value(node, "name") if isinstance(node, yaml.MappingNode) else None
-    return None if found is None else str(found.value)
-
-
 def _day(node: Any) -> str:
     return str(_value(node, "from").value)
 
 
-# --- writing there --------------------------------------------------------------------------
+# --- inserting text -------------------------------------------------------------------------
 
 
 def _end(text: str, node: Any) -> int:
-    """Where a node's own text ends: block nodes are said to end where the next thing begins."""
+    """Where a node's own text ends; the parser says of block nodes that they end where the next node begins."""
     while isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
         last = node.value[-1]
         node = last[1] if isinstance(node, yaml.MappingNode) else last
@@ -120,7 +124,7 @@ def _end(text: str, node: Any) -> int:
 
 
 def _line_end(text: str, at: int) -> int:
-    """The end of the line, a comment behind the value included."""
+    """The index of the line's end, so behind a comment that follows a value."""
     found = text.find("\n", at)
     return len(text) if found < 0 else found
 
@@ -136,36 +140,22 @@ def _into_mapping(text: str, node: yaml.MappingNode, key: str, value: str) -> st
 
 
 def _into_sequence(text: str, node: yaml.SequenceNode, index: int, lines: Sequence[str]) -> str:
-    """Put an item before the one at ``index``; ``lines`` is it in block style."""
+    """Insert an item before the one at ``index``; ``lines`` are the item in block style."""
+    is_last = index == len(node.value)
     if node.flow_style:
-        return _into_flow(text, node, index, lines)
+        item = lines[0]
+        if len(lines) > 1:
+            item = scalar(yaml.safe_load("\n".join(lines).replace("from: ", "from: !!str ")))
+        if not is_last:
+            at = node.value[index].start_mark.index
+            return f"{text[:at]}{item}, {text[at:]}"
+        at = len(text[: node.end_mark.index - 1].rstrip())
+        comma = ", " if node.value else ""
+        return f"{text[:at]}{comma}{item}{text[at:]}"
     column = node.start_mark.column
     block = "\n".join(" " * column + ("- " if i == 0 else "  ") + line for i, line in enumerate(lines))
-    if index < len(node.value):
+    if not is_last:
         at = text.rfind("\n", 0, node.value[index].start_mark.index) + 1
         return f"{text[:at]}{block}\n{text[at:]}"
     at = _line_end(text, _end(text, node))
     return f"{text[:at]}\n{block}{text[at:]}"
-
-
-def _into_flow(text: str, node: yaml.SequenceNode, index: int, lines: Sequence[str]) -> str:
-    item = (
-        lines[0]
-        if len(lines) == 1
-        else scalar(yaml.safe_load("\n".join(lines).replace("from: ", "from: !!str ")))
-    )
-    if index < len(node.value):
-        at = node.value[index].start_mark.index
-        return f"{text[:at]}{item}, {text[at:]}"
-    at = len(text[: node.end_mark.index - 1].rstrip())
-    comma = ", " if node.value else ""
-    return f"{text[:at]}{comma}{item}{text[at:]}"
-
-
-def _without_key(text: str, root: yaml.MappingNode, key: str) -> str:
-    """The text, ended by a line end, without an empty ``key``."""
-    found = next(((k, v) for k, v in root.value if k.value == key), None)
-    if found:
-        start = found[0].start_mark.index
-        text = text[:start] + text[_line_end(text, _end(text, found[1])) + 1 :]
-    return text if text.endswith("\n") or not text else text + "\n"

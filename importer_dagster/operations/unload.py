@@ -1,14 +1,13 @@
-"""Taking one delivery out of the warehouse again: :func:`unload`.
+"""Takes one load out of the warehouse again: :func:`unload`.
 
 What does not belong here: the statements (``writer/publish.py``) and the import (``pipeline/delivery.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -16,24 +15,20 @@ from psycopg import sql
 from importer_dagster.errors import UsageError
 from importer_dagster.ledger import drift as ledger_drift
 from importer_dagster.ledger import loads, queries
-from importer_dagster.ledger import schema as ledger_schema
 from importer_dagster.ledger.queries import ONLY_ANEW
-from importer_dagster.operations.row_diff import Changes, Watch
+from importer_dagster.operations.load_change import HasTenant, LoadRow, changing_load
+from importer_dagster.operations.row_diff import Changes, RowDiff
 from importer_dagster.spec.table import TableSpec, declarations
 from importer_dagster.warehouse import Warehouse
 from importer_dagster.writer.publish import Publisher
-from importer_dagster.writer.schema_evolution import with_gained
-from importer_dagster.writer.tables import ensure_tables
 from importer_dagster.writer.target import Target
-
-HasTenant = Callable[[TableSpec], bool]
 
 
 @dataclass(frozen=True)
 class Unloaded:
     """What unloading did: ``before`` and ``after`` count the type's rows of that tenant.
 
-    ``restored`` is the load that is in force again in its place, if any.
+    ``restored`` is the earlier load of the same path that is in force again, if any.
     """
 
     load_id: int
@@ -58,85 +53,61 @@ def unload(
     by: str | None = None,
     why: str | None = None,
 ) -> Unloaded:
-    """Take load ``load_id`` out again and restore what it stood in place of.
+    """Take load ``load_id`` out of the tables and restore what it replaced.
 
-    That is the earlier content of the same delivery, if there was one; replace
-    also brings the earlier business date back, merge and scd2 work the keys
-    concerned out anew from the other deliveries. ``has_tenant(spec)`` says
-    whether the type's paths name tenants. With ``dry_run`` everything is done
-    and rolled back. ``by`` and ``why`` go on the ledger.
-    Raises UsageError for a load that is unknown or not in the tables.
+    That is the earlier content of the same path, if there was one. A replace table also goes
+    back to the earlier business date; merge and scd2 compute the rows of the load's keys anew
+    from the other deliveries. With ``dry_run`` everything is done and rolled back. ``by`` and
+    ``why`` are recorded in the ledger. Raises UsageError for a load that is unknown or not in
+    the tables.
     """
-    ledger_schema.migrate(warehouse)
-    with warehouse.connect() as conn:
-        row = _loaded(conn, load_id)
-        conn.rollback()
-        spec = specs[row["type"]]
-        target = Target(spec, has_tenant(spec), warehouse.schema)
-    with warehouse.writing(row["type"], row["tenant"], size=row["bytes"]) as conn:
-        ensure_tables(conn, warehouse, target)
-        row = _loaded(conn, load_id)  # someone else may have been quicker
-        result = _unload(conn, with_gained(conn, target), row, by, why)
-        if spec.versions:
-            ledger_drift.settle_versions(conn, row["type"], row["tenant"], declarations(spec))
-        if dry_run:
-            conn.rollback()
-        else:
-            conn.commit()
-    return result
+    change = changing_load(load_id, _check_loaded, specs, warehouse, has_tenant, dry_run=dry_run)
+    with change as (conn, target, row):
+        tenant, new = row["tenant"], row["superseded_by"]
+        before = _count(conn, target, tenant)
+        if target.is_keyed and new is None:
+            refuse_before_horizon(conn, target.spec, row, "taken out exactly")
+        earlier = queries.replaced_by(conn, load_id)
+        is_pruned = earlier is not None and earlier["pruned_at"] is not None
+        # if the load is itself replaced, another one stays in force
+        restored = earlier["load_id"] if earlier and not is_pruned and new is None else None
+        publisher = Publisher(
+            conn, target, load_id=None, tenant=tenant, business_date=row["business_date"], prior=load_id
+        )
+        if target.is_keyed:
+            publisher.create_stage()
+            publisher.find_keys([load_id, restored])
+        diff = RowDiff(conn, target, tenant, [load_id, restored])
+        loads.unloaded(conn, load_id, by=by, why=why)
+        if earlier and not is_pruned:
+            loads.supersede(conn, earlier["load_id"], new)
+        _update_tables(conn, target, row, publisher, restored)
+        after, changes = _count(conn, target, tenant), diff.changes()
+        if target.spec.versions:
+            ledger_drift.record_versions(conn, row["type"], tenant, declarations(target.spec))
+    note = ""
+    if earlier and is_pruned and new is None:
+        note = (
+            f"The content that load {earlier['load_id']} had under the same path cannot be restored: its rows were "
+            f"pruned on {earlier['pruned_at']:%Y-%m-%d}. Send that file again to have it back."
+        )
+    about = (load_id, row["type"], tenant, row["business_date"], row["path"])
+    return Unloaded(*about, before, after, restored, note, changes)
 
 
-def _loaded(conn: psycopg.Connection, load_id: int) -> dict[str, Any]:
-    row = queries.get_load(conn, load_id)
+def _check_loaded(row: LoadRow) -> None:
     if row["status"] != "loaded":
         held = " `importer refuse` drops a held one." if row["status"] == "held" else ""
         raise UsageError(
-            f"Load {load_id} is {row['status']}: none of its rows are in the warehouse, so there is "
+            f"Load {row['load_id']} is {row['status']}: none of its rows are in the warehouse, so there is "
             f"nothing to unload.{held}"
         )
-    return row
 
 
-def _unload(
-    conn: psycopg.Connection, target: Target, row: dict[str, Any], by: str | None, why: str | None
-) -> Unloaded:
-    load_id, tenant = row["load_id"], row["tenant"]
-    before = _count(conn, target, tenant)
-    if target.is_keyed and row["superseded_by"] is None:
-        refuse_before_horizon(conn, target.spec, row, "taken out exactly")
-    replaced = queries.replaced_by(conn, load_id)
-    pruned = replaced is not None and replaced["pruned_at"] is not None
-    # what is in force again afterwards: not if this load is itself superseded
-    back = replaced["load_id"] if replaced and not pruned and row["superseded_by"] is None else None
-    publisher = Publisher(
-        conn, target, load_id=None, tenant=tenant, business_date=row["business_date"], prior=load_id
-    )
-    if target.is_keyed:
-        publisher.create_stage()
-        publisher.find_keys([load_id, back])
-    watch = Watch(conn, target, tenant, [load_id, back])
-    loads.unloaded(conn, load_id, by=by, why=why)
-    if replaced and not pruned:
-        loads.supersede(conn, replaced["load_id"], row["superseded_by"])
-    _take_out(conn, target, row, publisher, back)
-    return Unloaded(
-        load_id=load_id,
-        type=row["type"],
-        tenant=tenant,
-        business_date=row["business_date"],
-        path=row["path"],
-        before=before,
-        after=_count(conn, target, tenant),
-        restored=back,
-        note=_pruned_note(replaced) if replaced and pruned and row["superseded_by"] is None else "",
-        changes=watch.changes(),
-    )
-
-
-def _take_out(
-    conn: psycopg.Connection, target: Target, row: dict[str, Any], publisher: Publisher, back: int | None
+def _update_tables(
+    conn: psycopg.Connection, target: Target, row: LoadRow, publisher: Publisher, restored: int | None
 ) -> None:
-    """Bring the tables to what the ledger says by now."""
+    """Change the tables so that they agree with the ledger, which no longer has the load in force."""
     if target.is_keyed:
         publisher.recompute_keys()
         return
@@ -148,16 +119,16 @@ def _take_out(
             Publisher(
                 conn, target, load_id=None, tenant=row["tenant"], business_date=newest[0]
             ).recompute_day()
-    elif back is not None:
-        publisher.revive_load(back)
+    elif restored is not None:
+        publisher.revive_load(restored)
 
 
-def refuse_before_horizon(conn: psycopg.Connection, spec: TableSpec, row: dict[str, Any], what: str) -> None:
-    """merge, scd2: raise UsageError for a load of days of which only the last word on each key was kept."""
+def refuse_before_horizon(conn: psycopg.Connection, spec: TableSpec, row: LoadRow, what: str) -> None:
+    """merge, scd2: raise UsageError for a load of a day of which only the last row of each key was kept."""
     pruned = queries.pruned_until(conn, row["type"], row["tenant"])
     if pruned and row["business_date"] <= pruned[0]:
         by_force = (
-            "Send a corrected file with `importer load --force`, or make the table anew from its files."
+            "Send a corrected file with `importer load --force`, or build the table anew from its files."
         )
         raise UsageError(
             f"Load {row['load_id']} of {row['business_date']} cannot be {what}: what the deliveries until "
@@ -166,8 +137,8 @@ def refuse_before_horizon(conn: psycopg.Connection, spec: TableSpec, row: dict[s
         )
 
 
-def _refuse_pruned_day(conn: psycopg.Connection, row: dict[str, Any], day: date) -> None:
-    """replace: the table may not go back to a day whose rows are no longer there."""
+def _refuse_pruned_day(conn: psycopg.Connection, row: LoadRow, day: date) -> None:
+    """replace: raise UsageError if the table would go back to a day whose rows are no longer there."""
     found = conn.execute(
         """
         SELECT load_id, path, pruned_at FROM importer.loads
@@ -182,13 +153,6 @@ def _refuse_pruned_day(conn: psycopg.Connection, row: dict[str, Any], day: date)
             f"{found[0]} ({found[1]}) were deleted on {found[2]:%Y-%m-%d} (IMPORTER_KEEP_COPIES). Send the files "
             "of that day once more with `importer load --force`, then unload."
         )
-
-
-def _pruned_note(replaced: dict[str, Any]) -> str:
-    return (
-        f"The content that load {replaced['load_id']} had under the same path cannot be restored: its rows were "
-        f"pruned on {replaced['pruned_at']:%Y-%m-%d}. Send that file again to have it back."
-    )
 
 
 def _count(conn: psycopg.Connection, target: Target, tenant: str) -> int:

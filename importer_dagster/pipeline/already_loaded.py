@@ -24,7 +24,7 @@ from importer_dagster.slots import SMALL_BYTES
 from importer_dagster.source.completeness import look_at, with_manifest
 from importer_dagster.source.manifest import url_of as manifest_url
 from importer_dagster.spec.table import TableSpec
-from importer_dagster.transactions import single
+from importer_dagster.transactions import autocommit
 from importer_dagster.warehouse import Warehouse
 from importer_dagster.writer import held_rows
 
@@ -67,7 +67,7 @@ class FileContent:
     def read(self, warehouse: Warehouse) -> None:
         """Take the fingerprint, which may take long: without a slot, and for a large file without a connection."""
         if self.size is None or self.size >= SMALL_BYTES:
-            warehouse.rest()
+            warehouse.close_kept()
         self.fingerprint()
 
     def fingerprint(self) -> None:
@@ -109,7 +109,7 @@ class PriorLoads:
 
     def look(self, conn: psycopg.Connection) -> None:
         """See which loads are active. With the lock of type and tenant, one look is enough."""
-        with single(conn):
+        with autocommit(conn):
             self.active_loads = queries.active_loads(conn, self.content.delivery)
 
     def outcome(self, writer: psycopg.Connection | None = None) -> PriorOutcome | None:

@@ -107,7 +107,7 @@ def commit(
     with conn.pipeline():  # which ends with the first statement that fails, before the commit
         _record(conn, job, tally, begun.load_id, "loaded", figures)
         if job.spec.versions:
-            ledger_drift.settle_versions(conn, job.spec.name, job.delivery.tenant, declarations(job.spec))
+            ledger_drift.record_versions(conn, job.spec.name, job.delivery.tenant, declarations(job.spec))
             declared = ledger_drift.version_events(conn, begun.load_id)
             loaded = replace(loaded, drift=(*loaded.drift, *declared))
         conn.commit()

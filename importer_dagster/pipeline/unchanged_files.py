@@ -24,7 +24,7 @@ from importer_dagster.pipeline.already_loaded import FileContent, result_of, unc
 from importer_dagster.slots import SMALL_BYTES
 from importer_dagster.source.open_file import hash_files
 from importer_dagster.spec.table import TableSpec
-from importer_dagster.transactions import single
+from importer_dagster.transactions import autocommit
 from importer_dagster.warehouse import Warehouse
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def _look_up(
     found: Known, deliveries: Sequence[Delivery], specs: Mapping[str, TableSpec], warehouse: Warehouse
 ) -> None:
     ledger_schema.migrate(warehouse)
-    with warehouse.connect() as conn, single(conn):
+    with warehouse.connect() as conn, autocommit(conn):
         active_loads = queries.active_loads_of(conn, deliveries)
     found.new |= {d for d in deliveries if queries.key_of(d) not in active_loads}
     start = time.monotonic()
@@ -79,7 +79,7 @@ def _look_up(
     recorded: set[int] = set()
     if new:
         first = same[0][0].delivery  # any: the update itself leaves out loads that others are changing
-        with warehouse.writing(first.type, first.tenant, size=0) as conn, single(conn):
+        with warehouse.writing(first.type, first.tenant, size=0) as conn, autocommit(conn):
             recorded = loads.set_file_versions(conn, new)
     found.same |= {
         content.delivery: result_of(content, unchanged(known), seconds)

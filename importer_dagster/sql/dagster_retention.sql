@@ -1,6 +1,6 @@
--- What goes of Dagster's own records. Its own `delete_run` takes a run's materializations
--- too, so the days would count as missing and be imported again: these statements leave
--- the last one of each asset and day (for a time). %(before)s: older than that goes.
+-- Deletes old records of Dagster; %(before)s: what is older than this. Dagster's own
+-- `delete_run` also deletes a run's materializations, so that its days would count as missing
+-- and be imported again. These statements keep the last one of each asset and day for a time.
 
 -- name: old_runs
 SELECT run_id, coalesce(to_timestamp(end_time), update_timestamp AT TIME ZONE 'UTC') AS at FROM runs
@@ -12,7 +12,7 @@ ORDER BY id
 SELECT count(*) FROM event_logs e WHERE e.run_id = ANY(%(ids)s) AND {replaceable}
 
 -- name: replaceable
--- a line of the log has no type
+-- lines of the log have no event type, hence IS NOT DISTINCT FROM
 NOT (e.dagster_event_type IS NOT DISTINCT FROM 'ASSET_MATERIALIZATION' AND NOT EXISTS (
     SELECT FROM event_logs n
     WHERE n.asset_key = e.asset_key AND n.dagster_event_type = e.dagster_event_type AND n.id > e.id
@@ -24,11 +24,11 @@ WITH gone AS (DELETE FROM event_logs e WHERE e.run_id = ANY(%(ids)s) AND {replac
 SELECT count(*) FROM gone
 
 -- name: delete_runs
--- its tags go with it
+-- deletes the tags of runs, too, by their foreign key
 DELETE FROM runs WHERE run_id = ANY(%(ids)s)
 
 -- name: stray_events
--- of no run (any more): all but the last of each asset, day and kind, and that before %(done)s
+-- events without a run: all but the last of each asset, day and kind; also the last one if it is older than %(done)s
 SELECT e.id, e.timestamp AT TIME ZONE 'UTC' AS at FROM event_logs e
 WHERE e.timestamp AT TIME ZONE 'UTC' < %(before)s AND NOT EXISTS (SELECT FROM runs r WHERE r.run_id = e.run_id)
   AND (e.asset_key IS NULL OR e.timestamp AT TIME ZONE 'UTC' < %(done)s OR EXISTS (
@@ -43,8 +43,8 @@ WITH gone AS (
 SELECT count(*) FROM gone
 
 -- name: checks
--- All but the last result of each check. A result does not take the place of the row that
--- planned it (that one names the day, the result does not): plans go once anything is newer.
+-- All but the last result of each check. A result does not replace the row by which it was planned,
+-- since only that row has the day. Planned rows are deleted as soon as the check has any newer row.
 SELECT c.id, c.create_timestamp AT TIME ZONE 'UTC' AS at FROM asset_check_executions c
 WHERE c.create_timestamp AT TIME ZONE 'UTC' < %(before)s AND EXISTS (
     SELECT FROM asset_check_executions n
@@ -74,7 +74,7 @@ SELECT s.id, s.snapshot_id, s.snapshot_body FROM snapshots s
 WHERE EXISTS (SELECT FROM runs r WHERE r.snapshot_id = s.snapshot_id OR position(s.snapshot_id IN r.run_body) > 0)
 
 -- name: old_snapshots
--- Older than all that are in use, so that none of a run that is just being made is among them.
+-- Only those older than all that are in use, so that none of a run that is being created is deleted.
 SELECT id FROM snapshots WHERE id < %(first)s AND snapshot_id <> ALL(%(parents)s)
 
 -- name: delete_snapshots

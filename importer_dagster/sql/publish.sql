@@ -1,27 +1,28 @@
--- Statements that bring staged rows into force. Names in braces are filled in
--- by writer.py with quoted identifiers; %(…)s are bound values.
+-- Statements that publish staged rows. Names in braces are filled in by
+-- writer/publish.py; %(…)s are bound values.
 --
 --   {live}        the table that BI reads
---   {superseded}  same columns: rows that another row stands in place of
---   {repeats}     merge and scd2 only: what a row above already says was said again, in blocks
---   {said_again}  the same as t, a row for each record
---   importer_stage  the rows of this load
---   {stage}       the stage, or what is left of it
---   {named}       keys and numbers of all good records of this load, on the stage or not
---   {mine}        restricts table t to this load's tenant. Not where t is joined by {same_key}, which says so:
---                 without statistics PostgreSQL takes both together for so rare that it looks at all pairs
---   {current}     scd2: restricts table t to versions that still hold
+--   {superseded}  rows that other rows have replaced; same columns
+--   {repeats}     merge and scd2 only: records with the contents of a row of {live} or {superseded}, in blocks
+--   {said_again}  the records of {repeats}, a row for each
+--   importer_stage  the staging table: the rows of this load
+--   {stage}       the staging table, or the rest of it without unchanged rows
+--   {named}       keys and row numbers of all good records of this load, staged or not
+--   {mine}        restricts table t to this load's tenant. It is left out if t is joined by {same_key}, which
+--                 includes the tenant: with both, and without statistics, PostgreSQL expects so few rows
+--                 that it compares all pairs
+--   {current}     scd2: restricts table t to current versions
 
 -- name: create_stage
--- like the superseded rows' table, which has the columns of a delivery and nothing more
+-- like the table of superseded rows, which has only the columns of a delivery
 CREATE TEMP TABLE importer_stage (LIKE {superseded} INCLUDING DEFAULTS) ON COMMIT DROP;
 
 -- name: create_named
 CREATE TEMP TABLE importer_named ON COMMIT DROP AS SELECT {data_key}, _hash, _row FROM {superseded} WITH NO DATA;
 
 -- name: take_unchanged
--- What is found pairs the named rows with those of the table. Nothing is noted where it is
--- not known that all between the least and the greatest key were looked at.
+-- `found` pairs the named rows with those of the table. Nothing is recorded unless it is known
+-- that all rows between the least and the greatest key were compared.
 WITH near AS MATERIALIZED ({near}), found AS MATERIALIZED ({found}), noted AS (
     INSERT INTO {repeats} ({repeats_columns})
     SELECT {blocks_of_g} FROM (
@@ -56,7 +57,7 @@ TRUNCATE importer_named;
 SELECT EXISTS (SELECT FROM {named} AS named GROUP BY {fields} HAVING count(*) > 1);
 
 -- name: take_duplicates
--- of rows that share a key the first stands; nulls are no duplicates of each other
+-- of rows with the same key the first is kept; nulls are no duplicates of each other
 CREATE TEMP TABLE importer_duplicates ON COMMIT DROP AS
 WITH ranked AS (
     SELECT _row,
@@ -85,7 +86,7 @@ WHERE _row BETWEEN %(first)s AND %(last)s ORDER BY _row;
 DROP TABLE importer_duplicates;
 
 -- name: between
--- in order, so that the index of the keys is asked, which has the answer at once
+-- ordered, so that PostgreSQL uses the index of the keys, which finds the first row at once
 SELECT t.{first} FROM {live} t WHERE {mine} AND t.{first} BETWEEN %(least)s AND %(greatest)s
 ORDER BY t.{first} LIMIT 1;
 
@@ -115,7 +116,7 @@ DELETE FROM {table} t WHERE {mine} AND t._load_id = %(load)s;
 SELECT count(*) FROM {live} t WHERE {mine} AND t._load_id = %(load)s
 
 -- name: recompute_day_winners
--- replace: the rows of the newest business date; of one key the later path's
+-- replace: the rows of the newest business date; of one key the row of the later path
 CREATE TEMP TABLE importer_winners ON COMMIT DROP AS
 SELECT {distinct_on} t._load_id, t._row
 FROM (
@@ -146,7 +147,7 @@ WITH back AS (
 INSERT INTO {live} ({columns}) SELECT {columns} FROM back;
 
 -- name: find_unchanged
--- the newest delivery says again what the table says: a note of it, no rewrite
+-- rows of the newest delivery that the table has already: recorded as repeats instead of written again
 CREATE TEMP TABLE importer_unchanged ON COMMIT DROP AS
 SELECT {g_key}, g._load_id, g._row, g._hash, t._load_id AS _same_as, t._hash AS _hash_there
 FROM importer_stage g JOIN {live} t ON {same_key}
@@ -157,12 +158,12 @@ INSERT INTO {repeats} ({repeats_columns})
 SELECT {blocks_of_g} FROM importer_unchanged g GROUP BY {block_of_g};
 
 -- name: note_hashes
--- of rows that have none: they are of a time before there were hashes, or were changed in place since
+-- for rows without a hash: they are older than hashes, or were changed in place since
 UPDATE {live} t SET _hash = g._hash FROM importer_unchanged g
 WHERE {same_key} AND {current} AND g._hash_there IS NULL AND g._hash IS NOT NULL;
 
 -- name: create_rest
--- what is left of the stage then: to delete the others from it would take twice as long
+-- the other staged rows, in a new table: to delete from the staging table would take twice as long
 CREATE TEMP TABLE importer_rest ON COMMIT DROP AS
 SELECT g.* FROM importer_stage g
 WHERE NOT EXISTS (SELECT FROM importer_unchanged u WHERE u._row = g._row);
@@ -194,19 +195,19 @@ SELECT DISTINCT {key} FROM (
 ) AS touched;
 
 -- name: and_absent
--- scd2 where absence closes: keys that the day concerns without naming them
+-- scd2 with `absent: close`: keys that are current on the day and not in the delivery
 UNION ALL SELECT {key} FROM {live} t
 WHERE {mine} AND t._business_date < %(date)s AND (t._valid_to IS NULL OR t._valid_to >= %(date)s)
 
 -- name: recompute_frozen
--- scd2 where absence closes: the last day of which retention left nothing but versions; null: of none.
--- All in force of that day and before is pruned, and nothing comes or goes there any more.
+-- scd2 with `absent: close`: the last day of which retention has kept only versions; null if there is none.
+-- All loads of that day and before are pruned, and none is added or removed any more.
 SELECT max(business_date) FROM importer.loads
 WHERE type = %(type)s AND tenant = %(tenant)s AND pruned_at IS NOT NULL
   AND status = 'loaded' AND superseded_by IS NULL AND %(absent_closes)s
 
 -- name: and_thawed
--- what had ended by the frozen day stays as it is
+-- versions that ended until the frozen day stay as they are
 AND (t._valid_to > %(frozen)s::date OR t._valid_to IS NULL OR %(frozen)s::date IS NULL)
 
 -- name: recompute_versions
@@ -216,7 +217,7 @@ UNION ALL SELECT {t_columns} FROM {superseded} t JOIN importer_keys g ON {same_k
 UNION ALL SELECT {columns} FROM importer_stage;
 
 -- name: recompute_repeated
--- Where few keys are touched, most blocks name none of them, and are not taken apart.
+-- If few keys are touched, most blocks have none of them, and are not unpacked.
 CREATE TEMP TABLE importer_repeated ON COMMIT DROP AS
 SELECT t.* FROM {said_again_of_keys} t JOIN importer_keys g ON {same_key} WHERE {mine};
 
@@ -225,9 +226,9 @@ SELECT t.* FROM {said_again_of_keys} t JOIN importer_keys g ON {same_key} WHERE 
 OR r.{first} && ARRAY(SELECT {first} FROM importer_keys)
 
 -- name: recompute_said
--- What every delivery said of the touched keys: each names a key once at most.
--- Those that were sent again are not in force; they are kept, so that their
--- successor can be unloaded. What was unloaded is forgotten.
+-- The record of every delivery for each touched key; a delivery has a key once at most.
+-- Replaced loads are not in force; they are included, so that the load that replaced them can
+-- be unloaded. Unloaded loads are left out.
 CREATE TEMP TABLE importer_said ON COMMIT DROP AS
 WITH claims AS (
     SELECT {key}, _load_id, _row, _load_id AS source FROM importer_versions
@@ -243,8 +244,8 @@ JOIN importer_versions t ON {same_key} AND t._load_id = g.source
 WHERE l.status = 'loaded' OR l.load_id = %(load)s;
 
 -- name: recompute_claims_merge
--- In order of business date and path, claims with equal content form a run; the
--- last run's content stands, under the trace of the delivery that began the run.
+-- In order of business date and path, records with equal contents form a run. The table gets the
+-- contents of the last run, with the trace columns of the delivery that began the run.
 CREATE TEMP TABLE importer_claims ON COMMIT DROP AS
 WITH marked AS (
     SELECT *, content IS DISTINCT FROM lag(content) OVER ranked AS starts
@@ -263,10 +264,10 @@ SELECT {key}, _load_id, _row, source, business_date, NULL::date AS valid_to,
 FROM numbered;
 
 -- name: recompute_claims_scd2
--- Of one day's claims the last path's speaks. In order of business date, those
--- with equal content form a run, which is a version: it ends where the next one
--- begins or, where absence closes, on the next delivered day that does not name the key.
--- A version that stood on the frozen day was said on that day.
+-- Of the records of one day that of the last path counts. In order of business date, records
+-- with equal contents form a run, which is a version. It ends when the next one begins or, with
+-- `absent: close`, on the next delivered day without the key.
+-- A version that was current on the frozen day counts as delivered on that day.
 CREATE TEMP TABLE importer_claims ON COMMIT DROP AS
 WITH delivered AS (
     SELECT DISTINCT business_date FROM importer.loads
@@ -308,7 +309,7 @@ SELECT {key}, _load_id, _row, source, business_date, 'superseded' FROM importer_
 DELETE FROM {table} t USING importer_keys g WHERE {same_key} {and_thawed};
 
 -- name: drop_repeats
--- the records that are to go are given by _load_id and _row, with their blocks
+-- the records to delete are given by _load_id and _row, with their blocks
 WITH blocks AS (
     DELETE FROM {repeats} t WHERE t.ctid = ANY (ARRAY(SELECT DISTINCT _place FROM {gone})) RETURNING t.*
 )

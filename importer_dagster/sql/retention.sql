@@ -1,20 +1,20 @@
--- What `importer prune` deletes. Names in braces are filled in by retention.py
--- with quoted identifiers; %(…)s are bound values. %(before)s: older than that goes.
+-- What `importer prune` deletes. Names in braces are filled in by operations/retention.py and
+-- row_retention.py; %(…)s are bound values. %(before)s: what is older than this is deleted.
 --
--- Which rows of importer.loads something goes by, so that old_loads leaves them:
---   * in force: the same file again is unchanged, the place of a late file, the usual
---     number of rows, the days that were delivered, where a row of the data came from;
---   * the one that stood before a load in force: unload says what it cannot restore;
---   * the last one of each delivery: what `importer status` says of it;
---   * refused by a person: the same content stays refused;
---   * held; and replaced ones whose rows are still there.
--- All but the last two go in the end (old_done), where no row of the data came from them.
+-- Rows of importer.loads that are needed, so that old_loads does not find them:
+--   * loads in force: to recognise the same file again, to place a late file, for the usual
+--     number of rows, for the days that were delivered, to trace rows of the data;
+--   * the load replaced by a load in force: unload says that it cannot restore it;
+--   * the last load of each delivery: for `importer status`;
+--   * loads refused by a person: the same content stays refused;
+--   * held loads, and replaced loads whose rows are still there.
+-- In the end (old_done) all but the last two are deleted if the data has no row of them.
 
 -- name: old_done
--- All that the ledger has of deliveries of which nothing is left to do: what stood aside is
--- deleted (of append, there never was a row). The newest deliveries of a type and tenant stay,
--- and the newest of those whose history was told in short: the horizon for late files.
--- So does what a drift event that is kept belongs to.
+-- All loads of deliveries that need nothing any more: their replaced rows are deleted (append
+-- has none, then there must never have been a row). Kept are the newest deliveries of a type and
+-- tenant, the newest ones whose history was deleted, which are the horizon for late files, and
+-- loads that have a drift event.
 WITH newest AS (
     SELECT tenant, max(business_date) AS day,
            max(business_date) FILTER (WHERE pruned_at IS NOT NULL AND status = 'loaded') AS horizon
@@ -34,12 +34,12 @@ HAVING max(coalesce(l.finished_at, 'infinity')) < %(before)s
                    AND e.load_id <> ALL(array_agg(l.load_id)))
 
 -- name: owners
--- which of some loads have rows in a table
+-- those of some loads that have rows in a table
 SELECT DISTINCT _load_id FROM {table} t WHERE _load_id = ANY(%(ids)s)
 
 -- name: old_loads
--- Refused, failed, unloaded, replaced: those that nothing goes by any more. For a rehearsal
--- %(marked)s are loads that would be pruned by now, %(gone)s those that would be deleted.
+-- Refused, failed, unloaded and replaced loads that are not needed any more. In a dry run
+-- %(marked)s are loads whose rows would be deleted by now, %(gone)s loads that would be deleted.
 SELECT l.load_id, l.finished_at AS at FROM importer.loads l
 WHERE l.finished_at < %(before)s
   AND (l.status IN ('failed', 'unloaded')
@@ -75,7 +75,7 @@ WITH marked AS (
 DELETE FROM importer.reject_records r USING marked WHERE r.load_id = marked.load_id
 
 -- name: old_drift
--- what versions declare stays, and since when and until when each thing was seen
+-- kept are events that versions declare, and the first and the last event of each kind and column
 SELECT d.ctid AS id, d.at FROM (
     SELECT d.ctid, l.finished_at AS at, d.version,
            row_number() OVER seen AS nth, row_number() OVER seen_last AS nth_last
@@ -104,7 +104,8 @@ WHERE reported_at < %(before)s AND expected_at < %(before)s
 DELETE FROM importer.missing WHERE ctid IN (SELECT id FROM ({old_missing}) AS old LIMIT %(some)s)
 
 -- name: old_profiles
--- of values that could not be read, the sample says whether a new spec can read them: kept as long as the event
+-- samples of values that could not be parsed (retyped) are kept as long as the event: they show whether a new
+-- spec can parse them
 SELECT d.ctid AS id, d.at FROM (
     SELECT d.ctid, l.finished_at AS at, d.kind, d.profile,
            row_number() OVER (PARTITION BY l.type, l.tenant, d.kind, d.column_name
@@ -118,7 +119,7 @@ UPDATE importer.drift SET profile = profile - 'values'
 WHERE ctid IN (SELECT id FROM ({old_profiles}) AS old LIMIT %(some)s)
 
 -- name: old_replaced
--- contents of files that were sent again: needed by nothing but unload of what stands in their place
+-- earlier contents of files that were sent again: only needed to unload the load that replaced them
 SELECT l.load_id, l.type, l.tenant, n.finished_at AS at
 FROM importer.loads l JOIN importer.loads n ON n.load_id = l.superseded_by
 WHERE l.status = 'loaded' AND (l.pruned_at IS NULL OR l.pruned_at < n.finished_at) AND n.finished_at < %(before)s
@@ -146,8 +147,8 @@ WITH gone AS (DELETE FROM {table} t WHERE t._load_id = ANY(%(ids)s) RETURNING ca
 SELECT coalesce(sum(records), 0)::bigint FROM gone
 
 -- name: old_history
--- merge, scd2: loads of days before all that arrived since, and before the last day. Where
--- absence closes (%(closes)s), versions alone are left, so replaced ones go with the others.
+-- merge, scd2: loads of days before all days that arrived since %(before)s, and before the last day. With
+-- `absent: close` (%(closes)s) only versions are kept, so replaced loads are included.
 SELECT l.load_id, l.type, l.tenant, l.finished_at AS at
 FROM importer.loads l
 WHERE l.type = %(type)s AND l.status = 'loaded' AND (l.superseded_by IS NULL OR %(closes)s)
@@ -159,7 +160,7 @@ WHERE l.type = %(type)s AND l.status = 'loaded' AND (l.superseded_by IS NULL OR 
 ORDER BY l.load_id
 
 -- name: history_claims
--- what was said of each key before the horizon, the last of it first
+-- all records of each key before the horizon; `last` marks the newest one
 CREATE TEMP TABLE importer_claims ON COMMIT DROP AS
 WITH claims AS (
     SELECT {key}, _load_id, _row, _load_id AS source FROM {live} t WHERE {mine}
@@ -172,8 +173,8 @@ FROM claims c JOIN importer.loads l ON l.load_id = c._load_id
 WHERE l.status = 'loaded' AND l.superseded_by IS NULL AND l.business_date < %(horizon)s
 
 -- name: history_keep
--- The last word on a key before the horizon stays, and the row that it repeats; so does,
--- of versions, whatever stands in the table that BI reads.
+-- Kept are the last record of a key before the horizon, and the row that it repeats. Of versions,
+-- everything in the table that BI reads is kept.
 CREATE TEMP TABLE importer_kept ON COMMIT DROP AS
 SELECT _load_id, _row FROM importer_claims WHERE last
 UNION SELECT s._load_id, s._row FROM importer_claims c JOIN importer_claims s

@@ -1,10 +1,10 @@
--- What taking a load out (or releasing one) changes in the table that BI reads.
--- Names in braces are filled in by changes.py with quoted identifiers.
+-- What unloading a load, or releasing a held one, changes in the table that BI reads.
+-- Names in braces are filled in by operations/row_diff.py.
 --
 --   {live}       the table that BI reads
 --   {mine}       restricts table t to the load's tenant
 --   {concerned}  restricts table t to rows that may change
---   {same_row}   which row of before (b) is which of after (a)
+--   {same_row}   whether rows before (b) and after (a) are the same row
 
 -- name: snapshot
 CREATE TEMP TABLE {into} ON COMMIT DROP AS SELECT * FROM {live} t WHERE {mine} AND {concerned};

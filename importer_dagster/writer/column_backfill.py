@@ -1,15 +1,15 @@
-"""Values that came in before the spec knew their column, brought into the field that it has by now.
+"""Moves values of earlier deliveries into a column that the spec declares by now.
 
-They are in ``_extra`` (rescue) or in a column that the table gained (evolve),
-in both cases as text just as in the file; so they are read by the importer's
-own parser, as a load would read them now.
+The values are in ``_extra`` (rescue) or in a column that the table gained (evolve), in both
+cases as text exactly as in the file. They are parsed as an import would parse them now.
 
-What does not belong here: gaining columns (``writer/schema_evolution.py``), changing specs (``operations/spec_proposals.py``).
+What does not belong here: gaining columns (``writer/schema_evolution.py``), changing specs
+(``operations/spec_proposals.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -24,10 +24,10 @@ from importer_dagster.spec.table import TableSpec
 from importer_dagster.validation import parse
 from importer_dagster.writer import copy_rows
 
-MARK = "Not in the spec; first met in "  # how the comment of a gained column begins
+MARK = "Not in the spec; first met in "  # the comment of a gained column begins so
 
-_BATCH = 50_000
-_TEXTS = sql.Identifier("importer_texts")
+_BATCH = 50_000  # texts parsed at once
+_TEXTS = sql.Identifier("importer_texts")  # a temporary table of texts and their values
 _OLD = sql.Identifier("_importer_old")
 
 
@@ -40,11 +40,10 @@ def convert(
     *,
     hashed: bool,
 ) -> None:
-    """Make a gained column the field's: of its type, read as the field declares.
+    """Turn a gained column into the field's column of type ``type_``, its values parsed as the field declares.
 
-    ``hashed`` says whether the table has hashes, which are forgotten. Raises
-    WarehouseError if a value cannot be read so; nothing is changed then if the
-    caller rolls back.
+    ``hashed`` says whether the table has row hashes; those of changed rows are set to NULL.
+    Raises WarehouseError if a value cannot be parsed; then the caller must roll back.
     """
     names = {
         "t": table,
@@ -57,8 +56,9 @@ def convert(
     query = sql.SQL("SELECT DISTINCT {c}::text FROM {t} WHERE {c} IS NOT NULL").format(**names)
     bad = _read(conn, query, spec, own, type_)
     if bad:
+        shown = table.as_string(conn).replace('"', "")
         raise WarehouseError(
-            f"Column {own.column!r} of table {_shown(conn, table)} has values that the field of {spec.name} does "
+            f"Column {own.column!r} of table {shown} has values that the field of {spec.name} does "
             f"not read: {bad[0]}. Declare a type that holds them (string holds all), or drop the column and "
             "load those days again."
         )
@@ -73,7 +73,7 @@ def convert(
 
 
 def _forget(hashed: bool) -> sql.Composable:
-    """The row is not what it was when it was hashed."""
+    """SQL that removes the hash of a changed row."""
     return sql.SQL(", _hash = NULL" if hashed else "")
 
 
@@ -85,57 +85,61 @@ def fill(
     type_: str,
     gained: Collection[str] = (),
 ) -> tuple[int, list[str]]:
-    """Move a field's values to its column; (rows, what could not be read and stays where it is).
+    """Move a field's values into its column; returns (rows moved, errors of values that stay where they are).
 
-    They come out of ``_extra``, or out of columns in ``gained`` that are called
-    as the field is called in some files, which are dropped when nothing is left
-    in them. Each row is read by the layout of its day.
+    The values come from ``_extra``, or from columns in ``gained`` that have a name that the field
+    has in some files. Such a column is dropped when it is empty afterwards. Each row is parsed
+    by the layout of its day.
     """
     moved = 0
-    stay: list[str] = []
-    emptied: set[str] = set()
-    for start, end, own in _by_layout(spec, name):
+    errors: list[str] = []
+    columns: set[str] = set()
+    ends = [layout.since or date.min for layout in spec.layouts[1:]]
+    for layout, end in zip(spec.layouts, [*ends, date.max], strict=True):
+        own, days = layout.whole.field(name), (layout.since or date.min, end)
         for table in tables:
             for key in dict.fromkeys((*own.names, own.name)):
-                if key != own.column and key in gained:
-                    emptied.add(key)
-                    found = _move(conn, table, spec, own, type_, _column_source(key), (start, end))
-                else:
-                    found = _move(conn, table, spec, own, type_, _extra_source(key), (start, end))
-                moved, stay = moved + found[0], [*stay, *found[1]]
-    for column in emptied:
-        _drop_if_empty(conn, tables, column)
-    return moved, stay
+                is_column = key != own.column and key in gained
+                source = _source(key, is_column=is_column)
+                rows, bad = _move(conn, table, spec, own, type_, source, days)
+                moved, errors = moved + rows, [*errors, *bad]
+                if is_column:
+                    columns.add(key)
+    for column in columns:
+        if is_empty(conn, tables, column):
+            for table in tables:
+                drop = sql.SQL("ALTER TABLE {} DROP COLUMN {}").format(table, sql.Identifier(column))
+                conn.execute(drop)
+    return moved, errors
 
 
-def _by_layout(spec: TableSpec, name: str) -> Iterator[tuple[date, date, FieldSpec]]:
-    ends = [x.since or date.min for x in spec.layouts[1:]]
-    for layout, end in zip(spec.layouts, [*ends, date.max], strict=True):
-        yield layout.since or date.min, end, layout.whole.field(name)
+def is_empty(conn: psycopg.Connection, tables: Sequence[sql.Identifier], column: str) -> bool:
+    """Whether the column is NULL in all rows of the tables."""
+    query = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {} IS NOT NULL)")
+    return all(conn.execute(query.format(t, sql.Identifier(column))).fetchone() == (False,) for t in tables)
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Where values are now: whether a row has one, its text, and how it is taken away."""
+    """SQL for where values are now: whether row ``t`` has one, its text, and how it is removed."""
 
     there: sql.Composable
     text: sql.Composable
     taken: sql.Composable
 
 
-def _extra_source(key: str) -> _Source:
+def _source(key: str, *, is_column: bool) -> _Source:
+    """A column of the table, or a key of ``_extra``."""
+    if is_column:
+        name = sql.Identifier(key)
+        text = sql.SQL("t.{}::text").format(name)
+        return _Source(sql.SQL("t.{} IS NOT NULL").format(name), text, sql.SQL("{} = NULL").format(name))
     literal = sql.Literal(key)
     return _Source(
         sql.SQL("t._extra ? {}").format(literal),
         sql.SQL("t._extra ->> {}").format(literal),
         sql.SQL("_extra = nullif(t._extra - {}, '{{}}'::jsonb)").format(literal),
     )
-
-
-def _column_source(column: str) -> _Source:
-    name = sql.Identifier(column)
-    text = sql.SQL("t.{}::text").format(name)
-    return _Source(sql.SQL("t.{} IS NOT NULL").format(name), text, sql.SQL("{} = NULL").format(name))
 
 
 def _move(
@@ -147,6 +151,7 @@ def _move(
     source: _Source,
     days: tuple[date, date],
 ) -> tuple[int, list[str]]:
+    """Move values of one table and source, of days from the first to before the second of ``days``."""
     names: dict[str, sql.Composable] = {
         "t": table,
         "c": sql.Identifier(own.column),
@@ -171,47 +176,28 @@ def _move(
     return moved, bad
 
 
-def _drop_if_empty(conn: psycopg.Connection, tables: Sequence[sql.Identifier], column: str) -> None:
-    query = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {} IS NOT NULL)")
-    name = sql.Identifier(column)
-    if all(conn.execute(query.format(t, name)).fetchone() == (False,) for t in tables):
-        for table in tables:
-            conn.execute(sql.SQL("ALTER TABLE {} DROP COLUMN {}").format(table, name))
-
-
 def _read(
     conn: psycopg.Connection, query: sql.Composed, spec: TableSpec, own: FieldSpec, type_: str
 ) -> list[str]:
-    """A temporary table of texts and their values; what is wrong with the others, which are left out."""
-    create = sql.SQL("CREATE TEMP TABLE {} (_text text, {} {}) ON COMMIT DROP")
-    conn.execute(create.format(_TEXTS, sql.Identifier(own.column), sql.SQL(type_)))
-    wrong: list[str] = []
+    """Parse the texts of ``query`` into the temporary table ``importer_texts``; returns the errors of the others."""
+    names = {"texts": _TEXTS, "column": sql.Identifier(own.column), "type": sql.SQL(type_)}
+    create = sql.SQL("CREATE TEMP TABLE {texts} (_text text, {column} {type}) ON COMMIT DROP")
+    conn.execute(create.format(**names))
+    errors: list[str] = []
     with conn.cursor(name="importer_texts") as cursor:
         cursor.execute(query)
         while rows := cursor.fetchmany(_BATCH):
-            wrong += _read_batch(conn, pa.array([r[0] for r in rows], pa.string()), spec, own)
-    return wrong
-
-
-def _read_batch(conn: psycopg.Connection, texts: pa.Array, spec: TableSpec, own: FieldSpec) -> list[str]:
-    typed, bad = parse.parse(texts, own, spec.missing_values(own))
-    wrong: list[str] = bad.messages.to_pylist() if bad is not None else []
-    batch = pa.RecordBatch.from_arrays([texts, typed], names=["_text", own.column])
-    if bad is not None:
-        keep = set(range(len(texts))) - set(bad.indexes.tolist())
-        batch = batch.take(pa.array(sorted(keep), pa.int64()))
-    _copy(conn, batch, spec, own)
-    return wrong
-
-
-def _copy(conn: psycopg.Connection, batch: pa.RecordBatch, spec: TableSpec, own: FieldSpec) -> None:
-    encoder: Any = copy_rows.copy_encoder(batch.schema, spec)
-    statement = sql.SQL("COPY {} (_text, {}) FROM STDIN (FORMAT BINARY)")
-    with conn.cursor().copy(statement.format(_TEXTS, sql.Identifier(own.column))) as copy:
-        copy.write(encoder.write_header())
-        copy.write(encoder.write_batch(batch))
-        copy.write(encoder.finish())
-
-
-def _shown(conn: psycopg.Connection, table: sql.Identifier) -> str:
-    return table.as_string(conn).replace('"', "")
+            texts = pa.array([r[0] for r in rows], pa.string())
+            typed, bad = parse.parse(texts, own, spec.missing_values(own))
+            batch = pa.RecordBatch.from_arrays([texts, typed], names=["_text", own.column])
+            if bad is not None:
+                errors += bad.messages.to_pylist()
+                good = set(range(len(texts))) - set(bad.indexes.tolist())
+                batch = batch.take(pa.array(sorted(good), pa.int64()))
+            encoder: Any = copy_rows.copy_encoder(batch.schema, spec)
+            statement = sql.SQL("COPY {texts} (_text, {column}) FROM STDIN (FORMAT BINARY)")
+            with conn.cursor().copy(statement.format(**names)) as copy:
+                copy.write(encoder.write_header())
+                copy.write(encoder.write_batch(batch))
+                copy.write(encoder.finish())
+    return errors

@@ -1,6 +1,6 @@
-"""References of a type's rows that lead nowhere (``foreignKeys`` of the spec).
+"""Finds references of a type's rows to rows that do not exist (``foreignKeys`` of the spec).
 
-What does not belong here: what follows from it (``pipeline/gate.py``, ``defs/checks.py``).
+What does not belong here: what is done about them (``pipeline/gate.py``, ``defs/checks.py``).
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from importer_dagster.spec.table import TableSpec
 from importer_dagster.writer.tables import table_columns
 from importer_dagster.writer.target import Name, column_list
 
-# raised where the other table or its column does not exist, may not be read, or is of a type that
-# cannot be compared
+# errors if the other table or its column does not exist, may not be read, or has a type that cannot be compared
 CANNOT_LOOK = (
     *(pg.UndefinedTable, pg.UndefinedColumn, pg.UndefinedFunction, pg.DatatypeMismatch),
     pg.InsufficientPrivilege,
@@ -47,13 +46,13 @@ def dangling(
     where: sql.Composable = _ALL,
     values: Mapping[str, Any] | None = None,
 ) -> Dangling:
-    """Look the references of a table's rows up in the table that they refer to.
+    """Look up the references of a table's rows in the table that they refer to.
 
     ``rows`` is the table whose rows are judged, as ``t`` in the condition ``where``; it may be the staging
     table. A row of the same tenant must exist, and of a table with history (scd2) a current one. Rows of a
     staging table may also refer to each other. A reference with a missing value is not judged.
 
-    Raises one of CANNOT_LOOK; the transaction is good afterwards.
+    Raises one of CANNOT_LOOK; the transaction can be used afterwards.
     """
     resource = key.reference.resource or spec.name
     other = sql.Identifier(schema, resource)
@@ -68,7 +67,7 @@ def dangling(
             same.append(sql.SQL("r._tenant = t._tenant"))
         current = [sql.SQL("r._valid_to IS NULL")] if "_valid_to" in have else []
         missing = [_none_in(other, [*same, *current])]
-        if resource == spec.name:  # what a row refers to may come in the same file
+        if resource == spec.name:  # a row may refer to another row of the same file
             missing.append(_none_in(rows, same))
         statement = sql.SQL(
             "SELECT count(*), min(concat_ws(', ', {own})) FROM {rows} t WHERE {where} AND {present} AND {missing}"

@@ -1,13 +1,10 @@
-"""A type's tables in PostgreSQL: their names, and making them what the spec says.
+"""Creates a type's tables in PostgreSQL, and changes them to what the spec says.
 
-Beside the table that BI reads, a type has
+A type has up to three tables (``writer/target.py`` describes them): the one that BI reads,
+superseded rows, and repeats.
 
-* ``importer_superseded.<type>``: rows that another row stands in place of;
-* ``importer_repeats.<type>`` (merge and scd2 only): what a delivery said again
-  after an earlier one, a block of records in a row: arrays of their keys and
-  numbers. A row for each record took seven times the space and twice the time.
-
-What does not belong here: rows (``writer/publish.py``), the ledger's tables (``migrations``).
+What does not belong here: writing rows (``writer/publish.py``), the ledger's tables
+(``ledger/migrations``).
 """
 
 from __future__ import annotations
@@ -15,7 +12,7 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -31,16 +28,16 @@ from importer_dagster.warehouse import SETUP_LOCK, Warehouse
 from importer_dagster.writer.column_backfill import MARK, convert, fill
 from importer_dagster.writer.target import REPEATS, SUPERSEDED, Name, Target
 
-# shorter than PostgreSQL's deadlock_timeout, so that who waits steps back before anyone is killed
+# Shorter than PostgreSQL's deadlock_timeout, so that a waiter gives up before a session is cancelled.
 _LOCK_WAIT_MS, _LOCK_TRIES = 500, 240
 
 
 def ensure_tables(conn: psycopg.Connection, warehouse: Warehouse, target: Target) -> None:
     """Create the type's tables, or add the columns that its spec gained since, and commit.
 
-    ``conn`` holds a slot, since this writes. Cheap when this process did it
-    before. Raises WarehouseError where a column has another type than the spec
-    says, or the table is not the importer's.
+    ``conn`` must hold a slot, since this writes. If this process has done it before, nothing
+    is asked of the database. Raises WarehouseError if a column has another type than the spec
+    says, or if the table is not the importer's.
     """
     done = f"{target.spec.name} {target.spec.hash} {target.has_tenant}"
     if done in warehouse.prepared:
@@ -51,43 +48,41 @@ def ensure_tables(conn: psycopg.Connection, warehouse: Warehouse, target: Target
 
 
 def create_tables(conn: psycopg.Connection, target: Target) -> None:
-    """The same, always, and without a commit."""
+    """Create the type's tables, or add columns, without a commit; raises WarehouseError as ensure_tables does."""
     conn.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (SETUP_LOCK, target.spec.name))
-    for place in _places(target):
-        _ensure_table(conn, target, *place)
-
-
-def _places(target: Target) -> Iterator[tuple[str, str]]:
-    yield target.schema, "live"
-    yield SUPERSEDED, "superseded"
+    roles = {"live": target.schema, "superseded": SUPERSEDED}
     if target.is_keyed:
-        yield REPEATS, "repeats"
-
-
-def _ensure_table(conn: psycopg.Connection, target: Target, schema_name: str, role: str) -> None:
-    table = _table(target, schema_name, role)
-    have = table_columns(conn, sql.Identifier(schema_name, table.name))
-    if not have:
-        _ensure_schema(conn, schema_name)
-        _create(conn, table, role)
-        return
-    _check_origin(target, schema_name, role, have)
-    want = {c.name: _type_text(c.type) for c in table.columns}
-    if role != "repeats":
-        have |= _adopt(conn, target, schema_name, have, want)
-    for name, type_text in want.items():
-        if name not in have:
-            _add_column(conn, schema_name, table.name, name, type_text)
-        elif have[name] != type_text:
-            raise WarehouseError(
-                f"Column {name!r} of table {schema_name}.{table.name} is {have[name]}, but the spec of "
-                f"{target.spec.name} says {type_text}. Change the column with ALTER TABLE (in "
-                f"{SUPERSEDED} too), or put the spec back."
-            )
+        roles["repeats"] = REPEATS
+    for role, schema_name in roles.items():
+        table = _table(target, schema_name, role)
+        name = sql.Identifier(schema_name, table.name)
+        have = table_columns(conn, name)
+        if not have:
+            _create(conn, table, role)
+            continue
+        _check_origin(target, schema_name, role, have)
+        want = {c.name: _type_text(c.type) for c in table.columns}
+        if role != "repeats":
+            have |= _adopt_gained(conn, target, schema_name, have, want)
+        for column, type_text in want.items():
+            if column not in have and column == "_tenant":
+                raise WarehouseError(
+                    f"Table {schema_name}.{table.name} was made without tenants, but the type's path now names "
+                    "them. Rename the type, or unload it and drop the table."
+                )
+            if column not in have:
+                add = sql.SQL("ALTER TABLE {} ADD COLUMN {} {}")
+                conn.execute(add.format(name, sql.Identifier(column), sql.SQL(type_text)))
+            elif have[column] != type_text:
+                raise WarehouseError(
+                    f"Column {column!r} of table {schema_name}.{table.name} is {have[column]}, but the spec of "
+                    f"{target.spec.name} says {type_text}. Change the column with ALTER TABLE (in "
+                    f"{SUPERSEDED} too), or put the spec back."
+                )
 
 
 def _check_origin(target: Target, schema_name: str, role: str, have: Mapping[str, str]) -> None:
-    """Raise WarehouseError for a table that is none of the importer's, or of another disposition."""
+    """Raise WarehouseError for a table that the importer has not made, or made for another disposition."""
     table = f"{schema_name}.{target.spec.name}"
     if "_load_id" not in have:
         raise WarehouseError(
@@ -102,27 +97,14 @@ def _check_origin(target: Target, schema_name: str, role: str, have: Mapping[str
         )
 
 
-def _add_column(conn: psycopg.Connection, schema_name: str, table: str, name: str, type_text: str) -> None:
-    if name == "_tenant":
-        raise WarehouseError(
-            f"Table {schema_name}.{table} was made without tenants, but the type's path now names "
-            "them. Rename the type, or unload it and drop the table."
-        )
-    conn.execute(
-        sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(
-            sql.Identifier(schema_name, table), sql.Identifier(name), sql.SQL(type_text)
-        )
-    )
-
-
-def _adopt(
+def _adopt_gained(
     conn: psycopg.Connection,
     target: Target,
     schema_name: str,
     have: Mapping[str, str],
     want: Mapping[str, str],
 ) -> dict[str, str]:
-    """Make columns that the table once gained the fields that the spec has by now; their types."""
+    """Turn gained columns that the spec declares by now into fields; returns their types."""
     table = sql.Identifier(schema_name, target.spec.name)
     fields = {f.column: f for f in target.spec.newest.fields}
     adopted = [name for name in _gained_of(conn, schema_name, target.spec.name) if name in fields]
@@ -135,6 +117,7 @@ def _adopt(
 
 
 def _gained_of(conn: psycopg.Connection, schema_name: str, table: str) -> list[str]:
+    """Columns that a load has added to the table, and that are no fields yet; their comments say so."""
     rows = conn.execute(
         """
         SELECT a.attname FROM pg_attribute a
@@ -147,9 +130,10 @@ def _gained_of(conn: psycopg.Connection, schema_name: str, table: str) -> list[s
 
 
 def move_rescued(warehouse: Warehouse, target: Target, names: Sequence[str]) -> tuple[int, list[str]]:
-    """Move what ``_extra`` holds of fields into their columns; (rows, what could not be read and stays).
+    """Move values in ``_extra`` and in gained columns into the columns of the named fields, of all tenants.
 
-    Of all tenants: those who would load the type meanwhile wait for the tables.
+    Returns the number of rows, and errors of values that stay where they are. Imports of the
+    type wait meanwhile, since the tables are locked.
     """
     types = {c.name: _type_text(c.type) for c in _table(target, target.schema, "live").columns}
     moved = 0
@@ -168,7 +152,7 @@ def move_rescued(warehouse: Warehouse, target: Target, names: Sequence[str]) -> 
 
 
 def lock(conn: psycopg.Connection, target: Target, mode: str) -> None:
-    """Lock the type's rows without making readers queue behind us for long: wait a little, step back, again."""
+    """Lock the type's tables, trying many times for half a second each, so that readers wait behind it only so long."""
     statement = sql.SQL("LOCK TABLE {}, {} IN {} MODE").format(target.live, target.superseded, sql.SQL(mode))
     usual = conn.execute("SELECT current_setting('lock_timeout')").fetchone()
     assert usual
@@ -188,7 +172,7 @@ def lock(conn: psycopg.Connection, target: Target, mode: str) -> None:
 def recent_values(
     conn: psycopg.Connection, target: Target, column: str, loads: Sequence[int], limit: int
 ) -> list[Any]:
-    """Different values of a column, of some loads first; looks at ``limit`` rows at most."""
+    """Distinct values of a column in rows of the given loads or, if these have none, in any; reads ``limit`` rows."""
     if column not in table_columns(conn, target.live):
         return []
     query = sql.SQL(
@@ -202,13 +186,8 @@ def recent_values(
     return []
 
 
-def _ensure_schema(conn: psycopg.Connection, name: str) -> None:
-    # asked first: CREATE … IF NOT EXISTS needs the privilege even where there is nothing to create
-    if conn.execute("SELECT to_regnamespace(%s)", (name,)).fetchone() == (None,):
-        conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name)))
-
-
 def _table(target: Target, schema_name: str, role: str) -> sa.Table:
+    """The table as the spec says; ``role`` is live, superseded or repeats."""
     metadata = sa.MetaData()
     if role != "repeats":
         return sql_table.sql_table(
@@ -230,49 +209,34 @@ def _table(target: Target, schema_name: str, role: str) -> sa.Table:
     )
 
 
-# "named" leaves percent signs alone: nothing is bound in DDL
+# with "named" percent signs are not doubled; DDL has no bound values
 _DIALECT = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
 
 
 def _create(conn: psycopg.Connection, table: sa.Table, role: str) -> None:
+    """Create the table, its schema, comments and indexes."""
+    # CREATE SCHEMA IF NOT EXISTS would need the privilege even if the schema exists
+    if conn.execute("SELECT to_regnamespace(%s)", (str(table.schema),)).fetchone() == (None,):
+        conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(str(table.schema))))
     statements: list[Any] = [CreateTable(table)]
     if role == "live":
-        if table.comment:
-            statements.append(SetTableComment(table))
+        statements += [SetTableComment(table)] if table.comment else []
         statements += [SetColumnComment(c) for c in table.columns if c.comment]
     for statement in statements:
-        _execute_text(conn, str(statement.compile(dialect=_DIALECT)))
+        # as bytes, in which psycopg looks for no placeholders
+        conn.execute(str(statement.compile(dialect=_DIALECT)).encode())
+    name = sql.Identifier(str(table.schema), table.name)
     if role == "live" and "_valid_to" in table.columns:
-        _index_current(conn, table)
+        key = [c.name for c in table.primary_key.columns if c.name != "_business_date"]
+        one_current_row = sql.SQL("CREATE UNIQUE INDEX ON {} ({}) WHERE _valid_to IS NULL")
+        conn.execute(one_current_row.format(name, sql.SQL(", ").join(map(sql.Identifier, key))))
     for column in table.columns:
-        if isinstance(
-            column.type, sa.ARRAY
-        ):  # to compress them halves the space and takes four times as long
-            conn.execute(
-                sql.SQL("ALTER TABLE {} ALTER {} SET STORAGE EXTERNAL").format(
-                    sql.Identifier(str(table.schema), table.name), sql.Identifier(column.name)
-                )
-            )
-    # finds a load's rows without a scan of the table; costs next to nothing to keep
-    conn.execute(
-        sql.SQL("CREATE INDEX ON {} USING brin (_load_id) WITH (autosummarize)").format(
-            sql.Identifier(str(table.schema), table.name)
-        )
-    )
-
-
-def _index_current(conn: psycopg.Connection, table: sa.Table) -> None:
-    """One current version of a key at most: the database itself sees to it."""
-    key = [c.name for c in table.primary_key.columns if c.name != "_business_date"]
-    conn.execute(
-        sql.SQL("CREATE UNIQUE INDEX ON {} ({}) WHERE _valid_to IS NULL").format(
-            sql.Identifier(str(table.schema), table.name), sql.SQL(", ").join(map(sql.Identifier, key))
-        )
-    )
-
-
-def _execute_text(conn: psycopg.Connection, text: str) -> None:
-    conn.execute(text.encode())  # bytes: taken as it is, with no look for placeholders
+        if isinstance(column.type, sa.ARRAY):
+            # uncompressed: compression would halve the space and take four times as long
+            storage = sql.SQL("ALTER TABLE {} ALTER {} SET STORAGE EXTERNAL")
+            conn.execute(storage.format(name, sql.Identifier(column.name)))
+    # finds a load's rows without a scan of the table; costs next to nothing to maintain
+    conn.execute(sql.SQL("CREATE INDEX ON {} USING brin (_load_id) WITH (autosummarize)").format(name))
 
 
 def _type_text(type_: sa.types.TypeEngine[Any]) -> str:
@@ -280,18 +244,18 @@ def _type_text(type_: sa.types.TypeEngine[Any]) -> str:
 
 
 def table_columns(conn: psycopg.Connection, table: sql.Identifier) -> dict[str, str]:
-    """Column name → type as PostgreSQL writes it, in the table's order; empty if there is no such table."""
+    """Column name → type as PostgreSQL writes it, in the table's order; empty if the table does not exist."""
     return table_columns_deferred(conn, table)()
 
 
 def table_columns_deferred(
     conn: psycopg.Connection, table: sql.Identifier, *, also_in: sql.Identifier | None = None
 ) -> Callable[[], dict[str, str]]:
-    """The columns of :func:`table_columns` by a query that may run in a pipeline; call the result for its answer.
+    """Send the query of :func:`table_columns`, in a pipeline if one is open; call the result for the columns.
 
-    With ``also_in``, only columns that this other table has, too.
+    With ``also_in`` only columns that this other table has, too.
     """
-    asked: psycopg.Cursor[tuple[str, str]] = conn.execute(
+    sent: psycopg.Cursor[tuple[str, str]] = conn.execute(
         """
         SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a
         WHERE a.attrelid = to_regclass(%(table)s) AND a.attnum > 0 AND NOT a.attisdropped
@@ -302,4 +266,4 @@ def table_columns_deferred(
         """,
         {"table": table.as_string(conn), "also_in": also_in.as_string(conn) if also_in else None},
     )
-    return lambda: dict(asked.fetchall())
+    return lambda: dict(sent.fetchall())

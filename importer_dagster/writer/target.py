@@ -1,11 +1,12 @@
 """The names of a type's tables and columns, and the statements of ``sql/`` filled in with them.
 
-Beside the table that BI reads, a type has
+Beside the table that BI reads (``live``), a type has
 
-* ``importer_superseded.<type>``: rows that another row stands in place of;
-* ``importer_repeats.<type>`` (merge and scd2 only): what a delivery said again
-  after an earlier one, a block of records in a row: arrays of their keys and
-  numbers. A row for each record took seven times the space and twice the time.
+* ``importer_superseded.<type>``: rows that other rows have replaced;
+* ``importer_repeats.<type>`` (merge and scd2 only): records of deliveries that have the same
+  contents as an earlier record of their key. A row of this table is a block of records: arrays
+  of their keys and row numbers. With one row for each record it took seven times the space and
+  twice the time.
 
 What does not belong here: creating the tables (``writer/tables.py``), running the statements (``writer/publish.py``).
 """
@@ -26,7 +27,7 @@ from importer_dagster.spec.table import TableSpec, keep
 
 SUPERSEDED = "importer_superseded"
 REPEATS = "importer_repeats"
-BLOCK = 1 << 15  # records; their numbers within a block fit a smallint
+BLOCK = 1 << 15  # records, so that a record's number within its block is a smallint
 
 
 @lru_cache
@@ -53,21 +54,21 @@ _ALL = sql.SQL("TRUE")
 
 @dataclass(frozen=True)
 class Target:
-    """Where a type's rows go, and the names that its statements are made of."""
+    """The tables of a type, and the names that are filled into its statements."""
 
     spec: TableSpec
     has_tenant: bool
     schema: str = "public"
-    gained: tuple[str, ...] = ()  # columns that the spec does not know (evolve.py)
+    gained: tuple[str, ...] = ()  # columns that the spec does not know (writer/schema_evolution.py)
 
     @cached_property
     def key(self) -> tuple[str, ...]:
-        """The primary key's columns, the tenant first where there is one."""
+        """The primary key's columns, first the tenant if the type has tenants."""
         return (*(("_tenant",) if self.has_tenant else ()), *self.spec.primary_key)
 
     @property
     def is_keyed(self) -> bool:
-        """Whether rows of several deliveries contend for a key (merge, scd2)."""
+        """Whether rows of several deliveries may have the same key (merge, scd2)."""
         return self.spec.write_disposition in ("merge", "scd2")
 
     @property
@@ -82,7 +83,7 @@ class Target:
 
     @cached_property
     def contents(self) -> tuple[str, ...]:
-        """The same, and what is known of them (keyed types only)."""
+        """Columns that a delivery supplies and, for keyed types, the hash of them."""
         return (*self.data, "_hash") if self.is_keyed else self.data
 
     @cached_property
@@ -91,10 +92,10 @@ class Target:
         return (*(("_tenant",) if self.has_tenant else ()), "_business_date", "_load_id", "_row")
 
     def _written(self, alias: str) -> sql.Composed:
-        """The data columns, as text where PostgreSQL calls equal what is written differently.
+        """The data columns; as text if PostgreSQL compares values as equal that are written differently.
 
-        0 and -0 of a binary float, 1.0 and 1.00 inside of JSON: a delivery that says
-        the one after the other is a change, whatever the order of loading.
+        Such values are 0 and -0 of a binary float, and 1.0 and 1.00 in JSON. From one to the other is a
+        change, whatever the order of loading.
         """
         loose = {f.column for f in self.spec.fields if f.type == "object" or f.format == "double"}
         return sql.SQL(", ").join(
@@ -108,17 +109,17 @@ class Target:
 
     @property
     def superseded(self) -> sql.Identifier:
-        """Rows that another row stands in place of."""
+        """Rows that other rows have replaced."""
         return sql.Identifier(SUPERSEDED, self.spec.name)
 
     @property
     def repeats(self) -> sql.Identifier:
-        """Rows that said again what another row says."""
+        """Records with the same contents as an earlier record of their key, in blocks."""
         return sql.Identifier(REPEATS, self.spec.name)
 
     @cached_property
     def names(self) -> dict[str, sql.Composable]:
-        """Everything that a statement of publish.sql may name."""
+        """All names in braces that a statement of publish.sql may contain."""
         columns = (*self.contents, *self.trace)
         claim = {"_tenant": "t._tenant", "_business_date": "g.business_date"}
         return {
@@ -152,9 +153,9 @@ class Target:
         }
 
     def statement(self, file: str, name: str, names: Mapping[str, sql.Composable]) -> bytes:
-        """A statement of ``sql/<file>.sql``, with the names in braces filled in: ``names``, and those of the target.
+        """A statement of ``sql/<file>.sql`` with ``names`` and the names of the target filled in.
 
-        Made once, since to compose it takes longer than to run it for a small file.
+        It is kept, since for a small file to compose it takes longer than to run it.
         """
         key = file, name, repr(names)
         if key not in self._statements:
@@ -167,11 +168,12 @@ class Target:
         return {}
 
     def _names_of_repeats(self) -> dict[str, sql.Composable]:
-        """``said_again`` is the table of repeats with a row for each record, ``_place`` the block that it is in.
+        """Names for the table of repeats.
 
-        ``said_again_of_keys`` leaves out what names none of the keys that a load touches, and perhaps not all of it.
-        ``blocks_said`` is the same of a subquery ``blocks``; ``blocks_of_g`` makes blocks of such rows again,
-        grouped by ``block_of_g``.
+        ``said_again`` is the table with a row for each record, in which ``_place`` is its block.
+        ``said_again_of_keys`` leaves out blocks that have none of the keys that a load touches, though
+        maybe not all of them. ``blocks_said`` has a row for each record of a subquery ``blocks``.
+        ``blocks_of_g`` makes blocks of such rows again, grouped by ``block_of_g``.
         """
         scalars, arrays = self._columns_of_repeats
         offset = sql.SQL("(g._row & {})").format(sql.Literal(BLOCK - 1))
@@ -191,13 +193,13 @@ class Target:
 
     @property
     def _columns_of_repeats(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """What a block of repeats has once, ``_block`` apart, and what it has for each record."""
+        """Columns with one value for a block of repeats, except ``_block``, and columns with a value for each record."""
         tenant = self.key[: len(self.key) - len(self.spec.primary_key)]
         return (*tenant, "_load_id", "_same_as"), (*self.spec.primary_key, "_row")
 
     @property
     def _names_a_key(self) -> sql.Composable:
-        """Of a block ``r`` of repeats: whether it may name one of the touched keys."""
+        """SQL condition: whether block ``r`` of repeats may have one of the touched keys."""
         if not self.spec.primary_key:
             return _ALL
         first = Name(self.spec.primary_key[0])
@@ -206,6 +208,7 @@ class Target:
     def _record_by_record(
         self, blocks: sql.Composable, *, place: str = "", where: sql.Composable = _ALL
     ) -> sql.Composed:
+        """A subquery with a row for each record of ``blocks``."""
         scalars, arrays = self._columns_of_repeats
         return sql.SQL(
             "(SELECT {}{}, {}, r._block + u._row AS _row FROM {} r CROSS JOIN LATERAL unnest({}) AS u ({}) WHERE {})"
@@ -224,7 +227,7 @@ _targets: dict[tuple[str, bool, str], Target] = {}
 
 
 def target_of(spec: TableSpec, has_tenant: bool, schema: str) -> Target:
-    """The target of a spec, the same one each time, with what was made of its names before."""
+    """The target of a spec; the same object each time, since it keeps its composed statements."""
     key = spec.hash, has_tenant, schema
     if key not in _targets:
         keep(_targets, key, Target(spec, has_tenant, schema))
@@ -235,7 +238,7 @@ class Name(sql.Identifier):
     """An identifier in a statement with bound values, where a percent sign must be doubled."""
 
     def as_bytes(self, context: Any = None) -> bytes:
-        """As psycopg's, for a statement with placeholders."""
+        """The quoted identifier, with percent signs doubled."""
         return super().as_bytes(context).replace(b"%", b"%%")
 
 

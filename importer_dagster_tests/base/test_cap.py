@@ -181,57 +181,57 @@ def count_opened(warehouse: Warehouse) -> list[psycopg.Connection]:
     return opened
 
 
-def test_who_is_overtaken_gives_its_seat_up_before_another_waits_connected(
+def test_who_is_overtaken_disconnects_before_another_waits_connected(
     inbox: Inbox, warehouse: Warehouse
 ) -> None:
-    """Places change while nobody looks: for an instant two believe that they are next, and one has the seat."""
+    """The queue changes between two questions: two waiters may believe that they are first, one keeps its connection."""
     ledger_schema.migrate(warehouse)
     with take(warehouse, 0), warehouse.connect() as first_conn, warehouse.connect() as second_conn:
         first, second = SlotRequest("things", "acme", BIG, 1), SlotRequest("other", "bolt", 10, 1)
-        place = first.ask(first_conn)
-        assert place is not None and (place.ahead, place.seated) == (0, True)
+        position = first.ask(first_conn)
+        assert position is not None and (position.ahead, position.connected) == (0, True)
         overtakes = second.ask(second_conn)  # a small file, and small ones have the next turn
-        assert overtakes is not None and (overtakes.ahead, overtakes.next_in_line) == (0, True)
-        assert not overtakes.seated and overtakes.pause >= 0.15
+        assert overtakes is not None and (overtakes.ahead, overtakes.may_connect) == (0, True)
+        assert not overtakes.connected and overtakes.pause >= 0.15
         overtaken = first.ask(first_conn)
-        assert overtaken is not None and (overtaken.ahead, overtaken.seated) == (1, False)
+        assert overtaken is not None and (overtaken.ahead, overtaken.connected) == (1, False)
         first_conn.close()  # as `writing` does
-        first.stand()
-        assert wait_for(lambda: (place := second.ask(second_conn)) is not None and place.seated, 5)
+        first.disconnected()
+        assert wait_for(lambda: (position := second.ask(second_conn)) is not None and position.connected, 5)
         with warehouse.connect() as other:
-            assert slots.try_seat(other, 1) is None
-            assert slots.try_seat(other, 2) == 1
+            assert slots.try_connected_waiter(other, 1) is None
+            assert slots.try_connected_waiter(other, 2) == 1
 
 
-def test_a_seat_is_given_back_with_the_turn_and_with_a_lowered_cap(
+def test_the_lock_of_a_connected_waiter_is_given_back_with_a_slot_and_with_a_lowered_cap(
     inbox: Inbox, warehouse: Warehouse
 ) -> None:
     ledger_schema.migrate(warehouse)
     with warehouse.connect() as conn, warehouse.connect() as other:
         taken = take(warehouse, 0)
-        turn = SlotRequest("things", "acme", 10, 1)
-        place = turn.ask(conn)
-        assert place is not None and place.seated and slots.try_seat(other, 1) is None
+        request = SlotRequest("things", "acme", 10, 1)
+        position = request.ask(conn)
+        assert position is not None and position.connected and slots.try_connected_waiter(other, 1) is None
         taken.close()
-        assert wait_for(lambda: turn.ask(conn) is None, 5)
-        assert slots.try_seat(other, 1) == 0
-        slots.unlock(other, slots.SEAT_LOCKS, 0)
+        assert wait_for(lambda: request.ask(conn) is None, 5)
+        assert slots.try_connected_waiter(other, 1) == 0
+        slots.unlock(other, slots.CONNECTED_LOCKS, 0)
     with warehouse.connect() as conn, warehouse.connect() as other:
         taken = [take(warehouse, n) for n in range(2)]
-        assert slots.try_seat(other, 2) == 0
-        turn = SlotRequest("things", "acme", 10, 2)
-        place = turn.ask(conn)
-        assert place is not None and place.seated and turn.seat == 1
+        assert slots.try_connected_waiter(other, 2) == 0
+        request = SlotRequest("things", "acme", 10, 2)
+        position = request.ask(conn)
+        assert position is not None and position.connected and request.connected_lock == 1
         slots.set_cap(other, 1)
         other.commit()
-        lowered = turn.ask(conn)
-        assert lowered is not None and lowered.next_in_line and not lowered.seated
+        lowered = request.ask(conn)
+        assert lowered is not None and lowered.may_connect and not lowered.connected
         for slot in taken:
             slot.close()
 
 
 def test_no_two_kinds_of_locks_have_the_same_number() -> None:
-    """They did once: whoever waited connected kept the schedule from asking for runs."""
+    """Once two kinds had: connected waiters kept the schedule from asking for runs."""
     sources = [p.read_text() for p in Path(slots.__file__).parent.rglob("*.py")]
     numbers = [n for text in sources for n in re.findall(r"^\w+ = (0x1A57E\w+)", text, re.MULTILINE)]
     assert len(numbers) >= 6 and len(numbers) == len({*numbers})
@@ -252,11 +252,11 @@ def test_a_raised_cap_lets_the_waiting_in_at_once(inbox: Inbox, warehouse: Wareh
 def test_a_lowered_cap_counts_slots_beyond_it(warehouse: Warehouse) -> None:
     flood.set_cap(warehouse.url, 1)
     with warehouse.connect() as conn:
-        turn = SlotRequest("things", "acme", 1, 8)
+        request = SlotRequest("things", "acme", 1, 8)
         with take(warehouse, 5):
-            assert turn.ask(conn) is not None, "slot 0 is free, but the one writer there may be writes"
+            assert request.ask(conn) is not None, "slot 0 is free, but the one writer there may be writes"
         deadline = time.monotonic() + 10
-        while turn.ask(conn) is not None:
+        while request.ask(conn) is not None:
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
@@ -301,8 +301,8 @@ def served(warehouse: Warehouse, waiting: list[tuple[str, int]]) -> list[tuple[s
         with take(warehouse, 0):
             # of a type each: those of one type and tenant follow each other anyway
             queue = [(who, SlotRequest(f"type{n}", *who, 1)) for n, who in enumerate(waiting)]
-            for _, turn in queue:
-                assert turn.ask(conn) is not None
+            for _, request in queue:
+                assert request.ask(conn) is not None
         while queue:
             for entry in queue:
                 if entry[1].ask(conn) is None:

@@ -177,7 +177,7 @@ def test_a_server_that_cannot_look_is_used_all_the_same(
     warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PostgreSQL below 14 does not know the setting, other systems refuse it: here, a name that nobody knows."""
-    monkeypatch.setattr("importer_dagster.warehouse._LOOK", "nobody_knows_this_setting")
+    monkeypatch.setattr("importer_dagster.warehouse._CLIENT_CHECK", "nobody_knows_this_setting")
     for _again in range(2):
         with warehouse.connect() as conn:
             assert conn.execute("SELECT current_setting('lock_timeout')").fetchone() == ("1min",)

@@ -55,7 +55,7 @@ def test_a_held_delivery_is_released_taken_out_and_refused(importer: Command, qu
     plan = importer("release", number, "--dry-run")
     assert plan.returncode == 0, plan.stderr
     assert "would release load" in plan.stdout and "1 rows were held" in plan.stdout
-    assert "0 rows vanish, 1 come back, 1 change" in plan.stdout
+    assert "0 rows removed, 1 added, 1 changed" in plan.stdout
     assert query("SELECT count(*) FROM customers") == [(2,)]
     assert importer("release", number, "--reason", "a holiday").returncode == 0
     current = "SELECT id, city, _valid_from::text FROM customers WHERE _current ORDER BY id"
@@ -63,7 +63,7 @@ def test_a_held_delivery_is_released_taken_out_and_refused(importer: Command, qu
     assert importer("release", number).returncode == 2
 
     foreseen = importer("unload", number, "--dry-run").stdout
-    assert "1 rows vanish, 0 come back, 1 change" in foreseen
+    assert "1 rows removed, 0 added, 1 changed" in foreseen
     assert "- id = 1, city = Trier" in foreseen
     done = importer("unload", number, "--reason", "withdrawn")
     assert done.returncode == 0

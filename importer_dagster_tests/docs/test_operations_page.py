@@ -48,7 +48,7 @@ def test_it_says_of_every_table_what_bounds_it(project: Project, query: Query) -
 def test_prune_by_hand(tmp_path: Path, database_url: str, query: Query) -> None:
     importer = Command(tmp_path, database_url)
     importer("load", "orders", importer.file("id,amount\n1,2.50\nx,1\n"))
-    assert importer("prune", "--dry-run").stdout.strip() == "Nothing is old enough to go."
+    assert importer("prune", "--dry-run").stdout.strip() == "Nothing is old enough to be deleted."
     with psycopg.connect(database_url) as conn:
         conn.execute("UPDATE importer.loads SET finished_at = finished_at - interval '181 days'")
     planned = importer("prune", "--dry-run")
@@ -59,7 +59,7 @@ def test_prune_by_hand(tmp_path: Path, database_url: str, query: Query) -> None:
     assert query("SELECT count(*) FROM importer.rejects") == [(1,)]
     assert (
         importer("prune", "--dry-run", IMPORTER_KEEP_REJECTS="0").stdout.strip()
-        == "Nothing is old enough to go."
+        == "Nothing is old enough to be deleted."
     )
     done = importer("prune", "--yes", "--json")
     [gone] = json.loads(done.stdout)

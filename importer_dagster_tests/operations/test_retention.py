@@ -136,7 +136,7 @@ def test_earlier_days_of_a_full_copy_go_but_for_the_last_one(inbox: Inbox, query
     assert query("SELECT id FROM things ORDER BY 1") == [(0,), (3,)]
 
 
-# --- merge, scd2: what was said before ---------------------------------------------------------------
+# --- merge, scd2: replaced rows of keys ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["merge", "scd2 keep", "scd2 close"])
@@ -165,7 +165,7 @@ def test_after_the_horizon_everything_is_as_if_nothing_had_been_deleted(
         )
         conn.commit()
     gone = prune(tenant.inbox, tenant.spec, on=30, keep=replace(FOR_EVER, history=20))
-    assert kind == "scd2 keep" or gone["what was said before (merge, scd2)"] > 0
+    assert kind == "scd2 keep" or gone["replaced rows of keys (merge, scd2)"] > 0
     in_force = {place: stack[-1] for place, stack in tenant.loads.items() if stack}
     check(tenant)
     send(6, 12, 10)
@@ -206,7 +206,7 @@ def test_a_late_file_that_is_forced_in_does_not_win_over_what_was_said_again(
     inbox.load(spec, HEADER + "2,b,1\n", path="6", day=day(6))
     let_time_pass(inbox.warehouse)
     assert prune(inbox, spec, on=90, keep=replace(FOR_EVER, history=30)) == {
-        "what was said before (merge, scd2)": 2
+        "replaced rows of keys (merge, scd2)": 2
     }
     current = f"SELECT v FROM things WHERE id = 1 {'AND _current' if disposition == 'scd2' else ''}"
     late = (spec, HEADER + "1,late,1\n")
@@ -349,7 +349,7 @@ def test_where_absence_ends_versions_what_was_said_again_goes(inbox: Inbox, quer
     table = "SELECT id, _valid_from, _valid_to, _load_id, _row FROM things ORDER BY id, _valid_from"
     before = query(table)
     keep = replace(FOR_EVER, history=20)
-    gone = {"what was said before (merge, scd2)": 8 + 2}  # days 1 to 8, and key 2 on days 1 and 2
+    gone = {"replaced rows of keys (merge, scd2)": 8 + 2}  # days 1 to 8, and key 2 on days 1 and 2
     assert prune(inbox, spec, on=50, keep=keep, dry_run=True) == gone
     assert prune(inbox, spec, on=50, keep=keep) == gone
     assert prune(inbox, spec, on=50, keep=keep) == {}
@@ -386,10 +386,12 @@ def test_what_was_held_until_its_place_was_gone_is_not_released(
     late = inbox.load(spec, HEADER + "1,late,1\n", path="1", day=day(1))
     assert late.status == "held"
     let_time_pass(inbox.warehouse)
-    assert prune(inbox, spec, on=50, keep=replace(FOR_EVER, history=20))["what was said before (merge, scd2)"]
+    assert prune(inbox, spec, on=50, keep=replace(FOR_EVER, history=20))[
+        "replaced rows of keys (merge, scd2)"
+    ]
     before = everything(query)
 
-    def release(**options) -> operations_release.Settled:
+    def release(**options) -> operations_release.Decided:
         return operations_release.release(
             late.load_id,
             {spec.name: spec},
@@ -413,7 +415,7 @@ def test_history_goes_in_few_steps(inbox: Inbox, query: Query) -> None:
     let_time_pass(inbox.warehouse)
     keep = replace(FOR_EVER, history=100)
     assert prune(inbox, spec, on=109, keep=keep) == {}
-    assert prune(inbox, spec, on=111, keep=keep) == {"what was said before (merge, scd2)": 2}
+    assert prune(inbox, spec, on=111, keep=keep) == {"replaced rows of keys (merge, scd2)": 2}
 
 
 # --- the ledger ------------------------------------------------------------------------------------------
@@ -573,7 +575,7 @@ def test_after_many_days_the_sizes_are_flat(inbox: Inbox, query: Query) -> None:
     assert grown == {"copy": 0, "change": 0, "version": 8 * 2, "closed": 8 * 2, "event": 8 * 2}
     assert whole.pop("importer.loads") - half.pop("importer.loads") == sum(grown.values())
     assert whole == half
-    assert {"ledger rows of days that are done", "ledger rows", "what was said before (merge, scd2)"} <= gone
+    assert {"ledger rows of days that are done", "ledger rows", "replaced rows of keys (merge, scd2)"} <= gone
 
 
 def test_what_is_done_goes_when_no_row_stands_any_more(inbox: Inbox, query: Query) -> None:
@@ -582,7 +584,7 @@ def test_what_is_done_goes_when_no_row_stands_any_more(inbox: Inbox, query: Quer
         inbox.load(spec, HEADER + f"1,a,1\n2,{n},1\n", path=f"{n}", day=day(n))
     let_time_pass(inbox.warehouse)
     keep = replace(FOR_EVER, history=20, done=60)
-    assert prune(inbox, spec, on=50, keep=keep) == {"what was said before (merge, scd2)": 4 + 3}
+    assert prune(inbox, spec, on=50, keep=keep) == {"replaced rows of keys (merge, scd2)": 4 + 3}
     assert prune(inbox, spec, on=59, keep=keep) == {}
     planned = prune(inbox, spec, on=90, keep=keep, dry_run=True)
     assert planned == {"ledger rows of days that are done": 3}

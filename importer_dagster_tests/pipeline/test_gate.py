@@ -29,7 +29,7 @@ def usual_days(inbox: Inbox, spec, days: int = 4, n: int = 10) -> None:
         assert inbox.load(spec, rows(n), path=f"{i}", day=day(i)).status == "loaded"
 
 
-def released(inbox: Inbox, spec, load_id: int, **options) -> release.Settled:
+def released(inbox: Inbox, spec, load_id: int, **options) -> release.Decided:
     return release.release(
         load_id, {spec.name: spec}, warehouse=inbox.warehouse, has_tenant=lambda _: True, **options
     )
