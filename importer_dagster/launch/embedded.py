@@ -111,13 +111,20 @@ class EmbeddedServer:
         return _postmaster(self.data) is not None
 
     def acquire(self) -> None:
-        """Start the server if need be and count this process as a user until it ends."""
+        """Start the server if need be, create its databases, and count this process as a user until it ends."""
         self.home.mkdir(parents=True, exist_ok=True)
         with self._locked():
             if not self.is_running():
                 self._initialise()
                 self._start()
-            self._create_databases()
+            with psycopg.connect(self.url("postgres"), autocommit=True, connect_timeout=10) as conn:
+                existing = {row[0] for row in conn.execute("SELECT datname FROM pg_database")}
+                for name in sorted(set(DATABASES) - existing):
+                    conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+                if "dagster" not in existing:
+                    # after a power cut Dagster's last events may be missing, which a rerun repairs;
+                    # the warehouse still waits for the disk at each commit
+                    conn.execute("ALTER DATABASE dagster SET synchronous_commit = off")
             self._users.add(self._pid)
         atexit.register(self.release)
 
@@ -176,12 +183,24 @@ class EmbeddedServer:
         unfinished.replace(self.data)
 
     def _start(self) -> None:
-        """Start the server and wait until it takes connections."""
-        self._clear_stale_locks()
+        """Start the server and wait until it takes connections.
+
+        PostgreSQL ignores a lock file whose process has ended. But it does not start if the pid in the file
+        belongs to any process of the same user, a zombie included, as in a container whose first process does
+        not reap. It does not start either while a session of a killed server lives, which ends by itself as soon
+        as it waits for something. So the lock files are removed once no process of such a server is left;
+        after ``_LAST_SESSION_S`` seconds they stay, and PostgreSQL's own message tells what is wrong.
+        """
+        folder = self._socket_folder()
+        deadline = time.monotonic() + _LAST_SESSION_S
+        while (busy := self.is_running() or _backends_alive(self.data)) and time.monotonic() <= deadline:
+            time.sleep(_POLL_S)
+        if not busy:
+            (self.data / "postmaster.pid").unlink(missing_ok=True)
+            (folder / f".s.PGSQL.{_PORT}.lock").unlink(missing_ok=True)
         log_file = self.data / "log"
         if log_file.exists() and log_file.stat().st_size > _LOG_BYTES:
             log_file.unlink()
-        folder = self._socket_folder()
         if folder != self.data:
             self._make_socket_folder(folder)
         # pg_ctl passes the options to a shell
@@ -199,23 +218,6 @@ class EmbeddedServer:
                 f"The embedded database in {self.data} does not start: {error.output.strip()} {tail} "
                 f"See {log_file}, or set IMPORTER_WAREHOUSE_URL to a server of your own."
             ) from None
-
-    def _clear_stale_locks(self) -> None:
-        """Remove the lock files of a server that has ended, once none of its processes is left.
-
-        PostgreSQL ignores a lock file whose process has ended. But it does not start if the pid in the file
-        belongs to any process of the same user, a zombie included, as in a container whose first process does
-        not reap. It does not start either while a session of the ended server lives. Such a session ends by itself
-        as soon as it waits for something. So this waits up to ``_LAST_SESSION_S`` seconds; after that it leaves
-        the files as they are, and PostgreSQL's own message tells what is wrong.
-        """
-        deadline = time.monotonic() + _LAST_SESSION_S
-        while _postmaster(self.data) is not None or _backends_alive(self.data):
-            if time.monotonic() > deadline:
-                return
-            time.sleep(_POLL_S)
-        (self.data / "postmaster.pid").unlink(missing_ok=True)
-        (self._socket_folder() / f".s.PGSQL.{_PORT}.lock").unlink(missing_ok=True)
 
     def _socket_folder(self) -> Path:
         """The data folder; or one with a short name, where its path is too long for a socket or has a comma."""
@@ -238,17 +240,6 @@ class EmbeddedServer:
                 f"{folder} is needed for the embedded database's socket but belongs to somebody else. "
                 "Remove it, or set IMPORTER_HOME to a folder with a shorter path."
             )
-
-    def _create_databases(self) -> None:
-        with psycopg.connect(self.url("postgres"), autocommit=True, connect_timeout=10) as conn:
-            have = {row[0] for row in conn.execute("SELECT datname FROM pg_database")}
-            for name in DATABASES:
-                if name not in have:
-                    conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-            if "dagster" not in have:
-                # after a power cut Dagster's last events may be missing, which a rerun repairs;
-                # the warehouse still waits for the disk at each commit
-                conn.execute("ALTER DATABASE dagster SET synchronous_commit = off")
 
     def _run(self, program: str, *args: str) -> None:
         """Run one of PostgreSQL's programs; raises CalledProcessError with its output."""

@@ -135,8 +135,11 @@ class _Plan:
             column = self.renamed[1]
             header = {column: f"new_{column}"}
             notes.append(f"column {column} renamed")
-        path = self._path_of(spec, day, tenant)
-        content = _encode(spec, _add_faults(rows, faults, self._random(spec.name, tenant, day)), header)
+        delivered = list(rows)
+        positions = self._random(spec.name, tenant, day).sample(range(len(rows)), len(faults))
+        for at, fault in zip(positions, faults, strict=True):
+            delivered[at] = fault.add_to(rows[at])
+        path, content = self._path_of(spec, day, tenant), _encode(spec, delivered, header)
         if resent:
             notes.append("to be sent again")
         elif (i + 3 * t + 5 * d) % _GZIP_EVERY == 1:
@@ -178,6 +181,11 @@ class _Fault(NamedTuple):
     position: int | None
     text: str
 
+    def add_to(self, row: Row) -> Row:
+        """The record with this fault."""
+        i = self.position
+        return row[:-1] if i is None else (*row[:i], self.text, *row[i + 1 :])
+
 
 def _possible_faults(spec: TableSpec) -> list[_Fault]:
     """One fault of each kind that a type rejects, outside of its key."""
@@ -196,14 +204,6 @@ def _possible_faults(spec: TableSpec) -> list[_Fault]:
     if len(spec.fields) > 2:
         found["a short record"] = _Fault("a short record", None, "")
     return list(found.values())
-
-
-def _add_faults(rows: list[Row], faults: Sequence[_Fault], rng: Random) -> list[Row]:
-    """``rows`` with one faulty record for each of ``faults``."""
-    rows = list(rows)
-    for at, (_, i, text) in zip(rng.sample(range(len(rows)), len(faults)), faults, strict=True):
-        rows[at] = rows[at][:-1] if i is None else (*rows[at][:i], text, *rows[at][i + 1 :])
-    return rows
 
 
 def _renamable(spec: TableSpec) -> str | None:
