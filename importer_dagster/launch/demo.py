@@ -1,7 +1,6 @@
-"""``importer demo``: an inbox of synthetic deliveries, imported by the real daily job.
+"""``importer demo``: an inbox of synthetic deliveries, imported by the same daily job as real ones.
 
-What does not belong here: how rows are made up (``launch/sample_inbox.py``) and how they
-are imported.
+What does not belong here: making the files (``launch/sample_inbox.py``) and importing them (``launch/runs.py``).
 """
 
 from __future__ import annotations
@@ -47,9 +46,9 @@ GROUP BY l.type, l.tenant ORDER BY l.type, l.tenant
 
 
 def run_demo(settings: Settings, *, days: int, tenants: int, rows: int, console: Console) -> bool:
-    """Make the inbox, import day by day, import a re-sent file, print the summary; whether all went well.
+    """Make the inbox, import it day by day, import a re-sent file, print a summary.
 
-    Raises UsageError where the inbox is not the demo's own to write to.
+    Returns whether all runs succeeded. Raises UsageError if IMPORTER_INBOX_URL names an inbox other than the demo's.
     """
     inbox = settings.home / "inbox"
     if settings.inbox_url != str(inbox):
@@ -72,7 +71,13 @@ def run_demo(settings: Settings, *, days: int, tenants: int, rows: int, console:
         for file in again
     ]
     _summary(settings, console)
-    _explain(planned, again, console)
+    notes = [f"{file.path}: {file.note}" for file in (*planned, *again) if file.note]
+    console.print("\nOut of the ordinary on purpose:")
+    for note in notes[:12]:
+        console.print(f"  {note}", markup=False, soft_wrap=True)
+    if len(notes) > 12:
+        console.print(f"  … and {len(notes) - 12} more")
+    console.print("\n`importer rejects TYPE` lists the rejects; `importer dev` opens the UI on this state.")
     return all(r.success for r in results)
 
 
@@ -105,7 +110,7 @@ def _write(
             path=settings.default_path,
             on_file=lambda _: bar.advance(task),
         )
-        bar.update(task, total=len(planned))  # some come in two parts, and some types without a tenant
+        bar.update(task, total=len(planned))  # fewer where a type's pattern names no tenant
     return planned
 
 
@@ -139,13 +144,3 @@ def _summary(settings: Settings, console: Console) -> None:
     console.print(table)
     files, loaded, rejected = (sum(row[i] for row in found) for i in (2, 3, 5))
     console.print(f"{files:,} files, {loaded:,} rows loaded, {rejected:,} rejected.")
-
-
-def _explain(planned: Sequence[PlannedFile], again: Sequence[PlannedFile], console: Console) -> None:
-    notes = [f"{p.path}: {p.note}" for p in (*planned, *again) if p.note]
-    console.print("\nOut of the ordinary on purpose:")
-    for note in notes[:12]:
-        console.print(f"  {note}", markup=False, soft_wrap=True)
-    if len(notes) > 12:
-        console.print(f"  … and {len(notes) - 12} more")
-    console.print("\n`importer rejects TYPE` lists the rejects; `importer dev` opens the UI on this state.")

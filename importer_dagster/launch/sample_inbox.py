@@ -1,11 +1,10 @@
 """Synthetic deliveries, made from the specs alone: an inbox to show and to test the importer on.
 
-Rows keep what their specs ask; keys overlap from day to day, so that a merge
-meets new, changed and unchanged rows; references point at rows that exist.
-Some dirt is planned, and :class:`PlannedFile` says what should become of it.
+Rows satisfy their specs: types, formats, constraints, keys, references and named checks. Keys overlap from day
+to day, so that a merge meets new, changed and unchanged rows. Some files get faults on purpose, and
+:class:`PlannedFile` says what importing each file comes to.
 
-What does not belong here: rows (``launch/sample_rows.py``), single values
-(``launch/sample_values.py``), dirt (``launch/synthetic_dirt.py``), importing.
+What does not belong here: importing the files, and what the demo prints (``launch/demo.py``).
 """
 
 from __future__ import annotations
@@ -14,32 +13,28 @@ import csv
 import gzip
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
-from functools import cached_property
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from random import Random
-from typing import Literal
+from typing import NamedTuple
 
 from importer_dagster.errors import UsageError
-from importer_dagster.launch.sample_rows import Row, Table, TableMaker, Texts, change, missing_token
+from importer_dagster.launch.sample_rows import Row, Table, TableMaker, alone, missing_token, passing
 from importer_dagster.source.path_patterns import compile_pattern
-from importer_dagster.spec.fields import FieldSpec
 from importer_dagster.spec.table import TableSpec
 from importer_dagster.validation.drift import fold
 
-_DIRTY_EVERY, _GZIP_EVERY = 7, 11  # every so many files; with few types, one a day is dirty
+_FAULTS_EVERY, _GZIP_EVERY = 7, 11  # files; with fewer types than that, one file a day has faults
 
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """One synthetic file and what importing it should come to.
+    """One synthetic file and what importing it comes to.
 
-    ``path`` is relative to the inbox. ``rows`` are its records, dirty ones
-    included. ``corrected`` holds the records to send again under the same path,
-    None for most files (see :func:`resend`).
+    ``path`` is relative to the inbox. ``rows`` is the number of its records, those with faults included.
+    ``corrected`` holds the records to send again under the same path, None for most files (see :func:`resend`).
     """
 
     type: str
@@ -48,9 +43,7 @@ class PlannedFile:
     path: str
     rows: int
     expected_rejects: int = 0
-    expected_loaded_at_most: int = 0
     note: str = ""
-    refused: bool = False
     corrected: tuple[Row, ...] | None = field(default=None, repr=False)
 
 
@@ -63,202 +56,154 @@ def write_inbox(
     rows: int,
     seed: int = 0,
     path: str = "{date}/{tenant}/{type}*.csv",
-    refuse: bool = False,
     on_file: Callable[[Path], None] | None = None,
 ) -> list[PlannedFile]:
-    """Write synthetic files of all types for each day and tenant; the same arguments, the same bytes.
+    """Write synthetic files of all types for each day and tenant; the same arguments make the same bytes.
 
-    ``rows`` is the number of records of a file; fewer where a type's keys do
-    not allow as many. ``path`` serves types that name none of their own. With
-    ``refuse`` one file more has a header that is cut off. ``on_file`` is told
-    of each file. Raises UsageError where a spec asks for what cannot be made.
+    ``rows`` is the number of records of a file; fewer where a type's keys do not allow as many. ``path`` is the
+    pattern of types that name none. ``on_file`` is called with the path of each file that was written.
+    Raises UsageError where no value satisfies a field's constraints, or no file name fits a pattern.
     """
     if rows < 1 or not days or not tenants:
         raise UsageError("Synthetic deliveries need at least one day, one tenant and one row.")
-    specs = {name: spec.layouts[-1].spec for name, spec in specs.items()}  # what is written now
-    plan = _Plan(specs, sorted(days), list(tenants), rows, seed, path)
-    planned: list[PlannedFile] = []
-    for file, content in plan.files(refuse):
-        target = root / file.path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
-        planned.append(file)
-        if on_file is not None:
-            on_file(target)
-    return planned
+    newest = {name: spec.layouts[-1].spec for name, spec in specs.items()}  # how files are written now
+    plan = _Plan(newest, sorted(days), rows, seed, path)
+    planned: dict[str, PlannedFile] = {}
+    for number, tenant in enumerate(tenants):
+        for file, content in plan.files(tenant, number):
+            if file.path in planned:  # a pattern without tenant or date names one file for all of them
+                continue
+            planned[file.path] = file
+            target = root / file.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+            if on_file is not None:
+                on_file(target)
+    return list(planned.values())
 
 
 def resend(root: Path, planned: Sequence[PlannedFile], specs: Mapping[str, TableSpec]) -> list[PlannedFile]:
-    """Write corrected content over the files that have a correction, as a supplier does who sends them again.
-
-    Returns what importing these should come to now; other files are left as they are.
-    """
-    again: list[PlannedFile] = []
+    """Write corrected content over the files that have a correction, and return what importing these comes to."""
+    again = []
     for file in planned:
-        if file.corrected is None:
-            continue
-        (root / file.path).write_bytes(_encode(specs[file.type].layouts[-1].spec, file.corrected))
-        again.append(
-            replace(
-                file,
-                expected_rejects=0,
-                expected_loaded_at_most=file.rows,
-                note="sent again, corrected",
-                corrected=None,
-            )
-        )
+        if file.corrected is not None:
+            (root / file.path).write_bytes(_encode(specs[file.type].layouts[-1].spec, file.corrected))
+            again.append(replace(file, expected_rejects=0, note="sent again, corrected", corrected=None))
     return again
 
 
-# --- which files there are --------------------------------------------------------------
-
-
-@dataclass
 class _Plan:
     """What was asked for, and the files that follow from it."""
 
-    specs: Mapping[str, TableSpec]
-    days: list[date]
-    tenants: list[str]
-    rows: int
-    seed: int
-    path: str
+    def __init__(
+        self, specs: Mapping[str, TableSpec], days: list[date], rows: int, seed: int, path: str
+    ) -> None:
+        self.specs, self.days, self.rows, self.seed, self.path = specs, days, rows, seed, path
+        self.maker = TableMaker(rows, len(days), days[-1], seed)
+        self.faults = {name: _possible_faults(spec) for name, spec in specs.items()}
+        by_role = sorted(specs.values(), key=lambda s: (s.write_disposition != "append", s.name))
+        self.resent = next((s.name for s in by_role if self._choose_faults(s, rows, 0)), None)
+        renames = ((s.name, name) for s in by_role if s.name != self.resent and (name := _renamable(s)))
+        self.renamed = next(renames, None)  # the type and the column
 
-    def __post_init__(self) -> None:
-        self.texts = Texts(self.seed, self.days[-1])
+    def files(self, tenant: str, number: int) -> Iterator[tuple[PlannedFile, bytes]]:
+        """All files of one tenant with their content, by day; ``number`` counts the tenants from 0."""
+        tables: dict[str, Table] = {}
+        left = dict(self.specs)
+        while left:  # a type comes after those that it refers to, unless they refer to each other in a circle
+            names = {n: {k.reference.resource for k in s.tableschema.foreignKeys} for n, s in left.items()}
+            ready = [n for n in left if not (names[n] & left.keys()) - {n}] or list(left)[:1]
+            for name in ready:
+                tables[name] = self.maker.make(left.pop(name), tenant, tables)
+        for d in range(len(self.days)):
+            for i, table in enumerate(tables.values()):
+                if d:
+                    table.change(d, self._random(table.spec.name, tenant, d, "changes"))
+                if number == 0 or "{tenant}" in (table.spec.path or self.path):
+                    yield self._file(table, tenant, i, number, d)
 
-    @cached_property
-    def order(self) -> list[TableSpec]:
-        """The types, referred ones first as far as references allow it."""
-        names = {
-            s.name: {k.reference.resource for k in s.tableschema.foreignKeys} & set(self.specs) - {s.name}
-            for s in self.specs.values()
-        }
-        while True:
-            try:
-                return [self.specs[name] for name in TopologicalSorter(names).static_order()]
-            except CycleError as error:
-                first, second = error.args[1][:2]  # the second waits for the first
-                names[second].discard(first)
-
-    # --- files ---
-
-    def files(self, refuse: bool) -> Iterator[tuple[PlannedFile, bytes]]:
-        """All files with their content, by tenant and day."""
-        roles = _Roles(self)
-        written: set[str] = set()
-        for t, tenant in enumerate(self.tenants):
-            maker = TableMaker(self.texts, tenant, rows=self.rows, days=len(self.days))
-            tables = [maker.make(spec) for spec in self.order]
-            for d, day in enumerate(self.days):
-                for i, table in enumerate(tables):
-                    if d:
-                        change(table, d, self.texts, self._rng(table.spec, tenant, d, "changes"))
-                    if t and "{tenant}" not in self.pattern_of(table.spec):
-                        continue  # one file for all
-                    for file, content in self._of_day(table, i, t, d, day, tenant, roles):
-                        if file.path not in written:  # a pattern without tenant or date has but one
-                            written.add(file.path)
-                            yield file, content
-        if refuse:
-            yield self._cut_off()
-
-    def _of_day(
-        self, table: Table, i: int, t: int, d: int, day: date, tenant: str, roles: _Roles
-    ) -> Iterator[tuple[PlannedFile, bytes]]:
-        """The file or files of type ``i`` for tenant ``t`` and day ``d``."""
-        spec, rows = table.spec, table.rows(d)
-        if t == 0 and spec.name == roles.split and len(rows) > 1:
-            yield from self._split(spec, rows, day, tenant)
-            return
-        resent = t == 0 and d == 0 and spec.name == roles.resent
-        dirt: list[Dirt] = []
-        if resent or (i + t + d) % min(_DIRTY_EVERY, len(self.specs)) == 0:
-            dirt = choose_dirt(spec, len(rows), i + 2 * t + 3 * d)
-        note = ", ".join(DIRT_WORDS[kind] for kind in dirt)
+    def _file(self, table: Table, tenant: str, i: int, t: int, d: int) -> tuple[PlannedFile, bytes]:
+        """The file of type number ``i`` for tenant number ``t`` and day number ``d``."""
+        spec, rows, day = table.spec, table.rows[table.of_day(d)], self.days[d]
+        resent = t == d == 0 and spec.name == self.resent
+        faults: list[_Fault] = []
+        if resent or (i + t + d) % min(_FAULTS_EVERY, len(self.specs)) == 0:
+            faults = self._choose_faults(spec, len(rows), i + 2 * t + 3 * d)
+        notes = [", ".join(f.words for f in faults)]
         header: dict[str, str] = {}
-        if t == 0 and d == len(self.days) - 1 and roles.renamed and roles.renamed[0] == spec.name:
-            column = roles.renamed[1]
+        if t == 0 and d == len(self.days) - 1 and self.renamed and self.renamed[0] == spec.name:
+            column = self.renamed[1]
             header = {column: f"new_{column}"}
-            note = "; ".join(filter(None, [note, f"column {column} renamed"]))
-        planned = PlannedFile(
-            spec.name, tenant, day, self.path_of(spec, day, tenant), len(rows),
-            expected_rejects=len(dirt), expected_loaded_at_most=len(rows) - len(dirt),
-            note=note,
-        )  # fmt: skip
-        content = _encode(spec, soil(spec, rows, dirt, self._rng(spec, tenant, day)), header)
+            notes.append(f"column {column} renamed")
+        delivered = list(rows)
+        positions = self._random(spec.name, tenant, day).sample(range(len(rows)), len(faults))
+        for at, fault in zip(positions, faults, strict=True):
+            delivered[at] = fault.add_to(rows[at])
+        path, content = self._path_of(spec, day, tenant), _encode(spec, delivered, header)
         if resent:
-            planned = replace(planned, corrected=tuple(rows), note=f"{planned.note}; to be sent again")
+            notes.append("to be sent again")
         elif (i + 3 * t + 5 * d) % _GZIP_EVERY == 1:
-            planned = replace(planned, path=planned.path + ".gz")
-            content = gzip.compress(content, mtime=0)
-        yield planned, content
+            path, content = path + ".gz", gzip.compress(content, mtime=0)
+        note, corrected = "; ".join(filter(None, notes)), tuple(rows) if resent else None
+        return PlannedFile(spec.name, tenant, day, path, len(rows), len(faults), note, corrected), content
 
-    def _split(
-        self, spec: TableSpec, rows: Sequence[Row], day: date, tenant: str
-    ) -> Iterator[tuple[PlannedFile, bytes]]:
-        """One day's rows in two files."""
-        half = len(rows) // 2
-        for number, part in ((1, rows[:half]), (2, rows[half:])):
-            planned = PlannedFile(
-                spec.name, tenant, day, self.path_of(spec, day, tenant, number), len(part),
-                expected_loaded_at_most=len(part), note=f"part {number} of 2",
-            )  # fmt: skip
-            yield planned, _encode(spec, part)
+    def _choose_faults(self, spec: TableSpec, rows: int, turn: int) -> list[_Fault]:
+        """One or two faults for a file, as many as the type's reject_limit allows; ``turn`` chooses among them."""
+        possible = self.faults[spec.name]
+        chosen = [possible[(turn + k) % len(possible)] for k in range(min(1 + turn % 2, len(possible)))]
+        while chosen and (len(chosen) > rows or spec.reject_limit.exceeded(len(chosen), rows)):
+            chosen.pop()
+        return chosen
 
-    def _rng(self, spec: TableSpec, *of: object) -> Random:
-        return Random("/".join(map(str, (self.seed, spec.name, *of))))  # noqa: S311 - no secret
-
-    def _cut_off(self) -> tuple[PlannedFile, bytes]:
-        """A file whose transfer ended in the middle of the header, before a required column."""
-        for spec in self.order:
-            needed = max((i for i, f in enumerate(spec.fields) if f.required), default=0)
-            if spec.dialect.header and needed and "*" in self.pattern_of(spec):
-                break
-        else:
-            raise UsageError(
-                "No type has a required column behind its first, so no cut-off header can be refused."
-            )
-        day, tenant = self.days[-1], self.tenants[0]
-        note = f"header cut off before column {spec.fields[needed].name}"
-        planned = PlannedFile(
-            spec.name, tenant, day, self.path_of(spec, day, tenant, 9), 0, note=note, refused=True
-        )
-        names = spec.tableschema.model_copy(update={"fields": spec.fields[:needed]})
-        return planned, _encode(spec.model_copy(update={"tableschema": names}), []).rstrip(b"\r\n\0")
-
-    def pattern_of(self, spec: TableSpec) -> str:
-        """Where files of a type are: by its own pattern, or the one for all that name none."""
-        return spec.path or self.path
-
-    def path_of(self, spec: TableSpec, day: date, tenant: str, part: int | None = None) -> str:
-        """Where a file goes; ``part`` tells several apart, where the pattern has a ``*`` for it."""
-        pattern = self.pattern_of(spec)
-        suffix = f"_{part}" if part is not None else ""
-        if "{date" not in pattern:
-            suffix = f"_{day:%Y%m%d}{suffix}"
+    def _path_of(self, spec: TableSpec, day: date, tenant: str) -> str:
+        """Where a file goes; the date takes the place of a ``*`` where the pattern does not name it."""
+        pattern = spec.path or self.path
         path = re.sub(r"\{date(?::([^}]+))?\}", lambda m: day.strftime(m[1] or "%Y-%m-%d"), pattern)
         path = path.replace("{tenant}", tenant).replace("{type}", spec.name).replace("?", "x")
         if "*" in path:
             head, _, tail = path.rpartition("*")
-            path = head.replace("*", "") + suffix + tail
+            path = head.replace("*", "") + ("" if "{date" in pattern else f"_{day:%Y%m%d}") + tail
         if compile_pattern(pattern, spec.name).match(path) is None:
             raise UsageError(f"No synthetic file name fits the path pattern {pattern!r} of type {spec.name}.")
         return path
 
+    def _random(self, *of: object) -> Random:
+        return Random("/".join(map(str, (self.seed, *of))))  # noqa: S311 - no secret
 
-class _Roles:
-    """Which type plays which part: split in two, sent again, with a renamed column."""
 
-    def __init__(self, plan: _Plan) -> None:
-        types = sorted(plan.specs.values(), key=lambda s: (s.write_disposition != "append", s.name))
-        can_split = [s for s in types if s.write_disposition != "replace" and "*" in plan.pattern_of(s)]
-        self.split = can_split[0].name if can_split else None
-        rest = [s for s in types if s.name != self.split]
-        dirty = [s for s in rest if choose_dirt(s, plan.rows, 0)]
-        self.resent = dirty[0].name if dirty else None
-        found = ((s.name, name) for s in rest if s.name != self.resent and (name := _renamable(s)))
-        self.renamed: tuple[str, str] | None = next(found, None)
+# --- faults and writing -----------------------------------------------------------------
+
+
+class _Fault(NamedTuple):
+    """What is wrong with a record: ``text`` in the field at ``position``, or, if that is None, no last field."""
+
+    words: str
+    position: int | None
+    text: str
+
+    def add_to(self, row: Row) -> Row:
+        """The record with this fault."""
+        i = self.position
+        return row[:-1] if i is None else (*row[:i], self.text, *row[i + 1 :])
+
+
+def _possible_faults(spec: TableSpec) -> list[_Fault]:
+    """One fault of each kind that a type rejects, outside of its key."""
+    found: dict[str, _Fault] = {}
+    for i, f in enumerate(spec.fields):
+        if f.name in spec.tableschema.primaryKey:
+            continue
+        is_text = f.type == "string" and f.format != "uuid"
+        kind = "a value outside of the enum" if is_text else "a value that cannot be read"
+        faults = [_Fault(kind, i, "?!")] if f.constraints.enum or not is_text else []
+        if (token := missing_token(spec, f)) is not None:
+            faults.append(_Fault("a required value missing", i, token))
+        for fault in faults:
+            if fault.words not in found and not passing(alone(spec, f), [(fault.text,)]):
+                found[fault.words] = fault
+    if len(spec.fields) > 2:
+        found["a short record"] = _Fault("a short record", None, "")
+    return list(found.values())
 
 
 def _renamable(spec: TableSpec) -> str | None:
@@ -266,29 +211,16 @@ def _renamable(spec: TableSpec) -> str | None:
     contract = spec.schema_contract
     if not spec.dialect.header or contract.removed != "evolve" or contract.added not in ("rescue", "evolve"):
         return None
-    taken = {fold(n) for f in spec.fields for n in (f.name, *f.aliases)}
-    referring = {name for k in spec.tableschema.foreignKeys for name in k.fields}
-    return next(
-        (
-            f.name
-            for f in spec.fields
-            if not f.required
-            and f.name not in referring
-            and not f.constraints.unique
-            and not spec.checks
-            and fold(f"new_{f.name}") not in taken
-        ),
-        None,
-    )
+    taken = {fold(n) for f in spec.fields for n in f.names}
+    needed = {name for k in spec.tableschema.foreignKeys for name in k.fields}
+    needed |= {f.name for f in spec.fields if f.required or f.constraints.unique or spec.checks}
+    names = (f.name for f in spec.fields if f.name not in needed and fold(f"new_{f.name}") not in taken)
+    return next(names, None)
 
 
-# --- writing ----------------------------------------------------------------------------
-
-
-def _encode(spec: TableSpec, rows: Sequence[Row], renamed: Mapping[str, str] | None = None) -> bytes:
+def _encode(spec: TableSpec, rows: Iterable[Row], renamed: Mapping[str, str] | None = None) -> bytes:
     """Records as the bytes of a file, in the type's dialect and encoding."""
-    dialect = spec.dialect
-    out = io.StringIO()
+    dialect, out = spec.dialect, io.StringIO()
     writer = csv.writer(
         out,
         delimiter=dialect.delimiter,
@@ -311,61 +243,3 @@ def _encode(spec: TableSpec, rows: Sequence[Row], renamed: Mapping[str, str] | N
     for _ in range(dialect.footerRows):
         writer.writerow(["end", *[""] * (len(names) - 1)])
     return out.getvalue().encode(spec.encoding)
-
-
-Dirt = Literal["unreadable", "missing", "enum", "short"]
-_NONSENSE = "?!"  # no number, date, boolean or uuid in any format
-DIRT_WORDS: dict[Dirt, str] = {
-    "unreadable": "a value that cannot be read",
-    "missing": "a required value missing",
-    "enum": "a value outside of the enum",
-    "short": "a short record",
-}
-
-
-def choose_dirt(spec: TableSpec, rows: int, turn: int) -> list[Dirt]:
-    """One or two kinds of dirt, as many as the type's reject_limit bears."""
-    kinds: list[Dirt] = [kind for kind in DIRT_WORDS if kind == "short" or _target(spec, kind) is not None]
-    if len(spec.fields) < 3:
-        kinds = [k for k in kinds if k != "short"]
-    if not kinds:
-        return []
-    chosen = [kinds[turn % len(kinds)], kinds[(turn + 1) % len(kinds)]][: 1 + turn % 2]
-    while chosen and (len(chosen) > rows or spec.reject_limit.exceeded(len(chosen), rows)):
-        chosen.pop()
-    return chosen
-
-
-def _target(spec: TableSpec, kind: Dirt) -> int | None:
-    """The position of the field that such dirt goes into; keys are left alone."""
-    key = spec.tableschema.primaryKey
-    found = (i for i, f in enumerate(spec.fields) if f.name not in key and _may_bear(spec, f, kind))
-    return next(found, None)
-
-
-def _may_bear(spec: TableSpec, f: FieldSpec, kind: Dirt) -> bool:
-    if kind == "missing":
-        return f.required and missing_token(spec, f) is not None
-    if _NONSENSE in (*spec.missing_values(f), *f.trueValues, *f.falseValues):
-        return False
-    text = f.type == "string" and f.format != "uuid"
-    if kind == "enum":
-        return text and bool(f.constraints.enum) and _NONSENSE not in (f.constraints.enum or ())
-    return kind == "unreadable" and not text
-
-
-def soil(spec: TableSpec, rows: list[Row], dirt: Sequence[Dirt], rng: Random) -> list[Row]:
-    """``rows`` with one dirty record for each kind in ``dirt``."""
-    if not dirt:
-        return rows
-    rows = list(rows)
-    for at, kind in zip(rng.sample(range(len(rows)), len(dirt)), dirt, strict=True):
-        if kind == "short":
-            rows[at] = rows[at][:-1]
-            continue
-        i = _target(spec, kind)
-        assert i is not None
-        token = missing_token(spec, spec.fields[i]) if kind == "missing" else None
-        value = _NONSENSE if token is None else token
-        rows[at] = (*rows[at][:i], value, *rows[at][i + 1 :])
-    return rows

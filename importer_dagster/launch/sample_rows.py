@@ -1,350 +1,363 @@
-"""Synthetic rows: all that a type ever has for one tenant, as its keys, references and checks ask.
+"""Synthetic rows of one type: keys, references, constraints and checks hold, by the importer's own validation.
 
-What does not belong here: single values (``launch/sample_values.py``), which rows go
-into which file (``launch/sample_inbox.py``), what is wrong with some (``launch/synthetic_dirt.py``).
+Texts are made from the field's type, format and constraints. What is made is judged like a delivery
+(:func:`passing`), so a constraint that is not thought of here costs texts that are thrown away, and no wrong ones.
+
+What does not belong here: which rows go into which file, faults, and writing (``launch/sample_inbox.py``).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from itertools import chain, count, cycle, islice
 from random import Random
+from typing import Any
+from uuid import UUID
 
 import pyarrow as pa
-import pyarrow.compute as pc
+from rstr import Rstr
 
 from importer_dagster.errors import UsageError
-from importer_dagster.launch.sample_values import Values
-from importer_dagster.spec.fields import Constraints, FieldSpec, ForeignKey
+from importer_dagster.spec.fields import FieldSpec
 from importer_dagster.spec.table import TableSpec
+from importer_dagster.validation.parse import parse
 from importer_dagster.validation.validator import Validator
 
 Row = tuple[str, ...]
 
-_POOL = 240  # texts per field that rows are drawn from
 _NEW_SHARE = 0.3  # of the rows of a merge type, how many are new each day
-_CHANGED_SHARE = 0.25  # of the other rows, how many differ from the day before
-_SPARE = 4  # times the rows are made where checks over whole rows choose among them
-_MISSING_SHARE = 0.08  # of the values of an optional field
+_CHANGED_SHARE = 0.25  # of the rows that may change, how many differ from the day before
+_MISSING_EVERY = 12  # of so many values of an optional field, one is missing
+_POOL = 100  # texts that the values of a field are drawn from, unless they must all differ
+_TRIES = 20  # times as many texts or rows are made as are wanted, before fewer are taken
+_SPARE = 4  # times as many rows are made where checks over whole rows reject some
+_DAYS_BACK = 700  # dates lie at most this far before the newest delivery
 
-
-class Texts:
-    """Texts for the fields of all types, made once for all tenants; the same ``seed``, the same texts.
-
-    ``latest`` is the last business date: no date that is made lies behind it.
-    """
-
-    def __init__(self, seed: int, latest: date) -> None:
-        self.seed, self.latest = seed, latest
-        self._values: dict[tuple[str, str], Values] = {}
-        self._pools: dict[tuple[str, str], list[str]] = {}
-        self._distinct: dict[tuple[str, str], list[str]] = {}
-
-    def _of(self, spec: TableSpec, f: FieldSpec) -> Values:
-        key = spec.name, f.name
-        if key not in self._values:
-            self._values[key] = Values(f, spec, self.latest)
-        return self._values[key]
-
-    def _rng(self, spec: TableSpec, f: FieldSpec) -> Random:
-        return Random(f"{self.seed}/{spec.name}/{f.name}")  # noqa: S311 - no secret
-
-    def pool(self, spec: TableSpec, f: FieldSpec) -> list[str]:
-        """Texts for a field, to be drawn from."""
-        key = spec.name, f.name
-        if key not in self._pools:
-            self._pools[key] = self._of(spec, f).pool(self._rng(spec, f), _POOL)
-        return self._pools[key]
-
-    def distinct(self, spec: TableSpec, f: FieldSpec, n: int) -> list[str]:
-        """Up to ``n`` different texts for a field, always in the same order."""
-        key = spec.name, f.name
-        if len(self._distinct.get(key, ())) < n:
-            self._distinct[key] = self._of(spec, f).distinct(self._rng(spec, f), n)
-        return self._distinct[key][:n]
-
-    def accepts(self, spec: TableSpec, f: FieldSpec) -> Callable[[str], bool]:
-        """Whether a text of another type may stand in this field."""
-        c = f.constraints
-        pattern = re.compile(c.pattern) if c.pattern is not None else None
-
-        def accepts(text: str) -> bool:
-            return (
-                (c.enum is None or text in c.enum)
-                and (pattern is None or bool(pattern.fullmatch(text)))
-                and (c.maxLength is None or len(text) <= c.maxLength)
-                and text not in spec.missing_values(f)
-            )
-
-        return accepts
+_WORDS = ("amber", "bridge", "cedar", "delta", "harbour", "island", "meadow", "orchard", "river", "café",
+          "über", "over, under")  # fmt: skip
+# For named checks: an address, the codes of countries and currencies, a number with a check digit, a link.
+_PATTERNS_FOR_CHECKS = (r"[a-z]{4,9}\d{1,3}@example\.com", "[A-Z]{2}", "[A-Z]{3}", r"\d{16}",
+                        r"https://example\.com/[a-z]{3,9}")  # fmt: skip
+_DEFAULT_FORMATS = {"date": "%Y-%m-%d", "time": "%H:%M:%S", "datetime": "%Y-%m-%d %H:%M:%S"}
 
 
 @dataclass
 class Table:
-    """All rows that a type ever has for one tenant; a day's file is a window on them.
+    """All rows that a type ever has for one tenant. A day's file holds ``window`` of them, each day ``step`` later.
 
-    ``columns`` holds the texts by field. ``window`` rows are in the first
-    file; each day later the window starts ``step`` rows further on.
+    ``free`` maps the fields that may change from day to day to the texts that they are drawn from.
     """
 
     spec: TableSpec
-    columns: dict[str, list[str]]
+    rows: list[Row]
     window: int
     step: int
-    fixed: set[str]  # fields that identify a row or refer to another
+    free: dict[str, list[str]]
 
-    def __len__(self) -> int:
-        return len(next(iter(self.columns.values())))
+    def of_day(self, day: int) -> slice:
+        """Which rows are in the file of a day (counted from 0)."""
+        start = min(self.step * day, len(self.rows) - self.window)
+        return slice(start, start + self.window)
 
-    def start(self, day: int) -> int:
-        """The first row of a day's file (counted from 0, as days are)."""
-        return min(self.step * day, max(len(self) - self.window, 0))
+    def change(self, day: int, rng: Random) -> None:
+        """Let some of the rows of a day (counted from 0) differ from what they were the day before."""
+        if self.spec.write_disposition == "append" or not self.free:
+            return
+        chosen = [i for i in range(len(self.rows))[self.of_day(day)] if rng.random() < _CHANGED_SHARE]
+        names = [f.name for f in self.spec.fields]
+        rows = [
+            tuple(
+                rng.choice(self.free[name]) if name in self.free else text
+                for name, text in zip(names, self.rows[i], strict=True)
+            )
+            for i in chosen
+        ]
+        for n in passing(self.spec, rows) if self.spec.checks else range(len(rows)):
+            self.rows[chosen[n]] = rows[n]
 
-    def known_by(self, day: int) -> int:
-        """How many rows have been delivered by that day."""
-        return min(len(self), self.start(day) + self.window)
 
-    def rows(self, day: int) -> list[Row]:
-        """The records of a day, in the order of the spec's fields."""
-        part = slice(self.start(day), self.start(day) + self.window)
-        return list(zip(*(self.columns[f.name][part] for f in self.spec.fields), strict=True))
+@dataclass
+class _Source:
+    """What one or several fields of a row are taken from: texts of their own, or the rows of ``table``."""
+
+    fields: tuple[str, ...]
+    rows: list[Row]
+    table: Table | None = None
 
 
 class TableMaker:
-    """Makes the tables of one tenant, references after what they refer to.
+    """Makes the tables of types, each with ``rows`` rows a file for ``days`` days, the last of which is ``latest``.
 
-    ``rows`` are those of the first of ``days`` files.
+    The texts of a field are made once and shared by all tenants. The same ``seed`` makes the same tables.
     """
 
-    def __init__(self, texts: Texts, tenant: str, *, rows: int, days: int) -> None:
-        self.texts, self.tenant, self.rows, self.days = texts, tenant, rows, days
-        self.made: dict[str, Table] = {}
+    def __init__(self, rows: int, days: int, latest: date, seed: int) -> None:
+        self.rows, self.days, self.latest, self.seed = rows, days, latest, seed
+        self._texts: dict[str, dict[str, list[str]]] = {}  # by type and field
 
-    def make(self, spec: TableSpec) -> Table:
-        """The table of one more type; raises UsageError where no row satisfies the type's checks."""
-        some = max(1, int(self.rows * _NEW_SHARE))
-        moves = {"replace": 0, "append": self.rows, "merge": some, "scd2": some}[spec.write_disposition]
-        total = self.rows + moves * (self.days - 1)
-        wanted = total * (_SPARE if spec.checks else 1)  # checks over rows leave only some of them
-        columns, fixed = self._make_columns(spec, wanted, moves)
+    def make(self, spec: TableSpec, tenant: str, tables: Mapping[str, Table]) -> Table:
+        """The table of one type for one tenant; ``tables`` are those of the types that it may refer to.
+
+        Raises UsageError where no text satisfies a field's constraints, or no row the type's checks.
+        """
+        new = max(1, int(self.rows * _NEW_SHARE))
+        step = {"replace": 0, "append": self.rows}.get(spec.write_disposition, new)
+        total = self.rows + step * (self.days - 1)
+        wanted = total * (_SPARE if spec.checks else 1)
+        key, unique = spec.tableschema.primaryKey, [(f.name,) for f in spec.fields if f.constraints.unique]
+        identities = [names for names in (key, *unique) if names]
+        distinct = set(chain(*identities))
+        if spec.name not in self._texts:
+            self._texts[spec.name] = {
+                f.name: self._make_texts(spec, f, wanted if f.name in distinct else 0) for f in spec.fields
+            }
+        sources = _references(spec, tables)
+        referring = {name for source in sources for name in source.fields}
+        own = {name: texts for name, texts in self._texts[spec.name].items() if name not in referring}
+        sources += [_Source((name,), [(text,) for text in texts]) for name, texts in own.items()]
+        rng = Random(f"{self.seed}/{spec.name}/{tenant}")  # noqa: S311 - no secret
+        rows = self._draw_rows(spec, sources, identities, wanted, step, rng)
         if spec.checks:
-            good = _judge(spec, list(columns.values()))[:total]
-            columns = {name: [c[i] for i in good] for name, c in columns.items()}
-        n = len(next(iter(columns.values())))
-        if not n:
+            rows = [rows[i] for i in passing(spec, rows)][:total]
+        if not rows:
             raise UsageError(
                 f"No synthetic row satisfies the checks {', '.join(spec.checks)} of type {spec.name}."
             )
-        window = min(self.rows, n)
-        table = self.made[spec.name] = Table(spec, columns, window, min(moves, window), fixed)
-        return table
+        window = min(self.rows, len(rows))
+        free = {name: texts for name, texts in own.items() if name not in distinct}
+        return Table(spec, rows, window, min(step, window), free)
 
-    def _make_columns(
-        self, spec: TableSpec, wanted: int, moves: int
-    ) -> tuple[dict[str, list[str]], set[str]]:
-        """The columns in the spec's order, ``wanted`` rows or as many as can be, and which of them are fixed."""
-        rng = Random(f"{self.texts.seed}/{spec.name}/{self.tenant}")  # noqa: S311 - no secret
-        columns: dict[str, list[str]] = {}
-        fixed = self._make_key(spec, wanted, rng, columns)
-        n = len(next(iter(columns.values()))) if columns else wanted
-        self._make_references(spec, n, moves, rng, columns, fixed)
-        for f in spec.fields:
-            if f.name not in columns:
-                columns[f.name] = self._make_column(spec, f, n, rng, fixed)
-        n = min(len(c) for c in columns.values())
-        return {f.name: columns[f.name][:n] for f in spec.fields}, fixed
-
-    def _make_column(self, spec: TableSpec, f: FieldSpec, n: int, rng: Random, fixed: set[str]) -> list[str]:
-        if f.constraints.unique:
-            fixed.add(f.name)
-            return self.texts.distinct(spec, f, n)
-        return with_missing(spec, f, rng.choices(self.texts.pool(spec, f), k=n), rng)
-
-    # --- keys ---
-
-    def _make_key(self, spec: TableSpec, wanted: int, rng: Random, columns: dict[str, list[str]]) -> set[str]:
-        """Fill the columns of the primary key, and of what refers together with them."""
-        key = spec.tableschema.primaryKey
-        if not key:
-            return set()
-        parts = self._key_parts(spec, wanted)
-        rows = _combine(parts, wanted, rng)
-        names = [name for part_names, _ in parts for name in part_names]
-        for i, name in enumerate(names):
-            columns[name] = [row[i] for row in rows]
-        return set(names)
-
-    def _key_parts(self, spec: TableSpec, wanted: int) -> list[tuple[tuple[str, ...], list[Row]]]:
-        """The parts that a key is made of, each with its distinct values: references and single fields."""
-        key = spec.tableschema.primaryKey
-        parts: list[tuple[tuple[str, ...], list[Row]]] = []
-        taken: set[str] = set()
-        for reference in self._references(spec):
-            own = [name for name in reference.fields if name in key]
-            if not own or taken & set(reference.fields):
-                continue
-            rows = self._referred(spec, reference)
-            at = [reference.fields.index(name) for name in own]
-            distinct = {tuple(row[i] for i in at): row for row in reversed(rows)}  # the first row of each
-            parts.append((tuple(reference.fields), list(reversed(distinct.values()))))
-            taken |= set(reference.fields)
-        for name in key:
-            if name not in taken:
-                values = self.texts.distinct(spec, spec.field(name), wanted)
-                parts.append(((name,), [(value,) for value in values]))
-        return parts
-
-    # --- references ---
-
-    def _references(self, spec: TableSpec) -> list[ForeignKey]:
-        """References to tables that are there already, the widest first."""
-        usable = [k for k in spec.tableschema.foreignKeys if self._usable(spec, k)]
-        return sorted(usable, key=lambda k: -len(k.fields))
-
-    def _usable(self, spec: TableSpec, key: ForeignKey) -> bool:
-        target = self.made.get(key.reference.resource)
-        if target is None:
-            return False
-        pairs = [
-            (spec.field(a), target.spec.field(b))
-            for a, b in zip(key.fields, key.reference.fields, strict=True)
-            if b in target.columns
-        ]
-        return len(pairs) == len(key.fields) and all(_written_alike(a, b) for a, b in pairs)
-
-    def _referred(self, spec: TableSpec, key: ForeignKey) -> list[Row]:
-        """The values that the key may take: rows of the other table, as far as this one's fields accept them."""
-        target = self.made[key.reference.resource]
-        rows = list(zip(*(target.columns[name] for name in key.reference.fields), strict=True))
-        tokens = [set(target.spec.missing_values(target.spec.field(n))) for n in key.reference.fields]
-        accepted = [self.texts.accepts(spec, spec.field(name)) for name in key.fields]
-        return [
-            row
-            for row in rows
-            if all(
-                value not in missing and accepts(value)
-                for value, missing, accepts in zip(row, tokens, accepted, strict=True)
-            )
-        ]
-
-    def _make_references(
+    def _draw_rows(
         self,
         spec: TableSpec,
-        n: int,
+        sources: Sequence[_Source],
+        identities: Sequence[tuple[str, ...]],
+        wanted: int,
         step: int,
         rng: Random,
-        columns: dict[str, list[str]],
-        fixed: set[str],
-    ) -> None:
-        for key in self._references(spec):
-            if any(name in columns for name in key.fields):
-                continue
-            rows = self._referred(spec, key)
-            if not rows or any(spec.field(name).constraints.unique for name in key.fields):
-                continue
-            target = self.made[key.reference.resource]
-            known = [max(1, min(len(rows), target.known_by(day))) for day in range(self.days)]
-            first = [self._first_day(i, step) for i in range(n)]
-            chosen = [rows[int(rng.random() * known[day])] for day in first]
-            for i, name in enumerate(key.fields):
-                f = spec.field(name)
-                columns[name] = with_missing(spec, f, [row[i] for row in chosen], rng)
-                fixed.add(name)
+    ) -> list[Row]:
+        """Up to ``wanted`` rows, no two of which agree in the fields of one of ``identities``.
 
-    def _first_day(self, row: int, step: int) -> int:
-        """The day, counted from 0, of the first file that has a row."""
-        if row < self.rows or not step:
-            return 0
-        return min(1 + (row - self.rows) // step, self.days - 1)
+        References lead to rows that are delivered no later than their own, where those of a key leave a choice.
+        """
+        distinct = set(chain(*identities))
+        rows: list[Row] = []
+        seen: set[tuple[tuple[str, ...], Row]] = set()
+        for attempt in range(_TRIES * wanted):
+            if len(rows) == wanted:
+                break
+            day = max(0, len(rows) - self.rows + step) // max(step, 1)  # of the first file with this row
+            row: dict[str, str] = {}
+            for source in sources:
+                known = source.table.of_day(day).stop if source.table else len(source.rows)
+                in_order = attempt < len(source.rows) and not distinct.isdisjoint(source.fields)
+                i = attempt if in_order else rng.randrange(min(max(known, 1), len(source.rows)))
+                row.update(zip(source.fields, source.rows[i], strict=True))
+            same = {(names, tuple(row[name] for name in names)) for names in identities}
+            if seen.isdisjoint(same):
+                seen |= same
+                rows.append(tuple(row[f.name] for f in spec.fields))
+        return rows
+
+    def _make_texts(self, spec: TableSpec, f: FieldSpec, distinct: int) -> list[str]:
+        """Texts for a field: up to ``distinct`` different ones, or, if that is 0, some to draw from."""
+        rng = Random(f"{self.seed}/{spec.name}/{f.name}")  # noqa: S311 - no secret
+        wanted = distinct or _POOL
+        for texts in _candidates(f, rng, self.latest, distinct):
+            found: list[str] = []
+            for _ in range(_TRIES):
+                found += _accepted(spec, f, islice(texts, wanted))
+                if distinct:
+                    found = list(dict.fromkeys(found))
+                if len(found) >= wanted:
+                    break
+            if found and distinct:
+                return found[:wanted]
+            if found:  # few texts are repeated, so that a value is missing sometimes
+                rows: list[Row] = [(text,) for text in islice(cycle(found), _POOL)]
+                return [text for (text,) in _with_missing(spec, (f.name,), rows)]
+        checks = f" and checks {', '.join(f.checks)}" if f.checks else ""
+        raise UsageError(
+            f"No synthetic value was found for field {f.name!r} of type {spec.name} that satisfies its "
+            f"constraints{checks}. Loosen them, or give the field an enum."
+        )
 
 
-def _written_alike(a: FieldSpec, b: FieldSpec) -> bool:
-    return (a.type, a.format, a.decimalChar, a.groupChar) == (b.type, b.format, b.decimalChar, b.groupChar)
+def _references(spec: TableSpec, tables: Mapping[str, Table]) -> list[_Source]:
+    """The references to tables that are there, as far as this type's fields accept values of the other's."""
+    key, taken, found = set(spec.tableschema.primaryKey), set[str](), []
+    for k in sorted(spec.tableschema.foreignKeys, key=lambda k: (key.isdisjoint(k.fields), -len(k.fields))):
+        table = tables.get(k.reference.resource)
+        names = [f.name for f in table.spec.fields] if table else []
+        if table is None or not taken.isdisjoint(k.fields) or not set(k.reference.fields) <= set(names):
+            continue
+        at = [names.index(name) for name in k.reference.fields]
+        rows = [tuple(row[i] for i in at) for row in table.rows]
+        for n, name in enumerate(k.fields):
+            absent = table.spec.missing_values(table.spec.fields[at[n]])
+            good = set(_accepted(spec, spec.field(name), [row[n] for row in rows])).difference(absent)
+            rows = [row for row in rows if row[n] in good]
+        if rows:
+            taken.update(k.fields)
+            found.append(_Source(tuple(k.fields), _with_missing(spec, k.fields, rows), table))
+    return found
 
 
-def _combine(parts: Sequence[tuple[tuple[str, ...], list[Row]]], wanted: int, rng: Random) -> list[Row]:
-    """Distinct combinations of one row of each part, up to ``wanted``.
-
-    Where one part has enough values, it counts up and the others are drawn.
-    """
-    lists = [rows for _, rows in parts]
-    if not all(lists):
-        return []
-    longest = max(range(len(lists)), key=lambda i: len(lists[i]))
-    if len(lists[longest]) >= wanted or len(lists) == 1:
-        n = min(wanted, len(lists[longest]))
-        return [
-            tuple(v for i, rows in enumerate(lists) for v in (rows[k] if i == longest else rng.choice(rows)))
-            for k in range(n)
-        ]
-    found: dict[Row, None] = {}
-    for _ in range(wanted * 20):
-        found[tuple(v for rows in lists for v in rng.choice(rows))] = None
-        if len(found) == wanted:
-            break
-    return list(found)
+def _with_missing(spec: TableSpec, names: Sequence[str], rows: list[Row]) -> list[Row]:
+    """``rows`` of values of some fields, of which some lack the optional ones."""
+    fields = [spec.field(name) for name in names]
+    tokens = [None if f.required or f.constraints.unique else missing_token(spec, f) for f in fields]
+    return [
+        tuple(
+            token if token is not None and i % _MISSING_EVERY == 0 else text
+            for text, token in zip(row, tokens, strict=True)
+        )
+        for i, row in enumerate(rows, 1)
+    ]
 
 
 def missing_token(spec: TableSpec, f: FieldSpec) -> str | None:
     """A text that means 'no value' in the field; None where there is none.
 
-    An empty text field is NULL only where that holds for the whole type, since
-    elsewhere it cannot be told from a quoted empty text.
+    An empty text field is NULL only where that holds for the whole type: elsewhere it cannot be told from a quoted
+    empty text. A lone empty value would be a blank line.
     """
     text = f.type == "string" and f.format != "uuid"
     usable = (t for t in spec.missing_values(f) if t or not text or t in spec.common_missing)
-    # a lone empty value would be a blank line
     return next((t for t in usable if t or len(spec.fields) > 1), None)
 
 
-def with_missing(spec: TableSpec, f: FieldSpec, values: list[str], rng: Random) -> list[str]:
-    """``values`` with some of them missing, where the field allows it."""
-    token = missing_token(spec, f)
-    if f.required or token is None:
-        return values
-    return [token if rng.random() < _MISSING_SHARE else value for value in values]
-
-
-def _judge(spec: TableSpec, columns: Sequence[list[str]]) -> list[int]:
-    """Positions of the rows that satisfy the type's checks over whole rows."""
-    bare = [
-        f.model_copy(update={"constraints": Constraints(), "checks": ()}) for f in spec.fields
-    ]  # single values are sound already
-    schema = spec.tableschema.model_copy(update={"fields": tuple(bare)})
-    judged = spec.model_copy(update={"tableschema": schema})
-    judged.__dict__.pop("hash", None)  # the copy's own, not the one remembered of the original
-    arrays = []
-    for f, texts in zip(spec.fields, columns, strict=True):
-        array, tokens = pa.array(texts, pa.string()), pa.array(spec.missing_values(f), pa.string())
-        arrays.append(pc.if_else(pc.is_in(array, value_set=tokens), pa.scalar(None, pa.string()), array))
+def passing(spec: TableSpec, rows: Sequence[Row]) -> list[int]:
+    """Positions of the rows that satisfy the spec, by the importer's own validation."""
+    columns = [
+        pa.array([None if row[i] in tokens else row[i] for row in rows], pa.string())
+        for i, tokens in enumerate(map(spec.missing_values, spec.fields))
+    ]
     names = [str(i) for i in range(len(columns))]
-    validator = Validator(judged, {f.name: n for f, n in zip(spec.fields, names, strict=True)})
-    _, good, _ = validator(pa.RecordBatch.from_arrays(arrays, names=names))
-    found: list[int] = good.tolist()
-    return found
+    validator = Validator(spec, {f.name: n for f, n in zip(spec.fields, names, strict=True)})
+    _, good, _ = validator(pa.RecordBatch.from_arrays(columns, names=names))
+    positions: list[int] = good.tolist()
+    return positions
 
 
-def change(table: Table, day: int, texts: Texts, rng: Random) -> None:
-    """Let some of the rows of a day (counted from 0) differ from what they were the day before."""
-    spec = table.spec
-    free = [f for f in spec.fields if f.name not in table.fixed]
-    if spec.write_disposition == "append" or not free:
+def alone(spec: TableSpec, f: FieldSpec) -> TableSpec:
+    """A type that has one field of ``spec`` only."""
+    lone = f.model_copy(update={"missingValues": spec.missing_values(f)})
+    return TableSpec.model_validate({"name": spec.name, "schema": {"fields": [lone]}})
+
+
+def _accepted(spec: TableSpec, f: FieldSpec, texts: Iterable[str]) -> list[str]:
+    """Those texts that satisfy the field's spec, mean a value, and can be written in the dialect and the encoding."""
+    dialect, missing = spec.dialect, {"", *spec.missing_values(f), *spec.tableschema.missingValues}
+    special = set("\r\n\0")
+    if dialect.quoteChar is None and dialect.escapeChar is None:
+        special.update(dialect.delimiter)
+    good = [
+        (t,)
+        for t in texts
+        if t not in missing
+        and special.isdisjoint(t)
+        and not (dialect.commentChar and t.startswith(dialect.commentChar))
+        and t.encode(spec.encoding, "ignore").decode(spec.encoding) == t
+    ]
+    return [good[i][0] for i in passing(alone(spec, f), good)] if good else []
+
+
+# --- texts of one field -----------------------------------------------------------------
+
+
+def _candidates(f: FieldSpec, rng: Random, latest: date, distinct: int) -> Iterator[Iterator[str]]:
+    """Series of texts that the field may accept, the likeliest series first; some have no end."""
+    c = f.constraints
+    if c.enum is not None:
+        yield iter(c.enum)
+    elif f.type == "boolean":
+        yield iter((*f.trueValues[:1], *f.falseValues[:1]))
+    elif f.type == "object":
+        yield (json.dumps({"id": rng.randint(1, 999)}) for _ in count())
+    elif f.type in ("integer", "number"):
+        yield _numbers(f, rng, distinct)
+    elif f.type != "string":
+        yield _moments(f, rng, latest)
+    elif f.format == "uuid":
+        yield (str(UUID(int=rng.getrandbits(128), version=4)) for _ in count())
+    else:
+        if c.pattern is None and not distinct:
+            yield (rng.choice(_WORDS) for _ in count())
+        length = max(c.minLength or 1, min(c.maxLength or 8, 8))
+        yield _matching(c.pattern or f"[A-Z0-9]{{{length}}}", rng)
+        if f.checks:
+            yield from (_matching(pattern, rng) for pattern in _PATTERNS_FOR_CHECKS)
+
+
+class _PatternRandom(Random):
+    """Makes Rstr's texts short, and the same in every process.
+
+    Rstr repeats ``*`` and ``+`` up to 100 times, and chooses from sets, whose order differs between processes.
+    """
+
+    def choice(self, seq: Any) -> Any:
+        return super().choice(sorted(seq) if isinstance(seq[0], str) else seq)
+
+    def randint(self, a: int, b: int) -> int:
+        return super().randint(a, max(a, min(b, a + 8)))
+
+
+def _matching(pattern: str, rng: Random) -> Iterator[str]:
+    """Texts that match a regular expression."""
+    texts = Rstr(_PatternRandom(rng.getrandbits(64)))
+    try:
+        while True:
+            yield texts.xeger(pattern)
+    except IndexError:  # a set without ASCII characters
         return
-    start = table.start(day)
-    chosen = [i for i in range(start, start + table.window) if rng.random() < _CHANGED_SHARE]
-    if not chosen:
-        return
-    fresh = {
-        f.name: with_missing(spec, f, rng.choices(texts.pool(spec, f), k=len(chosen)), rng) for f in free
-    }
-    if spec.checks:
-        new = [fresh.get(f.name) or [table.columns[f.name][i] for i in chosen] for f in spec.fields]
-        good = _judge(spec, new)
-        chosen = [chosen[i] for i in good]
-        fresh = {name: [values[i] for i in good] for name, values in fresh.items()}
-    for name, values in fresh.items():
-        column = table.columns[name]
-        for i, value in zip(chosen, values, strict=True):
-            column[i] = value
+
+
+def _bounds(f: FieldSpec) -> list[Any]:
+    """The least and the greatest value, as the importer reads them; None where there is no bound."""
+    typed, _ = parse(pa.array([f.constraints.minimum, f.constraints.maximum], pa.string()), f, ())
+    values: list[Any] = typed.to_pylist()
+    return values
+
+
+def _numbers(f: FieldSpec, rng: Random, distinct: int) -> Iterator[str]:
+    """Numbers within the field's bounds, from the least: drawn, or, if ``distinct``, one after the other."""
+    decimals = min(f.scale, 4) if f.type == "number" else 0
+    unit = 10**decimals  # they are counted in units of the last decimal place
+    limit = 10 ** (f.precision - f.scale + decimals) - 1 if f.type == "number" else 2**63 - 1
+    low, high = (None if b is None else Decimal(str(b)) * unit for b in _bounds(f))
+    last = limit if high is None else min(math.floor(high), limit)
+    first = min(0 if decimals else 1, last) if low is None else max(math.ceil(low), -limit)
+    last = min(last, first + max(distinct, 10_000) * unit)
+    signs = str.maketrans({",": f.groupChar or "", ".": f.decimalChar})
+    for n in range(first, last + 1) if distinct else (rng.randint(first, last) for _ in count()):
+        yield f"{Decimal(n).scaleb(-decimals):,f}".translate(signs)
+
+
+def _moments(f: FieldSpec, rng: Random, latest: date) -> Iterator[str]:
+    """Dates or times within the field's bounds, none of them after ``latest``."""
+    low, high = (None if bound is None else _as_datetime(bound) for bound in _bounds(f))
+    end, back = datetime.combine(latest, time()), timedelta(days=_DAYS_BACK)
+    if f.type == "time":
+        end, back = _as_datetime(time(23, 59)), timedelta(hours=23, minutes=59)
+    end = min(high or end, end)
+    first = low or end - back
+    last = max(end, first + timedelta(days=1))  # of a type that begins later than ``latest``
+    pattern = f.formats[0] if f.formats[0] != "default" else _DEFAULT_FORMATS[f.type]
+    while True:
+        moment = (first + (last - first) * rng.random()).replace(microsecond=0)
+        yield moment.replace(tzinfo=UTC).strftime(pattern)
+
+
+def _as_datetime(value: date | time) -> datetime:
+    """A date, or a time of some day, as a datetime without a zone."""
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=None)
+    if isinstance(value, date):
+        return datetime.combine(value, time())
+    return datetime.combine(date(2000, 1, 1), value)

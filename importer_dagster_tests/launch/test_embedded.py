@@ -16,9 +16,8 @@ import pytest
 import sqlalchemy as sa
 
 from importer_dagster.errors import WarehouseError
-from importer_dagster.launch import embedded, embedded_watch
+from importer_dagster.launch import embedded
 from importer_dagster.launch.embedded import EmbeddedServer, ensure_server
-from reliability.patience import wait_for
 
 USER = """
 import sys
@@ -94,53 +93,21 @@ def test_a_killed_user_does_not_keep_it_up(tmp_path: Path):
     assert postmaster(tmp_path) is None
 
 
-def watchers(home: Path) -> list[int]:
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            words = process.cmdline()
-            if words[-2:] == ["importer_dagster.launch.embedded_watch", str(home)]:
-                found.append(process.pid)
-    return found
-
-
-def test_it_stops_soon_after_all_its_users_were_killed(tmp_path: Path):
-    """As when a test run is cut off: nobody comes after them who would notice."""
+def test_the_next_user_finds_a_server_whose_users_were_all_killed(tmp_path: Path):
+    """As when a test run is cut off: the server stays up, and the next user uses and stops it."""
     users = [start_user(tmp_path), start_user(tmp_path)]
     for user in users:
         url_of(user)
     server = postmaster(tmp_path)
-    assert server is not None and len(watchers(tmp_path)) == 1
     for user in users:
         os.killpg(user.pid, signal.SIGKILL)  # with all that belongs to it
         user.communicate()
-    assert wait_for(lambda: postmaster(tmp_path) is None, 60)
-    assert wait_for(lambda: not psutil.pid_exists(server) and not watchers(tmp_path), 20)
-    again = start_user(tmp_path)
-    with psycopg.connect(url_of(again)) as conn:
+    following = start_user(tmp_path)
+    with psycopg.connect(url_of(following)) as conn:
         assert conn.execute("SELECT 1").fetchone() == (1,)
-    end_user(again)
-    assert wait_for(lambda: not watchers(tmp_path), 20)
-
-
-def test_it_does_not_stop_while_one_of_its_users_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(embedded_watch, "PAUSE_S", 0.01)
-    server = ensure_server(tmp_path)
-    try:
-        assert not EmbeddedServer(tmp_path).stop_unless_used()
-        assert server.is_running()
-        users = tmp_path / "postgres.users"
-        text = users.read_text()
-        users.write_text("[[")  # just being written
-        watching = threading.Thread(target=embedded_watch.watch, args=(tmp_path,), daemon=True)
-        watching.start()
-        users.write_text(text)
-        watching.join(1)
-        assert watching.is_alive() and server.is_running()
-    finally:
-        server.release()
-    watching.join(10)
-    assert not watching.is_alive()
+    assert server is not None and postmaster(tmp_path) == server
+    end_user(following)
+    assert postmaster(tmp_path) is None
 
 
 @pytest.mark.parametrize("name", ["with blank and 'quote'", "comma,", "long" * 40, "ümläut"])
