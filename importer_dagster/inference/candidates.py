@@ -38,7 +38,7 @@ def candidates(column: Column, style: Style | None = None) -> list[Candidate]:
     """
     if not column.plain:
         return []
-    if column.uuids == column.plain:
+    if column.forms.uuids == column.plain:
         return [Candidate({"type": "string", "format": "uuid"}, f"{all_of(column)} are UUIDs")]
     shapes = column.shapes
     if shapes is None:
@@ -86,7 +86,7 @@ def _booleans(column: Column) -> Iterator[Candidate]:
 
 
 def _json(column: Column) -> Iterator[Candidate]:
-    if column.plain >= 3 and column.objects == column.plain:
+    if column.plain >= 3 and column.forms.objects == column.plain:
         yield Candidate({"type": "object"}, f"{all_of(column)} are JSON objects")
 
 
@@ -95,7 +95,7 @@ def why_text(column: Column) -> tuple[str, str | None]:
     if not column.plain:
         what = f"only {', '.join(map(repr, list(column.sentinels)[:3]))}" if column.sentinels else "no value"
         return f"{what} seen, so nothing is known of its type", None
-    plain = f"text of at most {counted(column.longest, 'character')}"
+    plain = f"text of at most {counted(column.lengths.longest, 'character')}"
     if column.shapes is None:
         return plain, None
     if all(re.fullmatch(r"[+-]?[z9]9*", s) for s in column.shapes):

@@ -50,34 +50,77 @@ class Shape:
 
 
 @dataclass
+class Lengths:
+    """Characters of the longest and the shortest text."""
+
+    longest: int = 0
+    shortest: int = LONG
+
+
+@dataclass
+class Forms:
+    """How many texts have a special form: uuids, and texts in braces as JSON objects are.
+
+    ``largest_whole`` is the largest of the whole numbers with 19 digits or more, without sign.
+    """
+
+    uuids: int = 0
+    objects: int = 0
+    largest_whole: int = 0
+
+
+@dataclass
+class Uniqueness:
+    """Whether no text comes twice in one file (``holds``), and how many were in an earlier file, too (``recurs``)."""
+
+    holds: bool = True
+    recurs: int = 0
+    _hashes: list[npt.NDArray[np.uint64]] = field(default_factory=list)
+    _before: npt.NDArray[np.uint64] | None = None
+
+    def add(self, texts: pa.Array, count: int) -> None:
+        """Take in the different texts of a batch that has ``count`` texts."""
+        if not self.holds:
+            return
+        repeats = len(texts) < count
+        if not repeats and sum(map(len, self._hashes)) < MAX_HASHES:
+            hashes = hashes_of(texts)
+            repeats = any(np.isin(hashes, h).any() for h in self._hashes)
+            self._hashes.append(hashes)
+        if repeats:
+            self.holds, self._hashes, self._before = False, [], None
+
+    def end_of_file(self) -> None:
+        """End one file: each is judged by itself, since days of one type may have the same keys."""
+        if not self._hashes:
+            return
+        hashes = np.sort(np.concatenate(self._hashes))
+        if self._before is not None:
+            self.recurs += int(np.isin(hashes, self._before, assume_unique=True).sum())
+        self._before, self._hashes = hashes, []
+
+
+@dataclass
 class Column:
     """One column, summed up over all records read so far.
 
     ``missing`` counts empty cells without quotes, ``empty`` those with quotes.
     ``distinct`` has the count of each text, and is None once there are too many;
     ``shapes`` has the count of each shape without sentinels, and is None likewise.
-    ``unique`` is false once a text came twice in one file.
     """
 
     name: str
     rows: int = 0
     missing: int = 0
     empty: int = 0
-    longest: int = 0
-    shortest: int = LONG
-    outer_blanks: int = 0
-    uuids: int = 0
-    objects: int = 0  # texts in braces, as JSON objects are
+    lengths: Lengths = field(default_factory=Lengths)
+    forms: Forms = field(default_factory=Forms)
+    uniqueness: Uniqueness = field(default_factory=Uniqueness)
     distinct: Counter[str] | None = field(default_factory=Counter)
     shapes: dict[str, Shape] | None = field(default_factory=dict)
     sentinels: Counter[str] = field(default_factory=Counter)
     samples: list[str] = field(default_factory=list)
-    largest_whole: int = 0  # of texts that are whole numbers with 19 digits or more, without sign
-    unique: bool = True
-    recurs: int = 0  # texts that were in the file before, too
     _bytes: int = 0
-    _hashes: list[npt.NDArray[np.uint64]] = field(default_factory=list)
-    _before: npt.NDArray[np.uint64] | None = None
 
     @property
     def values(self) -> int:
@@ -104,31 +147,17 @@ class Column:
         if not len(texts):
             return
         lengths = pc.min_max(pc.utf8_length(texts))
-        self.longest = max(self.longest, lengths["max"].as_py())
-        self.shortest = min(self.shortest, lengths["min"].as_py())
-        outer = pc.match_substring_regex(texts, r"\A\s|\s\z").to_numpy(zero_copy_only=False)
-        self.outer_blanks += int(counts[outer].sum())
+        self.lengths.longest = max(self.lengths.longest, lengths["max"].as_py())
+        self.lengths.shortest = min(self.lengths.shortest, lengths["min"].as_py())
         if len(self.samples) < 5:
             self.samples += [t[:40] for t in texts.slice(0, 5).to_pylist() if t]
         self._count_distinct(texts, counts, most_bytes)
         self._count_sentinels_and_shapes(texts, counts)
-        if self.unique:
-            repeats = len(texts) < int(counts.sum())
-            if not repeats and sum(map(len, self._hashes)) < MAX_HASHES:
-                hashes = hashes_of(texts)
-                repeats = any(np.isin(hashes, h).any() for h in self._hashes)
-                self._hashes.append(hashes)
-            if repeats:
-                self.unique, self._hashes, self._before = False, [], None
+        self.uniqueness.add(texts, int(counts.sum()))
 
     def end_of_file(self) -> None:
-        """End one file: uniqueness is judged file by file, since days of one type may have the same keys."""
-        if not self._hashes:
-            return
-        hashes = np.sort(np.concatenate(self._hashes))
-        if self._before is not None:
-            self.recurs += int(np.isin(hashes, self._before, assume_unique=True).sum())
-        self._before, self._hashes = hashes, []
+        """End one file of several."""
+        self.uniqueness.end_of_file()
 
     def _count_distinct(self, texts: pa.Array, counts: npt.NDArray[np.int64], most_bytes: int) -> None:
         if self.distinct is None:
@@ -157,14 +186,14 @@ class Column:
         uuid = pc.match_substring_regex(
             texts, r"\A\{?[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\}?\z"
         )
-        self.uuids += int(counts[uuid.to_numpy(zero_copy_only=False)].sum())
+        self.forms.uuids += int(counts[uuid.to_numpy(zero_copy_only=False)].sum())
         braces = pc.match_substring_regex(texts, r"(?s)\A\s*\{.*\}\s*\z")
-        self.objects += int(counts[braces.to_numpy(zero_copy_only=False)].sum())
+        self.forms.objects += int(counts[braces.to_numpy(zero_copy_only=False)].sum())
         if self.shapes is None:
             return
         long = texts.filter(pc.match_substring_regex(texts, r"\A[+-]?[0-9]{19,60}\z"))
         if len(long):
-            self.largest_whole = max(self.largest_whole, *(abs(int(t)) for t in long.to_pylist()))
+            self.forms.largest_whole = max(self.forms.largest_whole, *(abs(int(t)) for t in long.to_pylist()))
         encoded = shapes_of(texts).dictionary_encode()
         indices = encoded.indices.to_numpy(zero_copy_only=False)
         sums = np.bincount(indices, weights=counts, minlength=len(encoded.dictionary)).astype(np.int64)

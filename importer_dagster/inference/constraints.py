@@ -76,15 +76,15 @@ def constraints_of(name: str, state: InferenceState) -> tuple[dict[str, Any], li
         found["enum"] = sorted(t for t in column.distinct if t)
         reasons.append(f"enum: {len(found['enum'])} values recur in {column.values:,}")
     are_many = column.plain >= _BOUNDS_FROM and (column.distinct is None or len(column.distinct) >= 100)
-    one_width = column.longest == column.shortest and not column.sentinels
+    one_width = column.lengths.longest == column.lengths.shortest and not column.sentinels
     if (
         kind == "string"
         and are_many
         and one_width
         and all(re.fullmatch("[z9]9*", s) for s in column.shapes or [""])
     ):
-        found["pattern"] = f"[0-9]{{{column.longest}}}"
-        reasons.append(f"pattern: all {column.plain:,} are {column.longest} digits")
+        found["pattern"] = f"[0-9]{{{column.lengths.longest}}}"
+        reasons.append(f"pattern: all {column.plain:,} are {column.lengths.longest} digits")
     negative = any(s.startswith("-") for s in column.shapes or {})
     if (
         kind in ("integer", "number")
@@ -111,6 +111,6 @@ def _is_enum(column: Column) -> bool:
     return (
         2 <= len(texts) <= _ENUM_MOST
         and column.values >= _ENUM_ROWS
-        and column.longest <= 20
+        and column.lengths.longest <= 20
         and all(column.distinct[t] >= _ENUM_EACH and is_word(t) for t in texts)
     )

@@ -107,7 +107,7 @@ def find_key(
     """
     usable = []  # columns that may be a key or a part of one
     for c in columns:
-        short = types[c.name] == "string" and c.longest <= _KEY_TEXT_LENGTH
+        short = types[c.name] == "string" and c.lengths.longest <= _KEY_TEXT_LENGTH
         has_values = c.rows and not c.missing and not c.empty and c.name not in missing
         if has_values and not _BOOKKEEPING.search(c.name) and (short or types[c.name] in _KEY_TYPES):
             usable.append(c)
@@ -127,7 +127,7 @@ def find_key(
     if single:
         return Finding(None, _ask(single, None, type_name))
     first = columns[0]
-    enough = first.unique and first.rows >= _FEWEST_UNNAMED and types[first.name] != "datetime"
+    enough = first.uniqueness.holds and first.rows >= _FEWEST_UNNAMED and types[first.name] != "datetime"
     by_place = _key_of(first, files, "it comes first", sure=False) if enough and first in usable else None
     return Finding(by_place or _combined_key(usable, columns, batches))
 
@@ -173,11 +173,11 @@ def _named_key(columns: Sequence[Column], usable: Sequence[Column], type_name: s
         entity = _entity(column.name)
         is_history = entity and _HISTORY.search(fold(type_name).removeprefix(entity))
         fewest = _FEWEST_HISTORY if is_history else _FEWEST_NAMED
-        if column.unique and column.rows >= fewest and _is_own(column.name, type_name):
+        if column.uniqueness.holds and column.rows >= fewest and _is_own(column.name, type_name):
             return column
     for column in usable:
         fewest = _FEWEST_NAMED if column is columns[0] else _FEWEST_ELSEWHERE
-        if column.unique and column.rows >= fewest and is_key_name(column.name):
+        if column.uniqueness.holds and column.rows >= fewest and is_key_name(column.name):
             return column
     return None
 
@@ -239,7 +239,7 @@ def _leading_key(leading: Sequence[Column], batches: Batches) -> Key | None:
 
 def _key_of(column: Column, files: int, backing: str, *, sure: bool = True) -> Key:
     where = "in any file" if files > 1 else "in the file"
-    recurs = column.recurs / column.rows
+    recurs = column.uniqueness.recurs / column.rows
     return Key(
         (column.name,),
         f"no value of {column.name} is missing or comes twice {where}, and {backing}",

@@ -156,7 +156,7 @@ class _Numbers:
     def as_whole(self) -> Candidate | None:
         """Whole numbers: integers, amounts of money, or beyond 64 bits; None if they are identifiers."""
         column, style, digits = self.column, self.style, self.digits
-        one_length = column.longest == column.shortest
+        one_length = column.lengths.longest == column.lengths.shortest
         is_code = one_length and digits.before >= _IDENTIFIER_DIGITS and not _TIME_NAMES.search(column.name)
         if is_code or _TEXT_NAMES.search(column.name) or (digits.plus and digits.before > 6):
             return None
@@ -172,7 +172,7 @@ class _Numbers:
             money = {"type": "number", "precision": precision, "scale": _MONEY_DECIMALS}
             why = f"{values} are whole, but the name says money: space for {_MONEY_DECIMALS} decimals"
             return numbers._candidate(money, why, None)
-        if column.largest_whole > _INT64 or digits.before > 19:
+        if column.forms.largest_whole > _INT64 or digits.before > 19:
             if one_length or digits.before > _MOST_DIGITS:
                 return None
             large = {"type": "number", "precision": _MOST_DIGITS, "scale": 0}
@@ -234,7 +234,7 @@ def candidates(column: Column, shapes: Mapping[str, Shape], other: Style | None)
         return []
     numbers = _Numbers(column, style, digits, 1 - odd / column.plain, *written)
     whole = not (digits.fraction or digits.exponent or digits.infinite)
-    if digits.zeros is not None and (whole or column.longest == column.shortest):
+    if digits.zeros is not None and (whole or column.lengths.longest == column.lengths.shortest):
         return []  # codes with leading zeros
     if whole:
         made = numbers.as_whole()

@@ -66,9 +66,13 @@ class Block:
         self._given = data if given is None else given
         self.is_ascii = False  # the reader sets it when it has checked the bytes
         self.numbers: np.ndarray = np.zeros(0, np.int64)
-        self.count = 0
         self._spans: tuple[np.ndarray, np.ndarray] | None = None
         self._line_ends: np.ndarray | None = None
+
+    @property
+    def count(self) -> int:
+        """How many records it has."""
+        return len(self.numbers)
 
     def split(self) -> Scan:
         """The records of a regular block as a scan would list them."""
@@ -149,11 +153,10 @@ class Block:
         """Give every record its number; ``parsed`` is how many records Arrow found."""
         if self.scan is None:
             self.numbers = np.arange(self.first_record, self.first_record + parsed, dtype=np.int64)
-            self.count = parsed
             return
         order = np.array(self.scan.order, dtype=bool)
         everything = np.arange(self.first_record, self.first_record + len(order), dtype=np.int64)
-        self.numbers, self.count = everything[order], len(order)
+        self.numbers = everything[order]
 
     def spans(self) -> tuple[np.ndarray, np.ndarray]:
         """Start and end (without line end) of every record that Arrow was given."""

@@ -93,9 +93,7 @@ class Reader:
         self._source = TextSource(unpacked, spec.encoding)
         self._window = Window(self._source, block_size)
         self._grammar = _grammar(spec)
-        self._quote = self._grammar.quote[0] if self._grammar.quote else None
         self._head = read_header(self._window, spec, self._grammar)
-        self.header, self.header_line = self._head.names, self._head.line
         self.warnings: list[str] = [*self._source.warnings, *self._head.warnings]
         self._trailer: list[str] = []
         self._record = 1  # number of the next record
@@ -112,6 +110,20 @@ class Reader:
 
     def __exit__(self, *_: object) -> None:
         self._unpacked.close()
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """The names of the header's columns."""
+        return self._head.names
+
+    @property
+    def header_line(self) -> int:
+        """The physical line of the header."""
+        return self._head.line
+
+    @property
+    def _quote(self) -> int | None:
+        return self._grammar.quote[0] if self._grammar.quote else None
 
     @property
     def sha256(self) -> str:

@@ -20,7 +20,7 @@ FILES = 12  # in a package, without __init__.py
 FILE_LINES = 400
 CLASS_LINES = 250
 FUNCTION_LINES = 50
-ATTRIBUTES = 12  # of a class that is no pydantic model
+ATTRIBUTES = 12  # of a class that has state: no record (frozen dataclass) and no pydantic model
 PIPELINE_IMPORTS = 15  # of the package's own modules, in one module of pipeline/
 USED_ONCE = 0.5  # of the private functions
 
@@ -40,6 +40,10 @@ def pydantic_models() -> set[str]:
     while new := {c for c, above in bases.items() if above & found} - found:
         found |= new
     return found
+
+
+def is_frozen(node: ast.ClassDef) -> bool:
+    return any("frozen=True" in ast.unparse(d) for d in node.decorator_list)
 
 
 def test_a_package_has_few_files() -> None:
@@ -69,7 +73,7 @@ def test_a_class_has_few_attributes() -> None:
         f"{name(m)} {c.name}": len(attributes(c))
         for m in ALL
         for c in m.classes
-        if c.name not in models and len(attributes(c)) > ATTRIBUTES
+        if c.name not in models and not is_frozen(c) and len(attributes(c)) > ATTRIBUTES
     }
     assert many == {}
 

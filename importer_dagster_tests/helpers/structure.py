@@ -118,6 +118,7 @@ def main() -> None:
             for m in found
             for c in m.classes
             if not any(isinstance(b, ast.Name) and b.id == "Model" for b in c.bases)
+            and not any("frozen=True" in ast.unparse(d) for d in c.decorator_list)
         ),
         key=lambda c: len(attributes(c)),
     )
