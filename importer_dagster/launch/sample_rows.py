@@ -1,7 +1,7 @@
 """Synthetic rows of one type: keys, references, constraints and checks hold, by the importer's own validation.
 
-Texts are made from the field's type, format and constraints. What is made is judged like a delivery
-(:func:`passing`), so a constraint that is not thought of here costs texts that are thrown away, and no wrong ones.
+Texts are made from the field's type, format and constraints, and then validated like a delivery (:func:`passing`):
+texts that violate a constraint or a check are thrown away.
 
 What does not belong here: which rows go into which file, faults, and writing (``launch/sample_inbox.py``).
 """
@@ -143,7 +143,8 @@ class TableMaker:
     ) -> list[Row]:
         """Up to ``wanted`` rows, no two of which agree in the fields of one of ``identities``.
 
-        References lead to rows that are delivered no later than their own, where those of a key leave a choice.
+        The sources of ``identities`` are taken in their order first, then drawn like the others. A drawn reference
+        leads to a row that is delivered no later than its own.
         """
         distinct = set(chain(*identities))
         rows: list[Row] = []
