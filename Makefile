@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo dev test lint audit fix bench flood overlap fuzz crash soak clean help
+.PHONY: demo dev test test-newest lint audit fix bench flood overlap fuzz crash soak clean help
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,16 @@ dev: $(VENV)/.ready  ## the Dagster UI and daemon, on the state that demo left
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count(), 7) + 1)')
 test: $(VENV)/.ready  ## set up and run the tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+
+NEWEST := .venv-newest
+test-newest:  ## run the tests of Dagster's part with the newest Dagster that pip finds, in .venv-newest
+	$(PYTHON) -m venv $(NEWEST)
+	grep -v '^dagster' constraints.txt > $(NEWEST)/constraints.txt
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(NEWEST)/constraints.txt --editable '.[dev]'
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade dagster dagster-postgres dagster-webserver 'sqlalchemy<2.1'
+	$(NEWEST)/bin/python -m pip list --disable-pip-version-check | grep -i '^dagster'
+	$(NEWEST)/bin/python -m pytest -q $(TESTS)
+test-newest: TESTS ?= importer_dagster_tests/defs
 
 lint: $(VENV)/.ready  ## style, types and import rules
 	$(BIN)/ruff check .
@@ -67,4 +77,4 @@ soak: $(VENV)/.ready  ## a long mixed load under faults, then a count; MINUTES=1
 	$(BIN)/python -m reliability.soak --minutes $(MINUTES) --seed $(SEED)
 
 clean:  ## remove the virtual environment and the local state
-	rm -rf $(VENV) .importer
+	rm -rf $(VENV) $(NEWEST) .importer

@@ -113,6 +113,8 @@ class Settings:
     """For how many days things are kept."""
     prune_schedule: str = "30 3 * * *"
     """When the retention job runs, as a cron expression."""
+    stock_dagster: bool = False
+    """Whether Dagster runs with its own storage and executor; see :func:`stock_dagster`."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -139,6 +141,7 @@ class Settings:
             read_timeout=read_timeout(env),
             keep=Keep.from_env(env),
             prune_schedule=env.get("IMPORTER_PRUNE_SCHEDULE") or cls.prune_schedule,
+            stock_dagster=stock_dagster(env),  # IMPORTER_STOCK_DAGSTER
         )
 
 
@@ -151,6 +154,18 @@ def lookback(settings: Settings, today: date) -> list[date]:
 def read_timeout(env: Mapping[str, str] | None = None) -> int:
     """For how many seconds a source may send nothing; for modules that open files without Settings."""
     return _positive(os.environ if env is None else env, "IMPORTER_READ_TIMEOUT", Settings.read_timeout)
+
+
+def stock_dagster(env: Mapping[str, str] | None = None) -> bool:
+    """Whether Dagster runs with its own storage and executor, without the importer's changes to them.
+
+    Slower, since each statement to Dagster's storage opens a connection, and a killed run that the daemon
+    launched may not be ended within a minute. It shows whether a fault comes from those changes.
+    """
+    text = (os.environ if env is None else env).get("IMPORTER_STOCK_DAGSTER") or "0"
+    if text not in ("0", "1"):
+        raise UsageError(f"IMPORTER_STOCK_DAGSTER is {text!r}; it must be 0 or 1.")
+    return text == "1"
 
 
 def _positive(env: Mapping[str, str], name: str, default: int) -> int:

@@ -1,24 +1,23 @@
-"""Dagster's view of the importer: :func:`build_defs` makes all of it from the specs.
+"""Dagster's view of the importer: :func:`build_defs` makes all definitions from the specs.
 
-``assets`` turns each spec into an asset, ``step`` is what an asset does when it
-runs, ``report`` what it says about it, ``schedule`` the daily job, its schedule
-and its sensor, which ask through ``catchup`` for what is not imported;
-``retention`` is the nightly job that deletes what is old; ``launch`` starts the
-daily job or the whole of Dagster from a command.
+``assets`` turns each spec into an asset. ``step`` is what an asset does when it runs, ``metadata`` and
+``checks`` are what it shows of it. ``schedule`` has the daily job, its schedule and its sensors, which ask
+``catchup`` for what is not imported; ``runs`` reads and writes the tags of runs. ``retention`` is the
+nightly job that deletes old records. ``storage``, ``executor`` and ``run_recovery`` adapt Dagster itself.
 
-Every process of Dagster loads the definitions, and few do what they describe. So
-they know specs and settings only: the body of an asset, a schedule or a sensor imports
-what it runs when it runs. Pandas, Pandera, Arrow and the drivers of the database come
-with that; the process that steps are forked from has them already (``launch/preload.py``).
+Every process of Dagster loads the definitions, and only steps do the work that they describe. So
+the definitions import specs and settings only. The body of an asset, a schedule or a sensor imports
+what it needs when it runs: pandas, Pandera, Arrow, the drivers of the database. The process that steps
+are forked from has imported these already (``launch/preload.py``).
 
-What does not belong here: how a delivery is imported (``pipeline/delivery.py``).
+What does not belong here: how a delivery is imported (``pipeline/delivery.py``), how a command starts a
+run (``launch/runs.py``).
 """
 
 import gc
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 import dagster as dg
 
@@ -38,22 +37,50 @@ def build_defs(
     specs: Mapping[str, TableSpec] | None = None,
     retry_delay: float = RETRY_DELAY_S,
 ) -> dg.Definitions:
-    """All definitions: one asset per spec, the inbox, the daily job and its schedule.
+    """All definitions: one asset per spec, the inbox, the jobs with their schedules, and the sensors.
 
-    ``settings`` and ``specs`` default to those of the environment; nothing is
+    ``settings`` and ``specs`` default to those of the environment. Nothing is
     connected to. ``retry_delay`` is the first pause, in seconds, before a step
     that met a transient failure is tried again. Raises SpecError or UsageError.
     """
     with warnings.catch_warnings(), _without_collection():
-        # single-run backfills, code references and freshness are called beta by Dagster,
-        # 57 times over
+        # Dagster warns for each asset that backfills in one run, code references and freshness are beta
         warnings.simplefilter("ignore", dg.BetaWarning)
-        return _build(settings, specs, retry_delay)
+        settings = Settings.from_env() if settings is None else settings
+        specs = load_specs(settings.specs) if specs is None else specs
+        inbox = build_inbox(settings)
+        if not specs:  # Dagster does not accept a job without assets
+            return dg.Definitions(assets=[inbox])
+        partitions = daily_partitions(settings)
+        priority = priorities(specs)
+        files = {file.stem: file for file in spec_files(settings.specs)} if settings.specs.is_dir() else {}
+        assets = [
+            build_asset(
+                spec,
+                settings=settings,
+                specs=specs,
+                partitions=partitions,
+                priority=priority[spec.name],
+                file=files.get(spec.name),
+                retry_delay=retry_delay,
+            )
+            for spec in specs.values()
+        ]
+        job = build_job(specs, stock_dagster=settings.stock_dagster)
+        return dg.Definitions(
+            assets=[inbox, *assets],
+            jobs=[job],
+            schedules=[
+                build_schedule(job, settings=settings, specs=specs),
+                build_retention(settings, specs),
+            ],
+            sensors=[build_sensor(job, settings=settings, specs=specs), build_orphan_sensor()],
+        )
 
 
 @contextmanager
 def _without_collection() -> Iterator[None]:
-    """Look for no garbage: with 500 types it takes a fifth of the time, and next to nothing is thrown away."""
+    """Turn the garbage collector off: with 500 types it takes a fifth of the time and finds next to nothing."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -61,39 +88,3 @@ def _without_collection() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def _build(
-    settings: Settings | None, specs: Mapping[str, TableSpec] | None, retry_delay: float
-) -> dg.Definitions:
-    settings = Settings.from_env() if settings is None else settings
-    specs = load_specs(settings.specs) if specs is None else specs
-    partitions = daily_partitions(settings)
-    files = _files_of(settings.specs) if specs else {}
-    priority = priorities(specs)
-    assets = [
-        build_asset(
-            spec,
-            settings=settings,
-            specs=specs,
-            partitions=partitions,
-            priority=priority[spec.name],
-            file=files.get(spec.name),
-            retry_delay=retry_delay,
-        )
-        for spec in specs.values()
-    ]
-    if not assets:  # a job without assets is an error to Dagster
-        return dg.Definitions(assets=[build_inbox(settings)])
-    job = build_job(specs)
-    return dg.Definitions(
-        assets=[build_inbox(settings), *assets],
-        jobs=[job],
-        schedules=[build_schedule(job, settings=settings, specs=specs), build_retention(settings, specs)],
-        sensors=[build_sensor(job, settings=settings, specs=specs), build_orphan_sensor()],
-    )
-
-
-def _files_of(folder: Path) -> dict[str, Path]:
-    """Type → the file that describes it, for the link in the UI."""
-    return {file.stem: file for file in spec_files(folder)} if folder.is_dir() else {}

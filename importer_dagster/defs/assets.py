@@ -19,7 +19,7 @@ from importer_dagster.spec.table import TableSpec
 
 INBOX = dg.AssetKey("supplier_inbox")
 MAX_RETRIES = 3
-ARRIVED = "arrived"  # the check of what never came
+ARRIVED = "arrived"  # the check for files that did not come
 
 
 def daily_partitions(settings: Settings) -> dg.DailyPartitionsDefinition:
@@ -30,7 +30,7 @@ def daily_partitions(settings: Settings) -> dg.DailyPartitionsDefinition:
 
 
 def build_inbox(settings: Settings) -> dg.AssetSpec:
-    """The supplier's inbox: an asset that is made by someone else."""
+    """The supplier's inbox: an asset that somebody else makes."""
     return dg.AssetSpec(
         INBOX,
         group_name="inbox",
@@ -43,25 +43,24 @@ def build_inbox(settings: Settings) -> dg.AssetSpec:
 def priorities(specs: Mapping[str, TableSpec]) -> dict[str, int]:
     """Type → how many types refer to it, directly or not; the higher, the earlier its step starts.
 
-    An order of starting only, and no edge between types: where one fails, those
-    that refer to it are imported all the same.
+    This is only the order in which steps start. There is no edge between types: where one
+    fails, those that refer to it are imported all the same.
     """
     referrers: dict[str, set[str]] = {name: set() for name in specs}
     for name, spec in specs.items():
         for key in spec.tableschema.foreignKeys:
             if key.reference.resource in referrers:
                 referrers[key.reference.resource].add(name)
-    return {name: len(_reachable(name, referrers) - {name}) for name in specs}
-
-
-def _reachable(start: str, edges: Mapping[str, set[str]]) -> set[str]:
-    seen: set[str] = set()
-    ahead = [start]
-    while ahead:
-        new = edges[ahead.pop()] - seen
-        seen |= new
-        ahead += new
-    return seen
+    found = {}
+    for name in specs:
+        reached: set[str] = set()
+        pending = [name]
+        while pending:
+            new = referrers[pending.pop()] - reached
+            reached |= new
+            pending += new
+        found[name] = len(reached - {name})
+    return found
 
 
 def build_asset(
@@ -75,24 +74,27 @@ def build_asset(
     retry_delay: float,
 ) -> dg.AssetsDefinition:
     """The asset of one type. ``specs`` must hold all types, for finding files and references."""
+    owner = spec.owner
+    if owner is not None and "@" not in owner:
+        owner = f"team:{_word(owner.removeprefix('team:'))}"
 
     @dg.asset(
         key=spec.name,
         group_name=_word(spec.group),
-        description=_description(spec),
+        description="\n\n".join(filter(None, (spec.title, spec.description))) or f"CSV type {spec.name}.",
         kinds={"csv", "postgres"},
-        owners=_owners(spec),
+        owners=[owner] if owner is not None else [],
         tags={_word(k): _word(v) for k, v in spec.tags.items()},
-        metadata=_metadata(spec, settings, file),
+        metadata=asset_metadata(spec, settings, file),
         deps=[INBOX],
         partitions_def=partitions,
         backfill_policy=dg.BackfillPolicy.single_run(),
-        # the same limit twice: the pool, and the tag that it was called by before
+        # the same limit twice: as a pool, and as the older tag for it
         pool=POOL,
         op_tags={"dagster/concurrency_key": POOL, "dagster/priority": str(priority)},
         code_version=spec.hash,
         check_specs=check_specs(spec),
-        freshness_policy=_freshness(spec, settings),
+        freshness_policy=spec.expected_by and _daily_by(spec.expected_by, settings.timezone),
         output_required=False,  # a day without deliveries is not materialized
         retry_policy=dg.RetryPolicy(
             max_retries=MAX_RETRIES,
@@ -117,23 +119,9 @@ def _word(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_]+", "_", text)[:63] or "_"
 
 
-def _owners(spec: TableSpec) -> list[str]:
-    if spec.owner is None:
-        return []
-    return [spec.owner if "@" in spec.owner else f"team:{_word(spec.owner.removeprefix('team:'))}"]
-
-
-def _description(spec: TableSpec) -> str:
-    return "\n\n".join(filter(None, (spec.title, spec.description))) or f"CSV type {spec.name}."
-
-
-def _freshness(spec: TableSpec, settings: Settings) -> dg.FreshnessPolicy | None:
-    return None if spec.expected_by is None else _daily_by(spec.expected_by, settings.timezone)
-
-
-@lru_cache  # Dagster looks through years of a calendar to check a policy: 11 ms each time
+@lru_cache  # Dagster checks a policy against years of a calendar: 11 ms each time
 def _daily_by(time_of_day: str, timezone: str) -> dg.FreshnessPolicy:
-    """Late is a type that was not materialized in the day before the time it is expected by."""
+    """A type is late that was not materialized in the 23 hours before ``time_of_day``, such as "08:30"."""
     hour, minute = time_of_day.split(":")
     return dg.FreshnessPolicy.cron(
         deadline_cron=f"{int(minute)} {int(hour)} * * *",
@@ -142,17 +130,33 @@ def _daily_by(time_of_day: str, timezone: str) -> dg.FreshnessPolicy:
     )
 
 
-def _metadata(spec: TableSpec, settings: Settings, file: Path | None) -> dict[str, Any]:
+def asset_metadata(spec: TableSpec, settings: Settings, file: Path | None) -> dict[str, Any]:
+    """What the UI shows of a type beside its description; ``file`` is its spec."""
+    columns = [
+        dg.TableColumn(
+            name=column.name,
+            type=column.type,
+            description=column.description,
+            constraints=dg.TableColumnConstraints(
+                nullable=column.nullable, unique=column.unique, other=column.constraints
+            ),
+        )
+        for column in column_schema(spec)
+    ]
     metadata: dict[str, Any] = {
-        "dagster/column_schema": _columns(spec),
+        "dagster/column_schema": dg.TableSchema(columns=columns),
         "dagster/table_name": f"public.{spec.name}",
         "write_disposition": spec.write_disposition,
         "pattern": spec.path or settings.default_path,
     }
     if spec.primary_key:
         metadata["primary_key"] = ", ".join(spec.primary_key)
-    if references := _references(spec):
-        metadata["references"] = dg.MetadataValue.md(references)
+    references = [
+        f"- {', '.join(key.fields)} → {key.reference.resource or spec.name}({', '.join(key.reference.fields)})"
+        for key in spec.tableschema.foreignKeys
+    ]
+    if references:
+        metadata["references"] = dg.MetadataValue.md("\n".join(references))
     if file is not None:
         metadata["dagster/code_references"] = dg.CodeReferencesMetadataValue(
             code_references=[dg.LocalFileCodeReference(file_path=str(file), line_number=1)]
@@ -160,30 +164,8 @@ def _metadata(spec: TableSpec, settings: Settings, file: Path | None) -> dict[st
     return metadata
 
 
-def _columns(spec: TableSpec) -> dg.TableSchema:
-    return dg.TableSchema(
-        columns=[
-            dg.TableColumn(
-                name=column.name,
-                type=column.type,
-                description=column.description,
-                constraints=dg.TableColumnConstraints(
-                    nullable=column.nullable, unique=column.unique, other=column.constraints
-                ),
-            )
-            for column in column_schema(spec)
-        ]
-    )
-
-
-def _references(spec: TableSpec) -> str:
-    keys = spec.tableschema.foreignKeys
-    ends = [f"{k.reference.resource or spec.name}({', '.join(k.reference.fields)})" for k in keys]
-    return "\n".join(f"- {', '.join(k.fields)} → {end}" for k, end in zip(keys, ends, strict=True))
-
-
 def check_specs(spec: TableSpec) -> list[dg.AssetCheckSpec]:
-    """The checks of a type; they are evaluated in its own step, which costs no process."""
+    """The checks of a type. Its own step evaluates them, so that they need no process of their own."""
     checks = [
         dg.AssetCheckSpec("rejects", asset=spec.name, description="No record was put aside."),
         dg.AssetCheckSpec("drift", asset=spec.name, description="The headers are those of the spec."),
@@ -197,7 +179,7 @@ def check_specs(spec: TableSpec) -> list[dg.AssetCheckSpec]:
             dg.AssetCheckSpec(
                 ARRIVED,
                 asset=spec.name,
-                description=f"Every tenant's file is there by {spec.expected_by}. Looked at by schedule and sensor.",
+                description=f"Every tenant's file is there by {spec.expected_by}. The schedule and the sensor look.",
             )
         )
     if spec.tableschema.foreignKeys:
@@ -205,8 +187,8 @@ def check_specs(spec: TableSpec) -> list[dg.AssetCheckSpec]:
             dg.AssetCheckSpec(
                 "references",
                 asset=spec.name,
-                description="What the rows refer to is there. Looked at when they are loaded: what "
-                "arrives later, be it in the same run, is not counted.",
+                description="What the rows refer to is there. This is looked at when the rows are loaded, so "
+                "that what arrives later is not counted, even in the same run.",
             )
         )
     return checks

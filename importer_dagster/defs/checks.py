@@ -1,4 +1,4 @@
-"""The results of an asset's checks: rejects, drift, references, what has not arrived, the gate.
+"""The results of an asset's checks: rejects, drift, references, files that did not come, the gate.
 
 All of them warn at most, since the rows are in force already.
 
@@ -30,7 +30,7 @@ def check_results(
     accounts: Collection[Account],
     other_drift: Sequence[Mapping[str, Any]] = (),
 ) -> Iterator[dg.AssetCheckResult]:
-    """One result for each check of the type; all warn at most, since the rows stand already.
+    """The results of the checks for rejects, drift and references.
 
     ``other_drift`` is that of deliveries without an account, such as refused ones.
     """
@@ -44,13 +44,11 @@ def check_results(
     )
     yield drift_result(spec, [*other_drift, *(event for a in accounts for event in a.drift)])
     if spec.tableschema.foreignKeys:
-        load_ids = [load_id for a in accounts for load_id in a.new_loads]
-        missing, notes = _check_references(spec, warehouse, load_ids)
-        yield _result(spec, "references", not missing, {"notes": "; ".join(notes)} if notes else {}, missing)
+        yield references_result(spec, warehouse, [load_id for a in accounts for load_id in a.new_loads])
 
 
 def missing_evaluation(name: str, missing: Sequence[Missing]) -> dg.AssetCheckEvaluation:
-    """The check of a type of which files have not come in time, for the record outside of any run."""
+    """The result of the check ``arrived``, to be recorded outside of a run: files that did not come in time."""
     return dg.AssetCheckEvaluation(
         asset_key=dg.AssetKey(name),
         check_name=ARRIVED,
@@ -61,7 +59,7 @@ def missing_evaluation(name: str, missing: Sequence[Missing]) -> dg.AssetCheckEv
 
 
 def arrived_result(spec: TableSpec, warehouse: Warehouse, since: date) -> dg.AssetCheckResult:
-    """The same, of a step: what was reported missing and has still not come."""
+    """The result of the check ``arrived`` in a step: files that were reported missing and have still not come."""
     with warehouse.connect() as conn:
         missing = arrivals.still_missing(conn, since, [spec.name])
     return _result(spec, ARRIVED, not missing, _missing_metadata(missing), ())
@@ -78,7 +76,7 @@ def _missing_metadata(missing: Sequence[Missing]) -> dict[str, Any]:
 
 
 def drift_result(spec: TableSpec, drift: Sequence[Mapping[str, Any]]) -> dg.AssetCheckResult:
-    """Warns of every difference but those that are settled and go on; says what to do."""
+    """Warns of every difference that is not marked as known, and names the command to look at them."""
     news = [event for event in drift if not event["known"]]
     hint = {"events": len(drift), **({"remedy": f"importer drift {spec.name}"} if news else {})}
     return _result(spec, "drift", not news, hint, drift[:PREVIEW_REJECTS])
@@ -87,7 +85,7 @@ def drift_result(spec: TableSpec, drift: Sequence[Mapping[str, Any]]) -> dg.Asse
 def gate_result(
     spec: TableSpec, warehouse: Warehouse, results: Iterable[LoadResult]
 ) -> dg.AssetCheckResult | None:
-    """Warns of what the gate objected to, unless a person decided; None where there is no gate."""
+    """Warns of what the gate objected to, unless a person decided; None for a type without a gate."""
     if not spec.is_gated:
         return None
     ids = [r.load_id for r in results if r.load_id is not None]
@@ -109,28 +107,12 @@ def gate_result(
     return _result(spec, "gate", all(row["decided by"] is not None for row in found), remedy, found)
 
 
-def _result(
-    spec: TableSpec, name: str, passed: bool, metadata: dict[str, Any], rows: Sequence[Mapping[str, Any]]
-) -> dg.AssetCheckResult:
-    if rows:
-        metadata = {**metadata, "first": dg.MetadataValue.md(markdown_table(rows))}
-    return dg.AssetCheckResult(
-        asset_key=spec.name,
-        check_name=name,
-        passed=passed,
-        severity=dg.AssetCheckSeverity.WARN,
-        metadata=metadata,
-    )
-
-
-def _check_references(
-    spec: TableSpec, warehouse: Warehouse, load_ids: Sequence[int]
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """(references that lead nowhere, notes) of the rows of ``load_ids``."""
+def references_result(spec: TableSpec, warehouse: Warehouse, load_ids: Sequence[int]) -> dg.AssetCheckResult:
+    """Warns of references to rows that do not exist, in the rows of the loads ``load_ids``."""
+    if not load_ids:
+        return _result(spec, "references", True, {"notes": "no new rows"}, ())
     missing: list[dict[str, Any]] = []
     notes: list[str] = []
-    if not load_ids:
-        return missing, ["no new rows"]
     with warehouse.connect() as conn:
         for key in spec.tableschema.foreignKeys:
             resource = key.reference.resource or spec.name
@@ -156,4 +138,18 @@ def _check_references(
                         "such as": found.example,
                     }
                 )
-    return missing, notes
+    return _result(spec, "references", not missing, {"notes": "; ".join(notes)} if notes else {}, missing)
+
+
+def _result(
+    spec: TableSpec, name: str, passed: bool, metadata: dict[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> dg.AssetCheckResult:
+    if rows:
+        metadata = {**metadata, "first": dg.MetadataValue.md(markdown_table(rows))}
+    return dg.AssetCheckResult(
+        asset_key=spec.name,
+        check_name=name,
+        passed=passed,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata=metadata,
+    )

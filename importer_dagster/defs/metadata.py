@@ -1,9 +1,9 @@
-"""What an asset says of what it did: metadata and a preview.
+"""The metadata of a materialization: figures of the ledger and a preview of the rows.
 
-All figures come from the ledger and are those of the loads in force, so that a
-run which finds everything unchanged says the same as the run that loaded it.
+All figures are those of the loads in force, so that a run which finds everything
+unchanged shows the same as the run that loaded it.
 
-What does not belong here: the results of checks (``defs/checks.py``), deciding anything.
+What does not belong here: the results of checks (``defs/checks.py``), decisions about deliveries.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +30,7 @@ class Account:
     """One day of one type: the loads in force, from the ledger, and what this run did.
 
     ``loads`` are rows of importer.loads; ``drift``, ``rejects`` and ``rows`` are
-    the first ones only.
+    only the first ones.
     """
 
     results: Sequence[LoadResult]
@@ -73,7 +73,7 @@ class Account:
         return metadata
 
 
-# "known": a declared alias or an order of columns that the delivery before had, too; on record, and no news.
+# "known": a declared alias, or an order of columns that the previous delivery had as well. It warns of nothing.
 _DRIFT = """
     SELECT l.path, d.kind, d.column_name, d.detail,
            (d.declared OR d.kind = 'reordered') AND d.version IS NULL AND EXISTS (
@@ -90,7 +90,7 @@ _DRIFT = """
 
 
 def drift_of(results: Iterable[LoadResult]) -> list[dict[str, Any]]:
-    """The drift of deliveries as their imports found it, for days that are no good and have no account."""
+    """The drift of deliveries as their imports found it, for days without an account since a delivery is bad."""
     return [
         {
             "path": r.delivery.path,
@@ -119,26 +119,16 @@ def read_account(
         (ids,),
     ).fetchall()
     drift = rows.execute(_DRIFT, {"ids": ids, "limit": PREVIEW_REJECTS}).fetchall()
-    return Account(results, loads, drift, _first_rejects(conn, loads), _first_rows(conn, spec, ids, schema))
-
-
-def _first_rejects(conn: psycopg.Connection, loads: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     wanted = ("tenant", "line", "column_name", "value", "rule", "message")
-    found: list[dict[str, Any]] = []
+    rejects: list[dict[str, Any]] = []
     for load in loads:
-        room = PREVIEW_REJECTS - len(found)
-        if room and load["rows_rejected"]:
-            rejects = ledger_rejects.read(conn, load_id=load["load_id"], limit=room)
-            found += [{name: reject[name] for name in wanted} for reject in rejects]
-    return found
-
-
-def _first_rows(
-    conn: psycopg.Connection, spec: TableSpec, load_ids: Sequence[int], schema: str
-) -> list[dict[str, Any]]:
+        limit = PREVIEW_REJECTS - len(rejects)
+        if limit and load["rows_rejected"]:
+            for reject in ledger_rejects.read(conn, load_id=load["load_id"], limit=limit):
+                rejects.append({name: reject[name] for name in wanted})
     columns = [f.column for f in spec.fields][:PREVIEW_COLUMNS]
-    # shortened by the server, so that a cell of megabytes never travels
-    statement = sql.SQL("SELECT {} FROM {} WHERE _load_id = ANY(%s) LIMIT %s").format(
+    # the server shortens the cells, so that one of megabytes is never sent
+    preview = sql.SQL("SELECT {} FROM {} WHERE _load_id = ANY(%s) LIMIT %s").format(
         sql.SQL(", ").join(
             sql.SQL("left({}::text, {}) AS {}").format(
                 sql.Identifier(c), sql.Literal(CELL_LENGTH + 1), sql.Identifier(c)
@@ -147,7 +137,7 @@ def _first_rows(
         ),
         sql.Identifier(schema, spec.name),
     )
-    return conn.cursor(row_factory=dict_row).execute(statement, (list(load_ids), PREVIEW_ROWS)).fetchall()
+    return Account(results, loads, drift, rejects, rows.execute(preview, (ids, PREVIEW_ROWS)).fetchall())
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -158,12 +148,12 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
     | --- | --- |
     | 1 | x\\|y |
     """
+
+    def cell(value: Any) -> str:
+        text = "" if value is None else str(value)
+        text = text[:CELL_LENGTH] + "…" if len(text) > CELL_LENGTH else text
+        return " ".join(text.split()).replace("|", "\\|")
+
     names = list(rows[0])
     lines = [names, ["---"] * len(names), *([row[name] for name in names] for row in rows)]
-    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
-
-
-def _cell(value: Any) -> str:
-    text = "" if value is None else str(value)
-    text = text[:CELL_LENGTH] + "…" if len(text) > CELL_LENGTH else text
-    return " ".join(text.split()).replace("|", "\\|")
+    return "\n".join(f"| {' | '.join(map(cell, line))} |" for line in lines)

@@ -1,6 +1,6 @@
-"""The nightly job that deletes what is too old, and its schedule.
+"""The nightly job that deletes old records, and its schedule.
 
-What does not belong here: what may go (``operations/retention.py``, ``operations/dagster_retention.py``).
+What does not belong here: what may be deleted (``operations/retention.py``, ``operations/dagster_retention.py``).
 """
 
 import os
@@ -18,7 +18,7 @@ RETENTION_SCHEDULE = "retention_schedule"
 
 
 def build_retention(settings: Settings, specs: Mapping[str, TableSpec]) -> dg.ScheduleDefinition:
-    """The schedule, on from the start, with its job: one process, which takes turns with imports."""
+    """The schedule with its job, on from the start. The job is one process, which waits for imports that write."""
 
     @dg.op(
         name="prune",
@@ -26,9 +26,6 @@ def build_retention(settings: Settings, specs: Mapping[str, TableSpec]) -> dg.Sc
         retry_policy=dg.RetryPolicy(max_retries=2, delay=60),
     )
     def prune_op(context: dg.OpExecutionContext) -> None:
-        from importer_dagster.defs.run_recovery import own_for_good  # late: see defs/__init__.py
-
-        own_for_good(context.instance, context.run_id)  # so that a killed one is ended, as imports are
         _prune(context, settings, specs)
 
     @dg.job(
@@ -50,11 +47,14 @@ def build_retention(settings: Settings, specs: Mapping[str, TableSpec]) -> dg.Sc
 
 
 def _prune(context: dg.OpExecutionContext, settings: Settings, specs: Mapping[str, TableSpec]) -> None:
+    # late: see defs/__init__.py
+    from importer_dagster.defs.run_recovery import own_for_good
     from importer_dagster.operations.dagster_retention import prune_dagster, prune_files
     from importer_dagster.operations.retention import prune
     from importer_dagster.source.path_patterns import names_tenants
     from importer_dagster.warehouse import Warehouse
 
+    own_for_good(context.instance, context.run_id)  # so that a killed run is ended, like those of imports
     if settings.warehouse_url is None:
         raise dg.Failure("IMPORTER_WAREHOUSE_URL is not set in the run's process.", allow_retries=False)
     try:

@@ -1,4 +1,4 @@
-"""What a run of the daily job stands for, by its tags: which days, which types, who asked for it.
+"""What the tags of a run say: which days and types it is for, and who asked for it.
 
 What does not belong here: which runs are wanted (``catchup.py``).
 """
@@ -8,21 +8,24 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
-from dagster._core.storage.tags import WILL_RETRY_TAG
 
 JOB = "daily_import"
-RETENTION = "retention"  # the job that deletes what is too old
+RETENTION = "retention"  # the job that deletes old records
 
-# Dagster's names for the tags of a run that stands for one day, or for several.
+# Dagster's tags for the day of a run, or for its first and last day.
 PARTITION = "dagster/partition"
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 
-# Dagster's tags of who asked for a run.
+# Dagster's tags for what a run was asked for by.
 BY_SCHEDULE = "dagster/schedule_name"
 BY_SENSOR = "dagster/sensor_name"
 PARENT = "dagster/parent_run_id"
 RETRY = "dagster/retry_number"
+
+# Dagster's tags on a failed run: whether its daemon will run it again, and as which run.
+WILL_RETRY = "dagster/will_retry"
+AUTO_RETRY_RUN = "dagster/auto_retry_run_id"
 
 ACTIVE = [
     dg.DagsterRunStatus.QUEUED,
@@ -31,15 +34,15 @@ ACTIVE = [
     dg.DagsterRunStatus.STARTED,
 ]
 
-# Dagster's daemon looks for failed runs every five seconds; one that it overlooks is told again
-# after a minute (``unheard.py``). What has not come by then may never come.
+# Dagster's daemon looks for failed runs every five seconds. A failure that it overlooks is reported to it
+# again after a minute (``run_recovery.py``). A retry that has not come by then may never come.
 _RETRY_COMES_WITHIN = timedelta(minutes=3)
 
 Gap = tuple[date, date]  # first and last day
 
 
 def is_automatic(tags: Mapping[str, str]) -> bool:
-    """Whether a schedule or a sensor asked for a run, and not a person who started it, or started it again."""
+    """Whether a schedule or a sensor asked for a run; not so if a person started it, for the first time or again."""
     again_by_hand = PARENT in tags and RETRY not in tags
     return not again_by_hand and (BY_SCHEDULE in tags or BY_SENSOR in tags)
 
@@ -47,25 +50,22 @@ def is_automatic(tags: Mapping[str, str]) -> bool:
 def unfinished(
     instance: dg.DagsterInstance, *, job: str | None = None, now: datetime | None = None
 ) -> list[dg.DagsterRun]:
-    """Runs that are queued or running, and those that have failed and that Dagster is about to run again."""
-    since = (now or datetime.now(UTC)) - _RETRY_COMES_WITHIN
+    """Runs that are queued or running, and failed ones that Dagster is about to run again."""
 
     def active() -> list[dg.DagsterRun]:
         return list(instance.get_runs(dg.RunsFilter(job_name=job, statuses=ACTIVE)))
 
-    # twice: what fails after the first question is in that, and what is run again before the second is in the last
-    found = [*active(), *_to_be_retried(instance, job, since), *active()]
+    found = active()
+    if instance.run_retries_enabled:
+        since = (now or datetime.now(UTC)) - _RETRY_COMES_WITHIN
+        failed = instance.get_runs(
+            dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since)
+        )
+        # the tag that says whether it will be run again comes a moment after the failure
+        found += [run for run in failed if run.is_complete_and_waiting_to_retry or WILL_RETRY not in run.tags]
+        # a second time: the retry of a run that failed after the first query may be in this answer only
+        found += active()
     return list({run.run_id: run for run in found}.values())
-
-
-def _to_be_retried(instance: dg.DagsterInstance, job: str | None, since: datetime) -> list[dg.DagsterRun]:
-    if not instance.run_retries_enabled:
-        return []
-    failed = instance.get_runs(
-        dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since)
-    )
-    # the tag that says whether it will be comes a moment after the failure
-    return [run for run in failed if run.is_complete_and_waiting_to_retry or WILL_RETRY_TAG not in run.tags]
 
 
 def under_way(instance: dg.DagsterInstance) -> Iterator[tuple[set[str] | None, Gap]]:
@@ -80,7 +80,7 @@ def under_way(instance: dg.DagsterInstance) -> Iterator[tuple[set[str] | None, G
         try:
             yield types, (date.fromisoformat(start), date.fromisoformat(end))
         except ValueError:
-            continue  # a run of other assets that someone added, partitioned otherwise
+            continue  # a run of assets that somebody added, with other partitions
 
 
 def covers(types: set[str] | None, gap: Gap, name: str, day: date) -> bool:
@@ -89,7 +89,7 @@ def covers(types: set[str] | None, gap: Gap, name: str, day: date) -> bool:
 
 
 def gaps_of(missing: Mapping[str, Collection[date]]) -> dict[Gap, list[str]]:
-    """Contiguous gaps in order of time, each with the types that miss just these days.
+    """Contiguous gaps in order of time, each with the types that lack exactly these days.
 
     >>> d = date
     >>> gaps_of({"a": {d(2024, 1, 1), d(2024, 1, 2)}, "b": {d(2024, 1, 1), d(2024, 1, 2)}})
@@ -118,16 +118,16 @@ def contiguous(days: Iterable[date]) -> list[Gap]:
 
 
 def range_tags(gap: Gap) -> dict[str, str]:
-    """The tags of a run that stands for ``gap``."""
+    """The tags of a run for the days of ``gap``."""
     first, last = (day.isoformat() for day in gap)
     return {PARTITION: first} if first == last else {RANGE_START: first, RANGE_END: last}
 
 
 def run_request(gap: Gap, types: Collection[str], *, key: str, all_types: Collection[str]) -> dg.RunRequest:
-    """One run for a gap. The same ``key`` again asks for no second run: a tick may be evaluated twice.
+    """One run for a gap. A second request with the same ``key`` starts no run: a tick may be evaluated twice.
 
-    A run of all types selects none: for a selection each step's process makes a job of its own, a
-    tenth of a second of CPU where there are 500 types.
+    A run of all types has no selection. With one, each step's process builds a job of its own, which
+    takes a tenth of a second of CPU with 500 types.
     """
     digest = hashlib.sha256("\n".join(sorted(types)).encode()).hexdigest()[:8]
     return dg.RunRequest(

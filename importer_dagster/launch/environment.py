@@ -1,12 +1,12 @@
 """What every command does before it touches Dagster: :func:`prepare_environment`.
 
-Where the warehouse is, where Dagster keeps its own records, the embedded server
-if either is not configured, DAGSTER_HOME with the project's ``dagster.yaml``,
-tables of the storage, the limit of the pool; and all of it in the environment,
-for the processes that Dagster starts. Addresses go by environment variable
-only: none is written to a file, and none is logged with its password.
+It finds the warehouse and the database for Dagster's own records, and starts the embedded server where
+either is not configured. It makes DAGSTER_HOME with the project's ``dagster.yaml``, the tables of Dagster's
+storage and the limit of the pool. All of it goes into environment variables, for the processes that
+Dagster starts. Addresses are in environment variables only: none is written to a file, and
+none is logged with its password.
 
-``python -m importer_dagster.launch.environment`` does it and nothing else, for machines
+``python -m importer_dagster.launch.environment`` does just this, for machines
 that run ``dagster-daemon`` and ``dagster-webserver`` as services.
 
 What does not belong here: definitions of assets and jobs (``defs/``).
@@ -41,10 +41,10 @@ _exported: dict[str, str] = {}  # what this process put into the environment its
 
 @dataclass(frozen=True)
 class Environment:
-    """Where everything is; also in ``os.environ`` since.
+    """What was prepared; ``os.environ`` has it as well.
 
-    ``settings.warehouse_url`` is set in any case. ``server`` is the embedded
-    server if this process uses it.
+    ``settings.warehouse_url`` is never None. ``server`` is the embedded
+    server if this process uses it for the warehouse.
     """
 
     settings: Settings = field(repr=False)
@@ -56,8 +56,8 @@ class Environment:
 def resolve_warehouse(settings: Settings) -> Settings:
     """``settings`` with the warehouse's URL; starts the embedded server where none is configured.
 
-    All that a command needs which does not touch Dagster. Raises UsageError for
-    a URL that is none, WarehouseUnavailable if the embedded server does not start.
+    A command that does not touch Dagster needs nothing else. Raises UsageError for
+    an invalid URL, WarehouseUnavailable if the embedded server does not start.
     """
     if settings.warehouse_url is not None:
         return replace(settings, warehouse_url=plain_url(settings.warehouse_url))
@@ -65,7 +65,7 @@ def resolve_warehouse(settings: Settings) -> Settings:
 
 
 def prepare_environment(settings: Settings) -> Environment:
-    """Make everything ready for Dagster and put it into the environment; cheap when it is already.
+    """Make everything ready for Dagster and put it into the environment; quick when it is already.
 
     Raises UsageError, WarehouseUnavailable or WarehouseError naming the variable
     at fault.
@@ -76,13 +76,15 @@ def prepare_environment(settings: Settings) -> Environment:
     assert resolved.warehouse_url is not None
     home = _dagster_home(settings)
     _export(resolved, dagster_url, home)
-    _prepare_storage(dagster_url, _cap(resolved))
+    with Warehouse(resolved.warehouse_url).connect() as conn:
+        cap = slots.get_cap(conn) if ledger_schema.is_current(conn) else None  # of `importer cap`
+    _prepare_storage(dagster_url, cap or resolved.db_writes)
     log.debug("Warehouse %s, Dagster's storage %s", redact(resolved.warehouse_url), redact(dagster_url))
     return Environment(resolved, dagster_url, home, server)
 
 
 def dagster_records(settings: Settings) -> tuple[str, Path]:
-    """Where Dagster keeps its records and its home; nothing is made there."""
+    """The URL of Dagster's storage, and its home; nothing is made there."""
     given = _given("DAGSTER_HOME")
     return _dagster_url(settings), Path(given).expanduser().resolve() if given else settings.home / "dagster"
 
@@ -114,15 +116,9 @@ def with_search_path(url: str, schema: str) -> str:
     return urlunsplit(parts._replace(query=urlencode(query, quote_via=quote)))
 
 
-def _schema_of(url: str) -> str | None:
-    """The schema that :func:`with_search_path` put into ``url``."""
-    options = dict(parse_qsl(urlsplit(url).query)).get("options", "")
-    return DAGSTER_SCHEMA if f"-csearch_path={DAGSTER_SCHEMA}" in options.split() else None
-
-
 @contextmanager
 def _naming(variable: str) -> Iterator[None]:
-    """Errors of the block speak of Dagster's storage, not of the warehouse."""
+    """Make errors of the block speak of Dagster's storage, not of the warehouse."""
     try:
         yield
     except ImporterError as error:
@@ -134,14 +130,26 @@ def _naming(variable: str) -> Iterator[None]:
 
 
 def _dagster_home(settings: Settings) -> Path:
-    """DAGSTER_HOME with a dagster.yaml in it: the user's own one, else the project's."""
+    """DAGSTER_HOME with a dagster.yaml in it: the user's own one, else a copy of the project's."""
     given = _given("DAGSTER_HOME")
     ours = settings.home / "dagster"
     home = Path(given).expanduser().resolve() if given else ours
+    source, target = PROJECT_ROOT / "dagster.yaml", home / "dagster.yaml"
     try:
         home.mkdir(parents=True, exist_ok=True)
-        if home == ours or not (home / "dagster.yaml").exists():
-            _copy(PROJECT_ROOT / "dagster.yaml", home / "dagster.yaml")
+        if home != ours and target.exists():
+            return home
+        if not source.exists():
+            raise UsageError(
+                f"The project's {source} is missing. Run the importer from its checkout, or set DAGSTER_HOME "
+                "to a folder with a dagster.yaml of your own."
+            )
+        text = source.read_bytes()
+        if not target.exists() or target.read_bytes() != text:
+            # in one step, so that no other process reads half a file
+            with tempfile.NamedTemporaryFile(dir=home, prefix=".dagster.yaml.", delete=False) as file:
+                file.write(text)
+            Path(file.name).replace(target)
     except OSError as error:
         raise UsageError(
             f"The Dagster home {home} cannot be used: {error}. Set IMPORTER_HOME (or DAGSTER_HOME) to a "
@@ -150,23 +158,8 @@ def _dagster_home(settings: Settings) -> Path:
     return home
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Copy in one step, so that no other process sees half a file."""
-    if not source.exists():
-        raise UsageError(
-            f"The project's {source} is missing. Run the importer from its checkout, or set DAGSTER_HOME to "
-            "a folder with a dagster.yaml of your own."
-        )
-    text = source.read_bytes()
-    if target.exists() and target.read_bytes() == text:
-        return
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".dagster.yaml.", delete=False) as file:
-        file.write(text)
-    Path(file.name).replace(target)
-
-
 def _given(name: str) -> str | None:
-    """A variable as the user set it, not as this process did."""
+    """A variable as the user set it; None where this process set it."""
     value = os.environ.get(name) or None
     return None if value == _exported.get(name) else value
 
@@ -187,6 +180,7 @@ def _export(settings: Settings, dagster_url: str, dagster_home: Path) -> None:
             "IMPORTER_SCHEDULE": settings.schedule,
             "IMPORTER_LOOKBACK_DAYS": str(settings.lookback_days),
             "IMPORTER_PRUNE_SCHEDULE": settings.prune_schedule,
+            "IMPORTER_STOCK_DAGSTER": str(int(settings.stock_dagster)),
             "DAGSTER_HOME": str(dagster_home),
         }
     )
@@ -198,43 +192,33 @@ def _export(settings: Settings, dagster_url: str, dagster_home: Path) -> None:
 # --- Dagster's storage ---------------------------------------------------------------
 
 
-def _cap(settings: Settings) -> int:
-    """What `importer cap` has set, else IMPORTER_DB_WRITES; the pool's limit is the same."""
-    assert settings.warehouse_url is not None
-    with Warehouse(settings.warehouse_url).connect() as conn:
-        current = ledger_schema.is_current(conn)
-        return (slots.get_cap(conn) if current else None) or settings.db_writes
-
-
 def _prepare_storage(url: str, db_writes: int) -> None:
     """Make Dagster's tables and set the pool's limit, one process at a time."""
-    with _naming("IMPORTER_DAGSTER_URL"), Warehouse(url).connect() as conn:
-        # held until the connection closes; Dagster itself takes no lock here
-        conn.execute("SELECT pg_advisory_lock(%s, 1)", (SETUP_LOCK,))
-        # asked first: CREATE … IF NOT EXISTS needs the privilege even where there is nothing to create
-        schema = _schema_of(url)
-        if schema and conn.execute("SELECT to_regnamespace(%s)", (schema,)).fetchone() == (None,):
-            conn.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
-        conn.commit()
-        _make_tables(url, db_writes)
-
-
-def _make_tables(url: str, db_writes: int) -> None:
     # late: importing Dagster takes a second
     from dagster_postgres import DagsterPostgresStorage
     from sqlalchemy.exc import SQLAlchemyError
 
-    try:
-        events = DagsterPostgresStorage(url).event_log_storage
-        # before first use, always by hand: see dagster-io/dagster#33552
-        if {limit.name: limit.limit for limit in events.get_pool_limits()}.get(POOL) != db_writes:
-            events.set_concurrency_slots(POOL, db_writes)
-    except SQLAlchemyError as error:
-        reason = " ".join(str(getattr(error, "orig", error)).split())
-        raise WarehouseError(
-            f"Dagster's tables cannot be made in {redact(url)}: {reason}. Grant the role CREATE there, or "
-            "set IMPORTER_DAGSTER_URL to a database of its own."
-        ) from None
+    with _naming("IMPORTER_DAGSTER_URL"), Warehouse(url).connect() as conn:
+        # held until the connection closes; Dagster itself takes no lock here
+        conn.execute("SELECT pg_advisory_lock(%s, 1)", (SETUP_LOCK,))
+        options = dict(parse_qsl(urlsplit(url).query)).get("options", "").split()
+        has_schema = f"-csearch_path={DAGSTER_SCHEMA}" in options  # of with_search_path
+        # asked first: CREATE … IF NOT EXISTS needs the privilege even where there is nothing to create
+        asked = "SELECT to_regnamespace(%s)"
+        if has_schema and conn.execute(asked, (DAGSTER_SCHEMA,)).fetchone() == (None,):
+            conn.execute(f'CREATE SCHEMA IF NOT EXISTS "{DAGSTER_SCHEMA}"')
+        conn.commit()
+        try:
+            events = DagsterPostgresStorage(url).event_log_storage
+            # explicitly, before the first use: see dagster-io/dagster#33552
+            if {limit.name: limit.limit for limit in events.get_pool_limits()}.get(POOL) != db_writes:
+                events.set_concurrency_slots(POOL, db_writes)
+        except SQLAlchemyError as error:
+            reason = " ".join(str(getattr(error, "orig", error)).split())
+            raise WarehouseError(
+                f"Dagster's tables cannot be made in {redact(url)}: {reason}. Grant the role CREATE there, or "
+                "set IMPORTER_DAGSTER_URL to a database of its own."
+            ) from None
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""What a step would do for the first time in its life, done once before it is born.
+"""Imports and caches that every step needs, made once in the process that step processes are forked from.
 
-Step processes are forked from a process that has imported this module, so each
-first time here saves every step its cost: loading psycopg2's libraries and
-Pandera's registries alone are half a second. Nothing here may start a thread or
-open a connection: neither survives a fork.
+That process imports this module. What is made here costs no step its time: loading psycopg2's libraries
+and Pandera's registries alone takes half a second. Nothing here may start a thread or
+open a connection, since neither survives a fork.
 
-What does not belong here: anything with an effect that can be seen.
+What does not belong here: anything with an effect outside of the process.
 """
 
 import gc
@@ -17,7 +16,7 @@ from contextlib import suppress
 import fsspec
 import psycopg2  # noqa: F401 - SQLAlchemy imports it at the first connection
 import pyarrow as pa
-from dagster._core.execution.api import create_execution_plan
+from dagster._core.execution.api import create_execution_plan  # private: no public one fills the job's cache
 
 import importer_dagster.defs.step
 import importer_dagster.pipeline.delivery
@@ -25,7 +24,6 @@ import importer_dagster.pipeline.small_files
 import importer_dagster.pipeline.unchanged_files  # noqa: F401 - with all that they import
 from importer_dagster.definitions import defs
 from importer_dagster.defs.run_recovery import die_with_parent
-from importer_dagster.defs.storage import prepare
 from importer_dagster.settings import Settings
 from importer_dagster.source.path_patterns import pattern_of
 from importer_dagster.spec.fields import Constraints, FieldSpec, TableSchema
@@ -33,7 +31,8 @@ from importer_dagster.spec.loading import load_specs
 from importer_dagster.spec.table import TableSpec
 from importer_dagster.validation.validator import Validator
 
-# What Dagster and others import late in a step, each a hundred files to look for.
+# What Dagster and others import late in a step, after a look at a hundred places. Some are private to Dagster:
+# where a release does not have one, a step imports what it needs as usual.
 LATE = (
     "dagster._core.instance.factory",
     "dagster._core.storage.noop_compute_log_manager",
@@ -49,24 +48,20 @@ LATE = (
 
 
 def warm_up() -> None:
-    """Resolve the jobs and their plans, compile the path patterns, judge a record that does not exist."""
+    """Import, resolve the jobs and their plans, compile the path patterns, validate one record of all types.
+
+    Pandera, Arrow and pandas do some work once for each data type and each kind of check.
+    """
     for name in LATE:
-        with suppress(ImportError):  # where another release has it elsewhere, a step finds it as ever
+        with suppress(ImportError):
             importlib.import_module(name)
-    if url := os.environ.get("IMPORTER_DAGSTER_URL"):
-        prepare(url)
+    fsspec.filesystem("file")
     settings = Settings.from_env()
     for spec in load_specs(settings.specs).values():
         pattern_of(spec, settings.default_path)
     for job in defs.get_repository_def().get_all_jobs():
-        create_execution_plan(job)  # what a step reads off it stays with the job
-    _judge_a_record()
-    fsspec.filesystem("file")
-
-
-def _judge_a_record() -> None:
-    """Let Pandera, Arrow and pandas find out all that they do once for each type and each kind of check."""
-    asked = Constraints(required=True)
+        create_execution_plan(job)  # the job keeps what a step reads
+    required = Constraints(required=True)
     fields = (
         FieldSpec(name="integer", type="integer", constraints=Constraints(minimum=0, maximum=9)),
         FieldSpec(name="number", type="number", precision=10, scale=2, constraints=Constraints(minimum=0)),
@@ -75,9 +70,9 @@ def _judge_a_record() -> None:
             name="string", type="string", constraints=Constraints(maxLength=9, enum=("1",), required=True)
         ),
         FieldSpec(name="pattern", type="string", constraints=Constraints(pattern="[0-9]+", minLength=1)),
-        FieldSpec(name="boolean", type="boolean", constraints=asked),
-        FieldSpec(name="date", type="date", constraints=asked),
-        FieldSpec(name="datetime", type="datetime", constraints=asked),
+        FieldSpec(name="boolean", type="boolean", constraints=required),
+        FieldSpec(name="date", type="date", constraints=required),
+        FieldSpec(name="datetime", type="datetime", constraints=required),
     )
     record = ("1", "1.5", "1.5", "1", "1", "true", "2024-01-31", "2024-01-31 12:00:00")
     spec = TableSpec(name="warm", tableschema=TableSchema(fields=fields))
@@ -89,7 +84,7 @@ def _judge_a_record() -> None:
 warm_up()
 if "multiprocessing.forkserver" in "".join(sys.orig_argv):
     # A step that hangs keeps this process, from which it was forked, alive. So both end:
-    # this one with the run's, the steps with this one.
+    # this process with that of the run, the steps with this process.
     die_with_parent()
-    # A step that looks for garbage leaves alone what it shares with this process.
+    # The garbage collector of a step does not touch, and so does not copy, what it shares with this process.
     os.register_at_fork(before=gc.freeze, after_in_child=die_with_parent)

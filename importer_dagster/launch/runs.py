@@ -1,10 +1,9 @@
-"""Starting Dagster from a command: the daily job for given days, or all of Dagster.
+"""Starting Dagster from a command: the daily job for given days, or Dagster's UI and daemon.
 
-The job runs below the calling process, with the job's own executor, without a
-daemon; Ctrl-C ends its steps. The environment must be prepared first
-(:func:`importer_dagster.launch.environment.prepare_environment`).
+The job runs in processes below the calling one, with the job's own executor and
+without a daemon. Ctrl-C ends its steps.
 
-What does not belong here: what users are shown (``cli``).
+What does not belong here: what users are shown (``cli``), the environment of all this (``environment.py``).
 """
 
 import os
@@ -12,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,9 +21,11 @@ from types import FrameType
 
 import dagster as dg
 import psutil
+
+# Private to Dagster: its public execute_job takes no run id, by which a run is owned before it exists, and
+# returns nothing before the end of the run.
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.execution.api import execute_run_iterator
-from dagster._core.utils import make_new_run_id
 
 from importer_dagster.defs.run_recovery import end_orphans, owning
 from importer_dagster.defs.runs import JOB, Gap, contiguous, range_tags
@@ -32,17 +34,17 @@ from importer_dagster.launch.environment import PROJECT_ROOT, prepare_environmen
 from importer_dagster.settings import Settings
 
 DEFINITIONS = "importer_dagster.definitions"
-# Dagster would print every event; ``on_event`` says what there is to say.
+# keeps Dagster from printing every event; users are shown what ``on_event`` is called with
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-_GRACE_S = 30  # for `dagster dev` to end its children
+_GRACE_S = 30  # that `dagster dev` has to end its children
 
 
 @dataclass(frozen=True)
 class StepEnd:
-    """A step that came to its end: one type, for all days of its run.
+    """A step that ended: one type, for all days of its run.
 
-    ``materialized`` are the days that were recorded; a day without deliveries
-    is not among them. ``done`` of ``total`` steps of the run have ended.
+    ``materialized`` are the days that were recorded, without those that have no
+    deliveries. ``done`` of ``total`` steps of the run have ended.
     """
 
     type: str
@@ -56,7 +58,7 @@ class StepEnd:
 
 @dataclass(frozen=True)
 class RunEnd:
-    """A run that came to its end."""
+    """A run that ended."""
 
     run_id: str
     gap: Gap
@@ -92,20 +94,27 @@ def launch_daily(
     """Run the daily job for ``days``, one run for each range without holes, and wait for it.
 
     ``types`` narrows it (None: all). ``on_event`` is called as each step ends.
-    A step that fails does not stop the others; KeyboardInterrupt
-    ends all of them and comes out. Prepares the environment if that
-    is not done. Raises UsageError for days that are no partitions, or no days.
+    A step that fails does not stop the others. KeyboardInterrupt ends all of them and is raised again.
+    Prepares the environment if that is not done. Raises UsageError for no days, or days that are no partitions.
     """
     prepare_environment(settings)
     _renew_forkserver()
     repository = ReconstructableRepository.for_module(definitions, "defs", str(PROJECT_ROOT))
-    definition = repository.get_definition()
-    job = definition.get_job(JOB)
-    _check_days(job, days)
-    # a selection costs each step's process a job of its own: see run_request
-    keys = (
-        None if types is None or {*types} == {n.name for n in job.nodes} else {dg.AssetKey(t) for t in types}
-    )
+    job = repository.get_definition().get_job(JOB)
+    if not days:
+        raise UsageError("No day is given; name at least one, such as 2024-01-31.")
+    assert job.partitions_def
+    first, last = job.partitions_def.get_first_partition_key(), job.partitions_def.get_last_partition_key()
+    assert first and last
+    for day in (min(days), max(days)):
+        if not first <= day.isoformat() <= last:
+            raise UsageError(
+                f"{day} cannot be imported through Dagster: its days go from {first} to {last}. "
+                "IMPORTER_START_DATE names the first."
+            )
+    # a selection makes each step's process build a job of its own: see run_request
+    is_all = types is None or set(types) == {node.name for node in job.nodes}
+    keys = None if is_all else {dg.AssetKey(name) for name in types or ()}
     with dg.DagsterInstance.get() as instance:
         end_orphans(instance)
         return LaunchResult(
@@ -124,25 +133,10 @@ def _renew_forkserver() -> None:
     """
     now = {k: v for k, v in os.environ.items() if k.startswith(("IMPORTER_", "DAGSTER_"))}
     if now != _environment_of_forkserver:
-        with suppress(AttributeError):  # private to Python; without it only a stale one would stay
+        with suppress(AttributeError):  # private to Python; without it an outdated one would stay
             forkserver._forkserver._stop()  # type: ignore[attr-defined]
         _environment_of_forkserver.clear()
         _environment_of_forkserver.update(now)
-
-
-def _check_days(job: dg.JobDefinition, days: Collection[date]) -> None:
-    if not days:
-        raise UsageError("No day is given; name at least one, such as 2024-01-31.")
-    assert job.partitions_def
-    first = job.partitions_def.get_first_partition_key()
-    last = job.partitions_def.get_last_partition_key()
-    assert first and last
-    for day in (min(days), max(days)):
-        if not first <= day.isoformat() <= last:
-            raise UsageError(
-                f"{day} cannot be imported through Dagster: its days go from {first} to {last}. "
-                "IMPORTER_START_DATE names the first."
-            )
 
 
 def _run(
@@ -152,12 +146,12 @@ def _run(
     keys: set[dg.AssetKey] | None,
     on_event: Callable[[StepEnd], None] | None,
 ) -> RunEnd:
+    """One run of the job, for the days of ``gap`` and the assets ``keys`` (None: all)."""
     job = repository.get_reconstructable_job(JOB)
-    definition = job.get_definition()
     if keys is not None:
         job = job.get_subset(asset_selection=keys)
-        definition = job.get_definition()
-    run_id = make_new_run_id()
+    definition = job.get_definition()
+    run_id = str(uuid.uuid4())
     interrupted = False
     with owning(run_id) as tags:
         run = instance.create_run_for_job(
@@ -173,25 +167,22 @@ def _run(
         try:
             for event in execute_run_iterator(job, run, instance):
                 watch(event)
-                interrupted = interrupted or _was_interrupted(event)
+                error = event.job_failure_data.error if event.is_job_failure else None
+                if event.event_type == dg.DagsterEventType.RUN_CANCELED or (
+                    error is not None and error.cls_name == "DagsterExecutionInterruptedError"
+                ):
+                    interrupted = True
         finally:
-            # the daemon would do so, but perhaps there is none
+            # the daemon would do this, but there may be none
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-    if interrupted:  # Dagster ends the steps and keeps the interrupt to itself
+    if interrupted:  # Dagster ends the steps and does not raise the interrupt again
         raise KeyboardInterrupt
     finished = instance.get_run_by_id(run.run_id)
     return RunEnd(run.run_id, gap, finished is not None and finished.is_success, tuple(watch.ends.values()))
 
 
-def _was_interrupted(event: dg.DagsterEvent) -> bool:
-    if event.event_type == dg.DagsterEventType.RUN_CANCELED:
-        return True
-    error = event.job_failure_data.error if event.is_job_failure else None
-    return error is not None and error.cls_name == "DagsterExecutionInterruptedError"
-
-
 class _Watch:
-    """Turns Dagster's events into StepEnds."""
+    """Makes a StepEnd of Dagster's events as each step ends."""
 
     def __init__(
         self,
@@ -215,20 +206,17 @@ class _Watch:
         elif event.is_step_success:
             self._end(name, ok=True)
         elif event.is_step_failure:
-            self._recorded_before_failure(name)
+            # Dagster stores the good days of a step that failed, but does not pass these events on
+            kind = dg.DagsterEventType.ASSET_MATERIALIZATION
+            for record in self.instance.all_logs(self.run_id, of_type=kind):
+                stored = record.dagster_event
+                if stored is not None and stored.step_key == name:
+                    self._materialized(name, stored.partition)
             self._end(name, ok=False, error=_message(event))
 
     def _materialized(self, name: str, partition: str | None) -> None:
         if partition is not None:
             self._days.setdefault(name, set()).add(date.fromisoformat(partition))
-
-    def _recorded_before_failure(self, name: str) -> None:
-        """Find the good days of a step that failed: Dagster stores them, but does not pass them on."""
-        kind = dg.DagsterEventType.ASSET_MATERIALIZATION
-        for record in self.instance.all_logs(self.run_id, of_type=kind):
-            event = record.dagster_event
-            if event is not None and event.step_key == name:
-                self._materialized(name, event.partition)
 
     def _end(self, name: str, *, ok: bool, error: str | None = None) -> None:
         days = frozenset(self._days.get(name, ()))
@@ -239,7 +227,7 @@ class _Watch:
 
 
 def _message(event: dg.DagsterEvent) -> str:
-    """Why a step failed, in the words of whoever raised it."""
+    """Why a step failed: the message of the error that it raised."""
     data = event.step_failure_data
     if data.user_failure_data and data.user_failure_data.description:
         return data.user_failure_data.description
@@ -255,35 +243,42 @@ def _message(event: dg.DagsterEvent) -> str:
 def serve(
     settings: Settings, host: str = "127.0.0.1", port: int = 3000, *, extra: Collection[str] = ()
 ) -> int:
-    """Run Dagster's UI and daemon until Ctrl-C or SIGTERM; returns its exit code.
+    """Run Dagster's UI and daemon until Ctrl-C or SIGTERM; returns the exit code.
 
-    ``extra`` are further options of ``dagster dev``. All processes it started
-    are gone when this returns.
+    ``extra`` are further options of ``dagster dev``. When this returns, all processes
+    that it started have ended.
     """
     environment = prepare_environment(settings)
     command = [
-        # what users typed is `importer dev`: no word on what `dagster dev` is called nowadays
+        # without Dagster's advice that `dagster dev` is superseded: users typed `importer dev`
         *(sys.executable, "-W", "ignore:Function `dev_command` is superseded", "-m", "dagster", "dev"),
         # the workspace, so that the code location has the same name as for services
         *("--workspace", str(PROJECT_ROOT / "workspace.yaml"), "--host", host, "--port", str(port)),
         *extra,
     ]
     with _Forwarding() as forwarding:
-        # A session of its own: a terminal's Ctrl-C reaches it once, through us, and
-        # not a second time while it is already ending its children.
-        forwarding.process = subprocess.Popen(  # noqa: S603 - our own arguments
+        # A session of its own: otherwise a terminal's Ctrl-C would reach it a second time,
+        # directly, while it is already ending its children.
+        process = subprocess.Popen(  # noqa: S603 - our own arguments
             command, cwd=environment.dagster_home, start_new_session=True
         )
-        code = forwarding.process.wait()
-        _end_group(forwarding.process.pid)
+        forwarding.process = process
+        code = process.wait()
+        # end what is left of its processes; SIGTERM first, so that runs in flight can record that they end
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+                deadline = time.monotonic() + _GRACE_S / 2
+                while time.monotonic() < deadline and _lives(process.pid):
+                    time.sleep(0.1)
     return 0 if forwarding.asked else code
 
 
 class _Forwarding:
-    """Turns signals that mean 'end' into one SIGINT to the process, and sees that it obeys.
+    """Turns signals that mean 'end' into one SIGINT to the process, and kills it if it does not end.
 
-    To be entered before the process is started: it would inherit that a signal
-    is ignored, as SIGINT is below a script's background job.
+    To be entered before the process is started: otherwise the process would inherit that a
+    signal is ignored, as SIGINT is in a background job of a script.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -294,7 +289,7 @@ class _Forwarding:
 
     def __enter__(self) -> "_Forwarding":
         self.before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
-        self.before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._insist)
+        self.before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._kill)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -310,24 +305,14 @@ class _Forwarding:
             self.process.send_signal(signal.SIGINT)
             signal.alarm(_GRACE_S)
 
-    def _insist(self, number: int, frame: FrameType | None) -> None:
+    def _kill(self, number: int, frame: FrameType | None) -> None:
         if self.process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
 
 
-def _end_group(group: int) -> None:
-    """End what is left of a process group: asked first, so that runs in flight can say that they end."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(group, number)
-            deadline = time.monotonic() + _GRACE_S / 2
-            while time.monotonic() < deadline and _living(group):
-                time.sleep(0.1)
-
-
-def _living(group: int) -> bool:
-    """Whether a process of the group lives; one that is only not reaped yet does not count."""
+def _lives(group: int) -> bool:
+    """Whether a process of the group lives. A zombie, which only waits to be reaped, does not count."""
     for process in psutil.process_iter():
         with suppress(psutil.Error, ProcessLookupError):
             if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:

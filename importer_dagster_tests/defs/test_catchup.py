@@ -37,7 +37,7 @@ from importer_dagster.ledger import arrivals
 from importer_dagster.settings import Settings
 from importer_dagster.spec.loading import load_specs
 from importer_dagster.warehouse import Warehouse
-from importer_dagster_tests.helpers.project import Project, _gap_tags, wait_for
+from importer_dagster_tests.helpers.project import Project, gap_tags, wait_for
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
 
@@ -77,7 +77,7 @@ def ask(project: Project, now: datetime, *, by: str | None = None, **settings: A
 
 
 def wanted(requests: list[dg.RunRequest]) -> list[tuple[set[str], dict[str, Any]]]:
-    return [({k.to_user_string() for k in r.asset_selection or ()}, _gap_tags(r.tags)) for r in requests]
+    return [({k.to_user_string() for k in r.asset_selection or ()}, gap_tags(r.tags)) for r in requests]
 
 
 def a_day(day: date) -> dict[str, str]:

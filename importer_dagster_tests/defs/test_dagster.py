@@ -35,7 +35,7 @@ from importer_dagster.launch.environment import (
 from importer_dagster.launch.runs import LaunchResult, StepEnd, days_between, launch_daily
 from importer_dagster.settings import SHIPPED_SPECS, Settings
 from importer_dagster.spec.loading import load_specs
-from importer_dagster_tests.helpers.project import DEFINITIONS, SPECS, Project, _gap_tags, day, wait_for
+from importer_dagster_tests.helpers.project import DEFINITIONS, SPECS, Project, day, gap_tags, wait_for
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
 
@@ -547,15 +547,15 @@ def tick(project: Project, today: date) -> list[dg.RunRequest]:
 
 def test_what_went_well_is_said_in_few_events(caplog: pytest.LogCaptureFixture):
     caplog.set_level("INFO")
-    said = step._Said(step.log)
+    lines = step.GroupedLines(step.log)
     for number in range(step._LINES + 2):
-        said.add(f"{number}.")
+        lines.add(f"{number}.")
     assert [r.message for r in caplog.records] == ["\n".join(f"{n}." for n in range(step._LINES))]
-    said.flush()
-    said.flush()
+    lines.flush()
+    lines.flush()
     assert [r.message for r in caplog.records][1:] == [f"{step._LINES}.\n{step._LINES + 1}."]
-    said._since -= step._MOMENT_S
-    said.add("long after")
+    lines._since -= step._MOMENT_S
+    lines.add("long after")
     assert caplog.messages[-1] == "long after"
 
 
@@ -571,7 +571,7 @@ def test_the_schedule_asks_for_what_is_missing_and_only_that(project: Project):
     project.deliver(day(40), "beta", "id,id\n40,x\n")
     assert project.run(day(31), types=["beta"]).success
     requests = tick(project, today)
-    asked = [({k.to_user_string() for k in r.asset_selection or ()}, _gap_tags(r.tags)) for r in requests]
+    asked = [({k.to_user_string() for k in r.asset_selection or ()}, gap_tags(r.tags)) for r in requests]
     assert asked == [
         ({"beta"}, range_tags((day(30), day(30)))),
         ({"alpha"}, {RANGE_START: day(30).isoformat(), RANGE_END: day(32).isoformat()}),
@@ -593,7 +593,7 @@ def test_the_schedule_asks_for_what_is_missing_and_only_that(project: Project):
     assert tick(project, today + timedelta(days=1)) == []
     project.deliver(day(40), "beta", "id,v\n40,x\n")
     [left] = tick(project, today + timedelta(days=2))
-    assert _gap_tags(left.tags) == range_tags((day(40), day(40)))
+    assert gap_tags(left.tags) == range_tags((day(40), day(40)))
     assert left.run_key not in keys
 
 

@@ -1,4 +1,4 @@
-"""A run's failure that Dagster's daemon overlooks is told once more, and then the retry comes."""
+"""A failed run that Dagster's daemon overlooked is reported again, and then its retry comes (dagster-io/dagster#33741)."""
 
 import json
 import subprocess
@@ -54,7 +54,7 @@ def queued_run(instance: dg.DagsterInstance, when: str) -> dg.DagsterRun:
     return run
 
 
-def test_a_failure_that_the_daemon_overlooked_is_told_again(
+def test_a_failure_that_the_daemon_overlooked_is_reported_again(
     project: Project,
     daemon: WorkspaceProcessContext,
     monkeypatch: pytest.MonkeyPatch,
@@ -120,26 +120,21 @@ def test_a_failed_run_counts_until_its_retry_has_ended(
         instance.delete_run(made.run_id)
 
 
-def test_a_retry_that_does_not_come_holds_nothing_up_for_long(
-    project: Project,
-    daemon: WorkspaceProcessContext,
-) -> None:
-    instance = daemon.instance
-    run = queued_run(instance, day(73).isoformat())
-    instance.report_run_failed(run, "its process was killed")
-    now = datetime.now(UTC)
-    assert run.run_id in {r.run_id for r in unfinished(instance, now=now + timedelta(minutes=2))}
-    assert run.run_id not in {r.run_id for r in unfinished(instance, now=now + timedelta(minutes=4))}
-    instance.delete_run(run.run_id)
+def test_a_retry_that_does_not_come_holds_nothing_up_for_long(project: Project) -> None:
+    with dg.DagsterInstance.get() as instance:
+        run = instance.add_run(dg.DagsterRun(job_name=JOB, status=dg.DagsterRunStatus.STARTED))
+        instance.report_run_failed(run, "its process was killed")
+        now = datetime.now(UTC)
+        assert run.run_id in {r.run_id for r in unfinished(instance, now=now + timedelta(minutes=2))}
+        assert run.run_id not in {r.run_id for r in unfinished(instance, now=now + timedelta(minutes=4))}
+        instance.delete_run(run.run_id)
 
 
-def test_what_dagster_will_not_run_again_is_left_alone(
-    project: Project,
-    daemon: WorkspaceProcessContext,
-) -> None:
-    instance = daemon.instance
-    run = queued_run(instance, day(71).isoformat())
-    instance.add_run_tags(run.run_id, {"dagster/max_retries": "0"})
-    instance.report_run_failed(instance.get_run_by_id(run.run_id))
-    assert report_failure_again(instance, now=datetime.now(UTC) + timedelta(minutes=2)) == []
-    instance.delete_run(run.run_id)
+def test_what_dagster_will_not_run_again_is_left_alone(project: Project) -> None:
+    with dg.DagsterInstance.get() as instance:
+        run = instance.add_run(
+            dg.DagsterRun(job_name=JOB, status=dg.DagsterRunStatus.STARTED, tags={"dagster/max_retries": "0"})
+        )
+        instance.report_run_failed(run)
+        assert report_failure_again(instance, now=datetime.now(UTC) + timedelta(minutes=2)) == []
+        instance.delete_run(run.run_id)

@@ -1,9 +1,10 @@
-"""Definitions and named checks for test_dagster: those of the product, with short pauses before retries.
+"""The product's definitions with short pauses before retries, and a check that does harm if the data say so.
 
-The checks do harm on demand, told by the data: "boom" kills the process that
-reads it, "cut 3 /file" cuts the database's connections the first three times,
-"sleep /file" makes that file and then takes five seconds. A file called poison kills
-the process that reads its records, whatever its type.
+The value "boom" kills the process that checks it. "cut 3 /file" ends the database's connections, the first
+three times. "sleep /file" writes that file, with the process's id, and then sleeps for five seconds. A file
+with poison in its name kills the process that reads its records, whatever its type.
+
+What does not belong here: the project that these are tested with (``helpers/project.py``).
 """
 
 import os

@@ -1,4 +1,7 @@
-"""A project of three types with a Dagster instance of its own."""
+"""A project of three types with a Dagster instance of its own, for tests of real runs.
+
+What does not belong here: what those tests assert.
+"""
 
 import os
 import subprocess
@@ -12,19 +15,13 @@ from typing import Any
 import dagster as dg
 
 from importer_dagster.defs.runs import PARTITION, RANGE_END, RANGE_START
-from importer_dagster.launch.environment import (
-    Environment,
-    prepare_environment,
-)
+from importer_dagster.launch.environment import Environment, prepare_environment
 from importer_dagster.launch.runs import LaunchResult, launch_daily
 from importer_dagster.settings import Settings
 from importer_dagster.warehouse import Warehouse
 
 START = date(2024, 1, 1)
-
-
 DEFINITIONS = "importer_dagster_tests.helpers.definitions"
-
 
 SPECS = {
     "alpha": "schema: {fields: [{name: id, type: integer}, {name: v, checks: [harm]}], primaryKey: [id]}\n"
@@ -43,7 +40,7 @@ SPECS = {
 
 
 class Project:
-    """Specs and an inbox in a folder of their own, on an instance of their own."""
+    """Specs and an inbox in a new folder, with an embedded database and a Dagster instance."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -101,7 +98,7 @@ class Project:
 
 
 def day(number: int) -> date:
-    """Each test has days of its own in the one project."""
+    """The day with this number. Each test uses other numbers, since a module's tests share one project."""
     return START + timedelta(days=number)
 
 
@@ -112,5 +109,5 @@ def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
         time.sleep(0.1)
 
 
-def _gap_tags(tags: Mapping[str, Any]) -> dict[str, Any]:
+def gap_tags(tags: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in tags.items() if k in (PARTITION, RANGE_START, RANGE_END)}
