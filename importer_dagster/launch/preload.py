@@ -19,6 +19,7 @@ import pyarrow as pa
 from dagster._core.execution.api import create_execution_plan  # private: no public one fills the job's cache
 
 import importer_dagster.defs.step
+import importer_dagster.defs.storage
 import importer_dagster.pipeline.delivery
 import importer_dagster.pipeline.small_files
 import importer_dagster.pipeline.unchanged_files  # noqa: F401 - with all that they import
