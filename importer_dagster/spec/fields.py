@@ -222,7 +222,9 @@ class FieldSpec(Model):
         None, description="The name in the file's header, if it differs from the column's."
     )
     aliases: Names = Field((), description="Other names that the column may have in a header.")
-    checks: Names = Field((), description="Named Pandera checks (see importer_dagster.validation.checks).")
+    checks: Names = Field(
+        (), description="Named Pandera checks of the column (docs/python.md tells how to register your own)."
+    )
 
     @model_validator(mode="before")
     @classmethod

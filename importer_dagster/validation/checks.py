@@ -5,6 +5,8 @@ spec a check is written as its name, with arguments in brackets where it takes
 any: ``email``, ``not_after(startdate, enddate)``. A check is a Python function
 that returns a :class:`pandera.Check`, registered under its name::
 
+    from importer_dagster import named_check
+
     @named_check("multiple_of")
     def multiple_of(step: str) -> pandera.Check:
         n = int(step)

@@ -195,7 +195,10 @@ def read_only(fault: Fault, on: bool) -> None:
 
 
 # the command, its pauses between attempts made short
-_CLI = "from importer_dagster import cli, pipeline; pipeline._FIRST_PAUSE_S = 0.01; cli.main()"
+_CLI = (
+    "from importer_dagster import cli; from importer_dagster.pipeline import delivery; "
+    "delivery._FIRST_PAUSE_S = 0.01; cli.main()"
+)
 
 
 def test_the_command_says_so_with_exit_code_4(fault: Fault, tmp_path: Path) -> None:
