@@ -72,5 +72,5 @@ def _prune(context: dg.OpExecutionContext, settings: Settings, specs: Mapping[st
         since = f", the oldest of {g.oldest:%Y-%m-%d}" if g.oldest else ""
         context.log.info(f"{g.count:,} {g.what} deleted{since} ({g.setting}={g.days})")
     if not gone:
-        context.log.info("Nothing is old enough to go.")
+        context.log.info("Nothing is old enough to be deleted.")
     context.add_output_metadata({g.what: g.count for g in gone})
