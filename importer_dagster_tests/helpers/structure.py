@@ -111,7 +111,7 @@ def main() -> None:
     lengths = sorted(length(f) for m in found for f in m.functions)
     once, private = used_once(found)
     folders = Counter(m.path.parent for m in found if m.path.name != "__init__.py")
-    longest_class = max((c for m in found for c in m.classes), key=length)
+    longest_class = max((c for m in found for c in m.classes), key=length, default=None)
     most_attributes = max(
         (
             c
@@ -121,6 +121,7 @@ def main() -> None:
             and not any("frozen=True" in ast.unparse(d) for d in c.decorator_list)
         ),
         key=lambda c: len(attributes(c)),
+        default=None,
     )
     longest = max(found, key=lambda m: m.lines)
     print(f"lines of product code       {sum(m.lines for m in found):,} in {len(found)} files")
@@ -128,8 +129,10 @@ def main() -> None:
         f"files in the fullest folder {max(folders.values())} ({max(folders, key=folders.__getitem__).name})"
     )
     print(f"longest file                {longest.lines} lines ({longest.path.relative_to(PACKAGE)})")
-    print(f"longest class               {length(longest_class)} lines ({longest_class.name})")
-    print(f"most attributes of a class  {len(attributes(most_attributes))} ({most_attributes.name})")
+    if longest_class:
+        print(f"longest class               {length(longest_class)} lines ({longest_class.name})")
+    if most_attributes:
+        print(f"most attributes of a class  {len(attributes(most_attributes))} ({most_attributes.name})")
     print(
         f"functions                   {len(lengths)}, median {median(lengths):g} lines, longest {lengths[-1]}"
     )
