@@ -26,10 +26,8 @@ from importer_dagster.reject_schema import NO_REJECTS, REJECT_SCHEMA
 
 # Up to this share of bad records in a block, they are rejected; above it, the file is refused: its encoding is another.
 BAD_ENCODING_SHARE = 0.05
-FEW_BAD, FEW_BAD_SHARE = (
-    3,
-    0.25,
-)  # the limits for small files: at most so many records, and at most this share
+# The limits for small files: at most so many bad records, and at most this share.
+FEW_BAD, FEW_BAD_SHARE = 3, 0.25
 RAW_SHOWN = 65_536  # characters of a raw record that a reject keeps
 VALUE_SHOWN = 1_000  # characters of a value of a damaged record that a reject keeps
 CUT_CHARACTER = ": the file ends in the middle of a character"
@@ -71,8 +69,8 @@ class Block:
 
     @property
     def count(self) -> int:
-        """How many records it has."""
-        return len(self.numbers)
+        """How many records it has, damaged ones included; known once they are numbered."""
+        return len(self.numbers) if self.scan is None else len(self.scan.order)
 
     def split(self) -> Scan:
         """The records of a regular block as a scan would list them."""
