@@ -69,7 +69,7 @@ def import_group(files: Sequence[SmallFile]) -> list[LoadResult]:
 
 
 def _validate(files: Sequence[SmallFile]) -> FileGroup:
-    """Validate all records at once; files with a bad one, or perhaps with a key that comes twice, are left out."""
+    """Validate all records at once; files with a bad or doubtful one, or a key that may come twice, are left out."""
     spec = files[0].job.spec
     validator = validator_for(spec, files[0].plan.sources)
     texts = [f.columns for f in files if f.columns is not None]
@@ -79,8 +79,8 @@ def _validate(files: Sequence[SmallFile]) -> FileGroup:
     typed, good, failures = validator(whole[0])
     is_fine = np.ones(len(files), np.bool_)
     file_of = np.repeat(np.arange(len(files)), [len(f.numbers) for f in files])
-    for failure in failures:
-        is_fine[file_of[failure.indexes]] = False
+    for positions in (*(f.indexes for f in failures), *validator.doubtful):
+        is_fine[file_of[positions]] = False
     group = FileGroup(
         [f for f, fine in zip(files, is_fine, strict=True) if fine],
         typed.filter(pa.array(is_fine[file_of[good]])),

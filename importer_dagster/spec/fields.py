@@ -218,6 +218,12 @@ class FieldSpec(Model):
     timezone: str | None = Field(
         None, description="datetime: the time zone of values that name none; makes a time with time zone."
     )
+    ambiguous: Literal["earlier", "later", "reject", "by_order"] | None = Field(
+        None,
+        description="With timezone: what a local time means that came twice, since clocks were set back. "
+        "earlier, later: the first or the second time. reject: the record is rejected. by_order: the earlier until "
+        "a record of the file goes back in time, then the later. If not given: earlier, with a warning.",
+    )
     header: str | None = Field(
         None, description="The name in the file's header, if it differs from the column's."
     )

@@ -40,6 +40,7 @@ from importer_dagster.arrays import (
 from importer_dagster.spec.date_formats import MONTHS, OF_DATE, Arrow, Format, Step, compile_format, zoned_iso
 from importer_dagster.spec.fields import FieldSpec
 from importer_dagster.validation.faults import Faults
+from importer_dagster.validation.local_times import Clock
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 # (text, one of the field's formats, faults, what is expected in words) → typed
@@ -100,7 +101,8 @@ def parse_datetime(text: pa.Array, field: FieldSpec, faults: Faults) -> pa.Array
         if pattern == "default":
             has_offset = as_mask(pc.match_substring_regex(text, r":[0-9.,:]*(?:Z|[+-][0-9:]+)\z"))
         wall = _timestamps(_read(null_where(text, has_offset), format_, faults, wanted), None, faults)
-        typed = _in_zone(wall, field.timezone, faults)
+        local = (faults.clock or Clock(field)).instants(wall, faults)
+        typed = _timestamps(local.cast(pa.int64()), "UTC", faults)
         if not has_offset.any():
             return typed
         exact = _read(null_where(text, ~has_offset), zoned_iso(), faults, wanted)
@@ -116,7 +118,7 @@ def _by_formats(read: FormatReader, text: pa.Array, field: FieldSpec, faults: Fa
         return read(text, field.formats[0], faults, wanted)
     left, typed, faults_by_format = text, None, []
     for pattern in field.formats:
-        faults_by_format.append(Faults(text))
+        faults_by_format.append(Faults(text, faults.clock))
         found = read(left, pattern, faults_by_format[-1], wanted)
         typed = found if typed is None else pc.coalesce(typed, found)
         left = null_where(left, ~present(left) | present(found))
@@ -149,19 +151,6 @@ def _timestamps(micros: pa.Array, zone: str | None, faults: Faults) -> pa.Array:
         faults.add(outside, "lies outside of the years 1 to 9999 in UTC")
         micros = null_where(micros, outside)
     return micros.cast(pa.timestamp("us", zone))
-
-
-def _in_zone(wall: pa.Array, zone: str, faults: Faults) -> pa.Array:
-    """Local times of ``zone`` as timestamps in UTC; of an hour that comes twice, the first."""
-    try:
-        typed = pc.assume_timezone(wall, zone, ambiguous="earliest", nonexistent="raise")
-    except pa.ArrowInvalid:
-        typed = pc.assume_timezone(wall, zone, ambiguous="earliest", nonexistent="earliest")
-        after = pc.assume_timezone(wall, zone, ambiguous="earliest", nonexistent="latest")
-        gap = as_mask(pc.not_equal(typed, after))
-        faults.add(gap, f"did not happen in {zone}, where clocks were set forward")
-        typed = null_where(typed, gap)
-    return _timestamps(typed.cast(pa.int64()), "UTC", faults)
 
 
 # --- one format -------------------------------------------------------------------------
