@@ -61,14 +61,13 @@ SELECT EXISTS (SELECT FROM {named} AS named GROUP BY {fields} HAVING count(*) > 
 CREATE TEMP TABLE importer_duplicates ON COMMIT DROP AS
 WITH ranked AS (
     SELECT _row,
-           {shown} AS value,
            row_number() OVER same AS n,
            first_value(_row) OVER same AS first_row
     FROM {named} AS named
     WHERE {not_null}
     WINDOW same AS (PARTITION BY {fields} ORDER BY _row)
 )
-SELECT _row, value, first_row FROM ranked WHERE n > 1;
+SELECT _row, first_row FROM ranked WHERE n > 1;
 
 -- name: delete_duplicates
 DELETE FROM importer_stage s USING importer_duplicates d WHERE s._row = d._row;
@@ -79,7 +78,7 @@ SELECT t._place, t._load_id, t._row FROM {said_again} t JOIN importer_duplicates
 WHERE {mine} AND t._load_id = %(load)s;
 
 -- name: duplicates_between
-SELECT _row, value, first_row FROM importer_duplicates
+SELECT _row, first_row FROM importer_duplicates
 WHERE _row BETWEEN %(first)s AND %(last)s ORDER BY _row;
 
 -- name: forget_duplicates

@@ -6,7 +6,7 @@ exist (``validation/schemas.py``), uniqueness (``writer/publish.py``: it needs t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -92,6 +92,10 @@ class Validator:
             is_good[failure.indexes] = False
         good = np.flatnonzero(is_good)
         return (typed if len(good) == len(typed) else typed.take(pa.array(good))), good, failures
+
+    def sources_of(self, columns: Iterable[str]) -> list[str]:
+        """The text columns that feed some of the table's columns."""
+        return [source for c in columns if (source := self._source_of[c]) is not None]
 
     @property
     def warnings(self) -> list[str]:

@@ -104,9 +104,8 @@ class Publisher:
         fields = column_list(columns)
         if self.run("has_duplicates", fields=fields).fetchone() == (False,):
             return 0  # the usual case, at the price of one hash aggregate
-        shown = sql.SQL(" || ', ' || ").join(sql.SQL("{}::text").format(Name(c)) for c in columns)
         not_null = sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(Name(c)) for c in columns)
-        self.run("take_duplicates", fields=fields, shown=shown, not_null=not_null)
+        self.run("take_duplicates", fields=fields, not_null=not_null)
         taken = self.run("delete_duplicates").rowcount
         if self.noted:
             gone = self.run("noted_duplicates").rowcount
