@@ -213,6 +213,11 @@ class FieldSpec(Model):
     bareNumber: bool = Field(
         True, description="false: characters around the digits, such as $ or %, are removed."
     )
+    digitsOnly: bool = Field(
+        False,
+        description="integer: true rejects values such as 281.0 and 1e3, which are otherwise read as 281 and 1000. "
+        "What is not exactly an integer is rejected in any case.",
+    )
     precision: int = Field(38, ge=1, le=38, description="number: how many digits in total.")
     scale: int = Field(18, ge=0, le=38, description="number: how many of them are decimals.")
     timezone: str | None = Field(

@@ -8,7 +8,9 @@ What each type accepts:
 
 * string: anything. uuid: 32 hex digits in any case, without hyphens or with the four usual
   ones, and either in braces
-* integer: digits with an optional sign, up to 64 bits; leading zeros are ignored
+* integer: digits with an optional sign, up to 64 bits; leading zeros are ignored. Unless
+  digitsOnly is declared, also what is exactly an integer with a point or an exponent,
+  such as 281.0 and 1e3, but not 0012E5
 * number: digits with an optional sign, point and exponent; what does not fit
   precision and scale is a fault, except leading and trailing zeros, which are ignored
 * number with format double: the same, and nan, inf, infinity in any case; rounded to the

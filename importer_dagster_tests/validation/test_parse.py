@@ -63,13 +63,42 @@ def test_integer() -> None:
         [("0", 0), ("-0", 0), ("+1", 1), ("007", 7), ("-0000000000000000000000000012", -12),
          (str(2**63 - 1), 2**63 - 1), (str(-(2**63)), -(2**63)), ("+" + str(2**63 - 1), 2**63 - 1)],
     )  # fmt: skip
-    refuses(field("integer"), ["0x1F", "-0X1f", "12a", "1.0", "1e3", " 1", "1 ", "1_000", "٣", "--1", "+", "-"],
+    refuses(field("integer"), ["0x1F", "-0X1f", "12a", " 1", "1 ", "1_000", "٣", "--1", "+", "-"],
             "is no integer")  # fmt: skip
     refuses(
         field("integer"),
         [str(2**63), str(-(2**63) - 1), "9" * 5000, "-" + "1" * 20],
         "range of a 64-bit integer",
     )
+
+
+def test_integers_that_are_written_as_numbers() -> None:
+    pairs = [("281.0", 281), ("-281.", -281), ("007.00", 7), ("0.0000", 0), ("1e3", 1000), ("1.5E+2", 150), ("-100e-2", -1),
+             ("0e999999999999", 0), ("1.000e3", 1000), ("9223372036854775807.0", 2**63 - 1),
+             ("1" + "0" * 5000 + "e-4999", 10), ("5e-00", 5)]  # fmt: skip
+    accepts(field("integer"), pairs)
+    refuses(field("integer", digitsOnly=True), [text for text, _ in pairs], "is no integer")
+    refuses(field("integer"), ["281.5", "1.5e0", "1e-1", "0012E5", "00e1", "1e", "e3", ".", ".0", "1.0.0", "1e3.0", "1.000",
+                               "12.000", "1e-999999999999999999"], "is no integer")  # fmt: skip
+    refuses(
+        field("integer"),
+        ["1e19", "32E0134", "1e999999999999999999", "-1e" + "9" * 3000, "9223372036854775808.0", "1.5e300"],
+        "range of a 64-bit integer",
+    )
+    accepts(field("integer", decimalChar=","), [("281,0", 281), ("1,000", 1), ("1,5e1", 15)])
+    accepts(field("integer", groupChar=","), [("1,281.0", 1281), ("1.000", 1)])
+    accepts(field("integer", bareNumber=False), [("281.0 EUR", 281), ("$5.00", 5)])
+    refuses(field("integer", groupChar=".", decimalChar=","), ["281.0", "1.0"], "is no integer")
+    assert read(field("integer"), ["1.5", "2.0"]) == ["'1.5' is no integer", 2]
+
+
+@settings(deadline=None)
+@given(st.from_regex(r"[+-]?([0-9]{1,45}\.?[0-9]{0,45}|\.[0-9]{1,9})[eE][+-]?[0-9]{1,3}", fullmatch=True))
+def test_exponents_equal_python_decimal(text: str) -> None:
+    for precision, scale in ((38, 0), (38, 18), (38, 38), (10, 4)):
+        exact = _exact(text, precision, scale)
+        [found] = read(field("number", precision=precision, scale=scale), [text])
+        assert isinstance(found, Fault) if exact is None else found == exact
 
 
 def test_hexadecimal_is_refused_beside_good_integers() -> None:
