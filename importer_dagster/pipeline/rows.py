@@ -35,7 +35,7 @@ from importer_dagster.pipeline.state import (
 from importer_dagster.reader.reader import Reader
 from importer_dagster.source.manifest import Claims
 from importer_dagster.spec.table import TableSpec
-from importer_dagster.validation.control_totals import Totals
+from importer_dagster.validation.control_totals import TotalLines, Totals
 from importer_dagster.validation.extra_columns import Rescued
 from importer_dagster.validation.rejects import Rejected, failed_records, records_from_cells
 from importer_dagster.validation.validator import Validator
@@ -66,13 +66,14 @@ class ValidatedRows:
     """The batches of one file, validated in order.
 
     ``known`` are all of them where the file is short; None where they still have to be read.
-    ``key_order`` and ``totals`` sum up the batches that have been taken so far.
+    ``key_order``, ``totals`` and ``total_lines`` sum up the batches that have been taken so far.
     """
 
     reader: Reader
     validator: Validator
     key_order: KeyOrder
     totals: Totals
+    total_lines: TotalLines
     batches: Iterable[ValidatedBatch] = ()
     known: Sequence[ValidatedBatch] | None = None
 
@@ -80,7 +81,13 @@ class ValidatedRows:
         """Validate the next batch."""
         typed, good, failures = self.validator(text.columns)
         self.key_order.add(typed)
+        self.total_lines.add(typed, text.rows, good)
         return ValidatedBatch(text, typed, good, failures, failed_records(failures, text))
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the load should say about the records."""
+        return [*self.validator.warnings, *self.total_lines.warnings()]
 
 
 def validator_for(spec: TableSpec, sources: Mapping[str, str], rescued: Sequence[Rescued] = ()) -> Validator:
@@ -98,6 +105,7 @@ def read_and_validate(job: Job, plan: ColumnPlan, reader: Reader) -> Iterator[Va
         validator_for(job.layout.whole, plan.sources, plan.extras.rescued),
         KeyOrder(job.spec),
         Totals(job.layout.spec, plan.sources),
+        TotalLines(job.layout.whole),
     )
     if reader.is_short:  # a thread takes as long to start as to read it
         rows.batches = rows.known = [rows.validate(text) for text in reader.batches()]
