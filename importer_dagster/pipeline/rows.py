@@ -11,6 +11,7 @@ What does not belong here: which table the rows go to (``staging.py``), what bec
 from __future__ import annotations
 
 import queue
+import secrets
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ import numpy as np
 import psycopg
 import pyarrow as pa
 
+from importer_dagster.ledger import schema as ledger_schema
 from importer_dagster.model import Failure, TextBatch
 from importer_dagster.pipeline.columns import ColumnPlan
 from importer_dagster.pipeline.state import (
@@ -129,7 +131,8 @@ def copy_rows(
     """
     publisher, conn = begun.publisher, begun.publisher.conn
     table = publisher.staging_table if staging.stage else publisher.target.live
-    trace = Trace(job.delivery, begun.load_id, hashed=publisher.target.is_keyed)
+    secret = _secret(conn, job) if publisher.target.is_keyed else None
+    trace = Trace(job.delivery, begun.load_id, secret=secret)
     layout = trace.schema(job.spec, plan.extras.names)
     stream = RowStream(conn, table, job.spec, layout, rows.reader.is_short)
     into = UnchangedFilter(publisher, stream) if staging.filter_unchanged else stream
@@ -167,6 +170,11 @@ def copy_rows(
         raise
     job.content.sha256, job.content.size = rows.reader.sha256, rows.reader.size
     return stream.rows
+
+
+def _secret(conn: psycopg.Connection, job: Job) -> bytes:
+    """The key of the hashes of rows; a rehearsal without the ledger's tables has one of its own."""
+    return ledger_schema.row_secret(conn, job.warehouse) if job.has_ledger else secrets.token_bytes()
 
 
 def _count(batch: ValidatedBatch, totals: Totals, tally: Tally) -> None:

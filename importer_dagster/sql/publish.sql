@@ -157,9 +157,14 @@ INSERT INTO {repeats} ({repeats_columns})
 SELECT {blocks_of_g} FROM importer_unchanged g GROUP BY {block_of_g};
 
 -- name: note_hashes
--- for rows without a hash: they are older than hashes, or were changed in place since
-UPDATE {live} t SET _hash = g._hash FROM importer_unchanged g
-WHERE {same_key} AND {current} AND g._hash_there IS NULL AND g._hash IS NOT NULL;
+-- for rows without a hash, or with one of another secret or version: they are older than these, or were changed in
+-- place since. A load replaces some, so that none has to rewrite a large table
+UPDATE {live} t SET _hash = g._hash
+FROM (
+    SELECT * FROM importer_unchanged WHERE _hash_there IS DISTINCT FROM _hash AND _hash IS NOT NULL
+    LIMIT %(most_hashes)s
+) AS g
+WHERE {same_key} AND {current};
 
 -- name: create_rest
 -- the other staged rows, in a new table: to delete from the staging table would take twice as long

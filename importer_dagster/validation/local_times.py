@@ -102,9 +102,7 @@ class Clock:
         Of the times of one hour that comes twice, those after the first that goes back are the later ones.
         """
         positions = np.flatnonzero(present(wall))
-        walls, early, late = (
-            a.drop_null().cast(pa.int64()).to_numpy() for a in (wall, earlier, later)
-        )
+        walls, early, late = (a.drop_null().cast(pa.int64()).to_numpy() for a in (wall, earlier, later))
         before = [] if self._last is None else [self._last]
         n = len(before)
         walls, early, late = (

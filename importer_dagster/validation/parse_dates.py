@@ -292,9 +292,7 @@ def _fixed_width_values(
 # --- reading by a regular expression ---------------------------------------------------
 
 
-def _read_by_regex(
-    cells: pa.Array, format_: Format, wanted: str
-) -> tuple[Integers, list[tuple[Mask, str]]]:
+def _read_by_regex(cells: pa.Array, format_: Format, wanted: str) -> tuple[Integers, list[tuple[Mask, str]]]:
     """Microseconds, and which cells cannot be read, with the reason."""
     groups = pc.extract_regex(cells, format_.regex)
     matched = present(groups)

@@ -77,8 +77,8 @@ class Validator:
             if source is None:
                 arrays.append(pa.nulls(len(batch), schemas.arrow_type(field)))
                 continue
-            clock = self._clocks.get(field.name)
-            column, bad = parse.parse(batch.column(source), field, self._missing[field.name], clock)
+            own = self._clocks.get(field.name)
+            column, bad = parse.parse(batch.column(source), field, self._missing[field.name], own)
             arrays.append(column)
             if bad is not None:
                 unread[field.column] = bad.indexes

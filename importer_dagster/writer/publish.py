@@ -27,6 +27,7 @@ from importer_dagster.writer.target import Name, Target, column_list
 
 _STAGE = sql.Identifier("importer_stage")
 FEW = 1_000  # staged rows
+MOST_HASHES = 2_000_000  # of unchanged rows that one load replaces
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,7 @@ class Publisher:
         rest = sql.Identifier("importer_rest") if unchanged < staged else None
         with self.conn.pipeline():
             self.run("note_unchanged")
-            self.run("note_hashes")
+            self.run("note_hashes", {"most_hashes": MOST_HASHES})
             if rest is not None:
                 self.run("create_rest")
         return unchanged, rest

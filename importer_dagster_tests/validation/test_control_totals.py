@@ -314,12 +314,16 @@ def test_a_total_in_the_key_and_in_one_of_many_batches(inbox: Inbox, monkeypatch
     content = "v,id,x\n" + "".join(f"v,{i},0.1\n" for i in range(1000)) + "v,Total,100\nx,y,\n"
     result = inbox.load(make_spec(fields=fields, key=["id"], write_disposition="merge"), content)
     [warning] = result.drift
-    assert warning.detail.startswith("record 1,001 has 'Total' in column 'id', and its 'x' is the sum of the records")
+    assert warning.detail.startswith(
+        "record 1,001 has 'Total' in column 'id', and its 'x' is the sum of the records"
+    )
 
 
 def test_a_small_file_with_a_total_is_imported_alone(inbox: Inbox) -> None:
     spec = make_spec(fields=SALES)
     contents = [FOUR + "x,1,\n", FOUR + "Total,42.5,\n,,\n", "region,sales,n\nTotal,1,\n" + "x,1,\n" * 30]
-    deliveries = [replace(inbox.delivery(spec, c, path=f"{i}.csv"), size=len(c)) for i, c in enumerate(contents)]
+    deliveries = [
+        replace(inbox.delivery(spec, c, path=f"{i}.csv"), size=len(c)) for i, c in enumerate(contents)
+    ]
     found = import_together(deliveries, spec, warehouse=inbox.warehouse)
     assert sorted(d.path for d in found) == ["0.csv", "2.csv"]

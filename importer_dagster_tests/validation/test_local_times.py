@@ -19,7 +19,10 @@ from importer_dagster_tests.helpers.inbox import Inbox, Query, make_spec
 
 NEW_YORK = "America/New_York"
 TWICE = "2023-11-05 01:30:00"
-EARLIER, LATER = dt.datetime(2023, 11, 5, 5, 30, tzinfo=dt.UTC), dt.datetime(2023, 11, 5, 6, 30, tzinfo=dt.UTC)
+EARLIER, LATER = (
+    dt.datetime(2023, 11, 5, 5, 30, tzinfo=dt.UTC),
+    dt.datetime(2023, 11, 5, 6, 30, tzinfo=dt.UTC),
+)
 
 
 def spec(ambiguous: str | None = None, **more: Any):
@@ -47,11 +50,16 @@ def test_what_it_is_read_as(inbox: Inbox, query: Query, ambiguous: str | None, e
     rejected = query("SELECT value, message FROM importer.rejects ORDER BY row")
     assert "did not happen in America/New_York" in rejected[-1][1]
     if ambiguous == "reject":
-        assert rejected[0] == (TWICE, f"'{TWICE}' came twice in {NEW_YORK}, when clocks were set back (ambiguous: reject)")
+        assert rejected[0] == (
+            TWICE,
+            f"'{TWICE}' came twice in {NEW_YORK}, when clocks were set back (ambiguous: reject)",
+        )
     warnings = [e.detail for e in result.drift if e.kind == "warning"]
     assert len(warnings) == (ambiguous in (None, "by_order"))
     for words in warnings:
-        assert words.startswith(f"column 'at': 2 local times came twice in {NEW_YORK}, when clocks were set back;")
+        assert words.startswith(
+            f"column 'at': 2 local times came twice in {NEW_YORK}, when clocks were set back;"
+        )
         assert f"The first is {TWICE!r}. Declare" in words
     assert query("SELECT count(*) FROM importer.drift WHERE kind = 'warning'") == [(len(warnings),)]
 
@@ -69,7 +77,11 @@ def test_in_the_order_of_the_file(inbox: Inbox, query: Query) -> None:
 def test_a_unique_time_comes_later_when_it_is_equal(inbox: Inbox, query: Query) -> None:
     content = "id,at\n1,2023-11-05 01:00\n2,2023-11-05 01:00\n3,2023-11-05 02:00\n"
     assert inbox.load(spec("by_order", key=["at"]), content).rows_loaded == 3
-    assert query("SELECT extract(hour FROM at AT TIME ZONE 'UTC')::int FROM things ORDER BY id") == [(5,), (6,), (7,)]
+    assert query("SELECT extract(hour FROM at AT TIME ZONE 'UTC')::int FROM things ORDER BY id") == [
+        (5,),
+        (6,),
+        (7,),
+    ]
 
 
 def test_files_that_are_not_in_order(inbox: Inbox, query: Query) -> None:

@@ -501,7 +501,9 @@ def test_fractions_finer_than_a_microsecond(of: FieldSpec, texts: list[str], val
     accepts(of, [(text, value) for text in texts])
     accepts(of, [(text, value) for text in texts[:1] * 3])
     # a digit that would be lost
-    refuses(of, [t.replace("1234560", "1234567") for t in texts if "1234560" in t], "finer than a microsecond")
+    refuses(
+        of, [t.replace("1234560", "1234567") for t in texts if "1234560" in t], "finer than a microsecond"
+    )
 
 
 def test_zone_of_times_that_name_none() -> None:
