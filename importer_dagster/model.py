@@ -84,7 +84,6 @@ class Duplicate:
     """A row deleted from the staging table because an earlier row of the file has the same key."""
 
     row: int
-    value: str
     first_row: int
 
 

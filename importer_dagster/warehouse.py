@@ -139,7 +139,7 @@ class Warehouse:
     ``importer cap`` has set one in the database. ``schema`` holds the data
     tables. ``lock_timeout`` and ``statement_timeout`` are seconds, 0 for none; a
     COPY has no time-out. ``prepared`` names what this process has already checked or
-    set up in the database.
+    set up in the database. ``row_secret`` is the key of the hashes of rows, None until it is read.
     """
 
     def __init__(
@@ -156,6 +156,7 @@ class Warehouse:
         self.lock_timeout, self.statement_timeout = lock_timeout, statement_timeout
         self.schema = schema
         self.prepared: set[str] = set()
+        self.row_secret: bytes | None = None
         self._in_series = False
         self._others_wait = False  # for a slot, when this process last asked for one
         self._kept: list[psycopg.Connection] = []

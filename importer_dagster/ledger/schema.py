@@ -12,7 +12,7 @@ from importer_dagster.errors import WarehouseError
 from importer_dagster.transactions import autocommit
 from importer_dagster.warehouse import SETUP_LOCK, Warehouse
 
-LATEST_REVISION = "0010"
+LATEST_REVISION = "0014"
 
 
 def migrate(warehouse: Warehouse) -> None:
@@ -33,6 +33,19 @@ def migrate(warehouse: Warehouse) -> None:
             if _revision(conn) != LATEST_REVISION:
                 _run_alembic(warehouse)
     warehouse.prepared.add("ledger")
+
+
+def row_secret(conn: psycopg.Connection, warehouse: Warehouse) -> bytes:
+    """The key of the hashes of rows in a warehouse; asked for once in a process."""
+    if warehouse.row_secret is None:
+        row = conn.execute("SELECT secret FROM importer.row_secret").fetchone()
+        if row is None:
+            raise WarehouseError(
+                "Table importer.row_secret is empty. Give it a new secret: INSERT INTO importer.row_secret VALUES "
+                "(sha256(gen_random_uuid()::text::bytea)). All rows are then compared in full once."
+            )
+        warehouse.row_secret = bytes(row[0])
+    return warehouse.row_secret
 
 
 def is_current(conn: psycopg.Connection) -> bool:

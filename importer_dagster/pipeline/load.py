@@ -65,6 +65,7 @@ def load(conn: psycopg.Connection, job: Job, prior: PriorLoads, tally: Tally) ->
                 staging = plan_staging(job, begun, plan, rows)
                 prepare_tables(begun, plan, staging)
                 written = copy_rows(job, begun, plan, staging, rows, tally)
+            tally.warnings += rows.warnings
             check_totals(rows, claims, tally)
         check_types(job, plan, tally)
         if staging.stage:

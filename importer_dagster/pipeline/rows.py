@@ -11,6 +11,7 @@ What does not belong here: which table the rows go to (``staging.py``), what bec
 from __future__ import annotations
 
 import queue
+import secrets
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ import numpy as np
 import psycopg
 import pyarrow as pa
 
+from importer_dagster.ledger import schema as ledger_schema
 from importer_dagster.model import Failure, TextBatch
 from importer_dagster.pipeline.columns import ColumnPlan
 from importer_dagster.pipeline.state import (
@@ -35,7 +37,7 @@ from importer_dagster.pipeline.state import (
 from importer_dagster.reader.reader import Reader
 from importer_dagster.source.manifest import Claims
 from importer_dagster.spec.table import TableSpec
-from importer_dagster.validation.control_totals import Totals
+from importer_dagster.validation.control_totals import TotalLines, Totals
 from importer_dagster.validation.extra_columns import Rescued
 from importer_dagster.validation.rejects import Rejected, failed_records, records_from_cells
 from importer_dagster.validation.validator import Validator
@@ -66,13 +68,14 @@ class ValidatedRows:
     """The batches of one file, validated in order.
 
     ``known`` are all of them where the file is short; None where they still have to be read.
-    ``key_order`` and ``totals`` sum up the batches that have been taken so far.
+    ``key_order``, ``totals`` and ``total_lines`` sum up the batches that have been taken so far.
     """
 
     reader: Reader
     validator: Validator
     key_order: KeyOrder
     totals: Totals
+    total_lines: TotalLines
     batches: Iterable[ValidatedBatch] = ()
     known: Sequence[ValidatedBatch] | None = None
 
@@ -80,7 +83,13 @@ class ValidatedRows:
         """Validate the next batch."""
         typed, good, failures = self.validator(text.columns)
         self.key_order.add(typed)
+        self.total_lines.add(typed, text.rows, good)
         return ValidatedBatch(text, typed, good, failures, failed_records(failures, text))
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the load should say about the records."""
+        return [*self.validator.warnings, *self.total_lines.warnings()]
 
 
 def validator_for(spec: TableSpec, sources: Mapping[str, str], rescued: Sequence[Rescued] = ()) -> Validator:
@@ -98,6 +107,7 @@ def read_and_validate(job: Job, plan: ColumnPlan, reader: Reader) -> Iterator[Va
         validator_for(job.layout.whole, plan.sources, plan.extras.rescued),
         KeyOrder(job.spec),
         Totals(job.layout.spec, plan.sources),
+        TotalLines(job.layout.whole),
     )
     if reader.is_short:  # a thread takes as long to start as to read it
         rows.batches = rows.known = [rows.validate(text) for text in reader.batches()]
@@ -121,7 +131,8 @@ def copy_rows(
     """
     publisher, conn = begun.publisher, begun.publisher.conn
     table = publisher.staging_table if staging.stage else publisher.target.live
-    trace = Trace(job.delivery, begun.load_id, hashed=publisher.target.is_keyed)
+    secret = _secret(conn, job) if publisher.target.is_keyed else None
+    trace = Trace(job.delivery, begun.load_id, secret=secret)
     layout = trace.schema(job.spec, plan.extras.names)
     stream = RowStream(conn, table, job.spec, layout, rows.reader.is_short)
     into = UnchangedFilter(publisher, stream) if staging.filter_unchanged else stream
@@ -159,6 +170,11 @@ def copy_rows(
         raise
     job.content.sha256, job.content.size = rows.reader.sha256, rows.reader.size
     return stream.rows
+
+
+def _secret(conn: psycopg.Connection, job: Job) -> bytes:
+    """The key of the hashes of rows; a rehearsal without the ledger's tables has one of its own."""
+    return ledger_schema.row_secret(conn, job.warehouse) if job.has_ledger else secrets.token_bytes()
 
 
 def _count(batch: ValidatedBatch, totals: Totals, tally: Tally) -> None:

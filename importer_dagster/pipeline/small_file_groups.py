@@ -19,6 +19,7 @@ from importer_dagster.pipeline import record
 from importer_dagster.pipeline.columns import ColumnPlan
 from importer_dagster.pipeline.rows import validator_for
 from importer_dagster.pipeline.state import Job, Tally
+from importer_dagster.validation.control_totals import LAST_RECORDS, TotalLines
 from importer_dagster.writer.copy_rows import RowStream, Trace, traced_together
 from importer_dagster.writer.key_order import KeyOrder
 from importer_dagster.writer.publish import Counts
@@ -69,18 +70,22 @@ def import_group(files: Sequence[SmallFile]) -> list[LoadResult]:
 
 
 def _validate(files: Sequence[SmallFile]) -> FileGroup:
-    """Validate all records at once; files with a bad one, or perhaps with a key that comes twice, are left out."""
+    """Validate all records at once; files with a bad or doubtful one, or a key that may come twice, are left out."""
     spec = files[0].job.spec
     validator = validator_for(spec, files[0].plan.sources)
-    texts = [f.columns for f in files if f.columns is not None]
-    whole = pa.Table.from_batches(texts).combine_chunks().to_batches() if texts else []
+    batches = [f.columns for f in files if f.columns is not None]
+    whole = pa.Table.from_batches(batches).combine_chunks().to_batches() if batches else []
     if not whole:
         return FileGroup(files, pa.RecordBatch.from_pylist([], schema=validator.schema))
     typed, good, failures = validator(whole[0])
     is_fine = np.ones(len(files), np.bool_)
     file_of = np.repeat(np.arange(len(files)), [len(f.numbers) for f in files])
-    for failure in failures:
-        is_fine[file_of[failure.indexes]] = False
+    ends = np.cumsum([len(f.numbers) for f in files])
+    at_the_end = np.flatnonzero(ends[file_of] - np.arange(len(file_of)) <= LAST_RECORDS)
+    texts = [whole[0].column(source) for source in validator.sources_of(TotalLines(spec).labels)]
+    totals = TotalLines.labelled(texts, at_the_end)
+    for positions in (*(f.indexes for f in failures), *validator.doubtful, totals):
+        is_fine[file_of[positions]] = False
     group = FileGroup(
         [f for f, fine in zip(files, is_fine, strict=True) if fine],
         typed.filter(pa.array(is_fine[file_of[good]])),

@@ -109,15 +109,17 @@ def reject_duplicates(job: Job, begun: Begun, rows: ValidatedRows, tally: Tally)
             continue
         if not publisher.take_duplicates(columns):
             continue
+        sources = rows.validator.sources_of(columns)
         with open_delivery(job.delivery, job.layout.spec) as reader:
-            reader.select([0])
+            reader.select(rows.reader.selected)
             for batch in reader.batches():
                 if not len(batch.rows):
                     continue
                 numbers = batch.rows.to_numpy()
                 found = publisher.duplicates_between(int(numbers[0]), int(numbers[-1]))
                 if found:
-                    tally.rejects.add(duplicate_records(found, batch, rule, ", ".join(columns)))
+                    names = ", ".join(columns)
+                    tally.rejects.add(duplicate_records(found, batch, rule, names, sources))
                     check_reject_count(job.spec, tally)
                     write_rejects(publisher.conn, job, begun.load_id, tally)
         publisher.forget_duplicates()

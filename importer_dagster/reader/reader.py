@@ -154,6 +154,11 @@ class Reader:
         """Read only the columns at these positions of the header; batches name them by their position as text."""
         self._ragged_rows.selected = tuple(positions)
 
+    @property
+    def selected(self) -> Sequence[int]:
+        """The positions of the columns that are read."""
+        return self._ragged_rows.selected
+
     def batches(self) -> Iterator[TextBatch]:
         """The records in order; each is a row of one batch, or among its rejects."""
         yield from without_footer(

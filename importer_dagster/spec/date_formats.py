@@ -10,7 +10,7 @@ What does not belong here: reading text by these formats (``validation/parse_dat
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from importer_dagster.errors import SpecError
@@ -32,7 +32,7 @@ _NUMBERS = {
     "I": "1[0-2]|0?[1-9]",
     "M": "[0-5]?[0-9]",
     "S": "[0-5]?[0-9]",
-    "f": "[0-9]{1,6}",
+    "f": "[0-9]+",  # of which six digits can be kept; the others must be zeros
 }
 _WORDS = {
     "p": "(?i:am|pm)",
@@ -47,7 +47,7 @@ OF_DATE, _OF_TIME = set("YymdjbBaA"), set("HIMSfpz")
 _ONE_OF = ("Yy", "mbBj", "dj", "HI")  # directives of one group name the same part of a date or time
 
 _ISO_DATE = r"(?P<Y>[0-9]{4})-(?P<m>[0-9]{2})-(?P<d>[0-9]{2})"
-_ISO_TIME = r"(?P<H>[0-9]{2}):(?P<M>[0-9]{2})(?::(?P<S>[0-9]{2})(?:\.(?P<f>[0-9]{1,6}))?)?"
+_ISO_TIME = r"(?P<H>[0-9]{2}):(?P<M>[0-9]{2})(?::(?P<S>[0-9]{2})(?:[.,](?P<f>[0-9]+))?)?"
 _ISO_OFFSET = r"(?P<z>Z|[+-](?:0[0-9]|1[0-5])(?::?[0-5][0-9])?)"
 
 
@@ -64,7 +64,7 @@ class Step:
 class Format:
     """A compiled pattern: an anchored RE2 regex, the directives in it, and the layouts of fixed width that it may have.
 
-    Only the last number of a layout may be ``f``, which has one to six digits.
+    Only the last number of a layout may be ``f``, which has any number of digits.
     ``arrow`` is set where the pattern is a form of ISO 8601 that Arrow's cast can read.
     """
 
@@ -251,6 +251,7 @@ def _iso(kind: str) -> Format:
         "zoned": ["%F %T.%f%z", "%F %T%z", "%F %R%z"],
     }
     layouts = [layout for p in patterns[kind] for layout in _layouts(_parts(p))]
-    either = [tuple(Step("", 1, b" T") if s.bytes == b" " else s for s in layout) for layout in layouts]
+    marks = {b" ": b" T", b".": b".,"}  # ISO 8601 allows a comma before the fraction, too
+    either = [tuple(replace(s, bytes=marks.get(s.bytes, s.bytes)) for s in layout) for layout in layouts]
     names = frozenset("".join(n for n, _ in _parts(patterns[kind][0])))
     return Format(rf"\A(?:{regexes[kind]})\z", names, tuple(either), _ARROW_TEXTS.get(kind))

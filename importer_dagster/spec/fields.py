@@ -213,10 +213,21 @@ class FieldSpec(Model):
     bareNumber: bool = Field(
         True, description="false: characters around the digits, such as $ or %, are removed."
     )
+    digitsOnly: bool = Field(
+        False,
+        description="integer: true rejects values such as 281.0 and 1e3, which are otherwise read as 281 and 1000. "
+        "What is not exactly an integer is rejected in any case.",
+    )
     precision: int = Field(38, ge=1, le=38, description="number: how many digits in total.")
     scale: int = Field(18, ge=0, le=38, description="number: how many of them are decimals.")
     timezone: str | None = Field(
         None, description="datetime: the time zone of values that name none; makes a time with time zone."
+    )
+    ambiguous: Literal["earlier", "later", "reject", "by_order"] | None = Field(
+        None,
+        description="With timezone: what a local time means that came twice, since clocks were set back. "
+        "earlier, later: the first or the second time. reject: the record is rejected. by_order: the earlier until "
+        "a record of the file goes back in time, then the later. If not given: earlier, with a warning.",
     )
     header: str | None = Field(
         None, description="The name in the file's header, if it differs from the column's."

@@ -61,14 +61,13 @@ SELECT EXISTS (SELECT FROM {named} AS named GROUP BY {fields} HAVING count(*) > 
 CREATE TEMP TABLE importer_duplicates ON COMMIT DROP AS
 WITH ranked AS (
     SELECT _row,
-           {shown} AS value,
            row_number() OVER same AS n,
            first_value(_row) OVER same AS first_row
     FROM {named} AS named
     WHERE {not_null}
     WINDOW same AS (PARTITION BY {fields} ORDER BY _row)
 )
-SELECT _row, value, first_row FROM ranked WHERE n > 1;
+SELECT _row, first_row FROM ranked WHERE n > 1;
 
 -- name: delete_duplicates
 DELETE FROM importer_stage s USING importer_duplicates d WHERE s._row = d._row;
@@ -79,7 +78,7 @@ SELECT t._place, t._load_id, t._row FROM {said_again} t JOIN importer_duplicates
 WHERE {mine} AND t._load_id = %(load)s;
 
 -- name: duplicates_between
-SELECT _row, value, first_row FROM importer_duplicates
+SELECT _row, first_row FROM importer_duplicates
 WHERE _row BETWEEN %(first)s AND %(last)s ORDER BY _row;
 
 -- name: forget_duplicates
@@ -158,9 +157,14 @@ INSERT INTO {repeats} ({repeats_columns})
 SELECT {blocks_of_g} FROM importer_unchanged g GROUP BY {block_of_g};
 
 -- name: note_hashes
--- for rows without a hash: they are older than hashes, or were changed in place since
-UPDATE {live} t SET _hash = g._hash FROM importer_unchanged g
-WHERE {same_key} AND {current} AND g._hash_there IS NULL AND g._hash IS NOT NULL;
+-- for rows without a hash, or with one of another secret or version: they are older than these, or were changed in
+-- place since. A load replaces some, so that none has to rewrite a large table
+UPDATE {live} t SET _hash = g._hash
+FROM (
+    SELECT * FROM importer_unchanged WHERE _hash_there IS DISTINCT FROM _hash AND _hash IS NOT NULL
+    LIMIT %(most_hashes)s
+) AS g
+WHERE {same_key} AND {current};
 
 -- name: create_rest
 -- the other staged rows, in a new table: to delete from the staging table would take twice as long

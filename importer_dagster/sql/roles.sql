@@ -19,7 +19,8 @@ GRANT CONNECT ON DATABASE :"database" TO bi;
 
 -- The data tables stand in `public`: the importer makes them, BI sees them, the
 -- ones made later too. The importer's own schemas belong to the importer, and
--- nothing in them is granted to anyone.
+-- nothing in them is granted to anyone. If you grant views of `importer` to others,
+-- leave out the table row_secret: with it, a changed row can be made to look unchanged.
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 GRANT USAGE, CREATE ON SCHEMA public TO importer;
 GRANT USAGE ON SCHEMA public TO bi;

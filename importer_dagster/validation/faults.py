@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from importer_dagster.arrays import Mask, Positions, as_mask, null_where
+
+if TYPE_CHECKING:
+    from importer_dagster.validation.local_times import Clock
 
 SHOWN = 80  # characters of a value that a message shows
 
@@ -49,11 +53,12 @@ class BadCells:
 class Faults:
     """Collects the faults of one column; of a cell with several, the first counts.
 
-    ``text`` is the column as it stands in the file; messages show it.
+    ``text`` is the column as it stands in the file; messages show it. ``clock`` knows the local times
+    of earlier batches; None where there are none.
     """
 
-    def __init__(self, text: pa.Array) -> None:
-        self.text = text
+    def __init__(self, text: pa.Array, clock: Clock | None = None) -> None:
+        self.text, self.clock = text, clock
         self._groups: list[tuple[Positions, str | pa.Array]] = []
         self._is_known = np.zeros(len(text), np.bool_)
 

@@ -8,7 +8,9 @@ What each type accepts:
 
 * string: anything. uuid: 32 hex digits in any case, without hyphens or with the four usual
   ones, and either in braces
-* integer: digits with an optional sign, up to 64 bits; leading zeros are ignored
+* integer: digits with an optional sign, up to 64 bits; leading zeros are ignored. Unless
+  digitsOnly is declared, also what is exactly an integer with a point or an exponent,
+  such as 281.0 and 1e3, but not 0012E5
 * number: digits with an optional sign, point and exponent; what does not fit
   precision and scale is a fault, except leading and trailing zeros, which are ignored
 * number with format double: the same, and nan, inf, infinity in any case; rounded to the
@@ -55,19 +57,22 @@ from importer_dagster.errors import SpecError
 from importer_dagster.spec.date_formats import check_formats
 from importer_dagster.spec.fields import FieldSpec
 from importer_dagster.validation.faults import SHOWN, BadCells, Faults
+from importer_dagster.validation.local_times import Clock
 from importer_dagster.validation.parse_dates import parse_date, parse_datetime, parse_time
 from importer_dagster.validation.parse_numbers import parse_integer, parse_number
 
 Parser: TypeAlias = Callable[[pa.Array, FieldSpec, Faults], pa.Array]
 
 
-def parse(text: pa.Array, field: FieldSpec, missing: Sequence[str]) -> tuple[pa.Array, BadCells | None]:
+def parse(
+    text: pa.Array, field: FieldSpec, missing: Sequence[str], clock: Clock | None = None
+) -> tuple[pa.Array, BadCells | None]:
     """Read a column of text (pa.string()) as ``field`` declares.
 
-    Texts in ``missing`` become NULL. Returns the typed array, NULL at bad
+    Texts in ``missing`` become NULL. ``clock`` is that of the file, for local times. Returns the typed array, NULL at bad
     cells, and the bad cells, None if there are none.
     """
-    faults = Faults(text)
+    faults = Faults(text, clock)
     if tuple(missing) == ("",):  # the usual case, by a faster way
         has_value = text if byte_lengths(text).all() else null_where(text, is_empty(text))
     elif missing:
@@ -81,8 +86,16 @@ def check_field(field: FieldSpec) -> None:
     """Raise SpecError if the field's format or time zone cannot be used."""
     if field.type in ("date", "datetime", "time"):
         check_formats(field)
+    if field.ambiguous is not None and field.timezone is None:
+        raise SpecError(f"field {field.name!r}: ambiguous goes with timezone only", key=field.name)
     if field.timezone is None:
         return
+    if field.ambiguous == "by_order" and len(field.formats) > 1:
+        raise SpecError(
+            f"field {field.name!r}: ambiguous: by_order goes with one format only, since values of "
+            "several formats are not read in the order of the file",
+            key=field.name,
+        )
     if field.type != "datetime":
         raise SpecError(f"field {field.name!r}: timezone goes with type datetime only", key=field.name)
     try:

@@ -40,12 +40,16 @@ from importer_dagster.arrays import (
 from importer_dagster.spec.date_formats import MONTHS, OF_DATE, Arrow, Format, Step, compile_format, zoned_iso
 from importer_dagster.spec.fields import FieldSpec
 from importer_dagster.validation.faults import Faults
+from importer_dagster.validation.local_times import Clock
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 # (text, one of the field's formats, faults, what is expected in words) → typed
 FormatReader: TypeAlias = Callable[[pa.Array, str, Faults, str], pa.Array]
 
 DAY = 86_400_000_000  # microseconds
+_KEPT_DIGITS = 6  # of the fraction of a second
+_TOO_FINE = "is finer than a microsecond, which is all that can be kept"
+_LONGEST_FRACTION = 12  # digits, in the way of reading that is for the usual cells
 YEAR_1 = -719_162 * DAY  # 0001-01-01
 YEAR_10000 = 2_932_897 * DAY
 
@@ -95,9 +99,10 @@ def parse_datetime(text: pa.Array, field: FieldSpec, faults: Faults) -> pa.Array
         # ISO 8601 may name an offset, which then counts instead of the field's time zone
         has_offset = np.zeros(len(text), np.bool_)
         if pattern == "default":
-            has_offset = as_mask(pc.match_substring_regex(text, r":[0-9.:]*(?:Z|[+-][0-9:]+)\z"))
+            has_offset = as_mask(pc.match_substring_regex(text, r":[0-9.,:]*(?:Z|[+-][0-9:]+)\z"))
         wall = _timestamps(_read(null_where(text, has_offset), format_, faults, wanted), None, faults)
-        typed = _in_zone(wall, field.timezone, faults)
+        local = (faults.clock or Clock(field)).instants(wall, faults)
+        typed = _timestamps(local.cast(pa.int64()), "UTC", faults)
         if not has_offset.any():
             return typed
         exact = _read(null_where(text, ~has_offset), zoned_iso(), faults, wanted)
@@ -113,7 +118,7 @@ def _by_formats(read: FormatReader, text: pa.Array, field: FieldSpec, faults: Fa
         return read(text, field.formats[0], faults, wanted)
     left, typed, faults_by_format = text, None, []
     for pattern in field.formats:
-        faults_by_format.append(Faults(text))
+        faults_by_format.append(Faults(text, faults.clock))
         found = read(left, pattern, faults_by_format[-1], wanted)
         typed = found if typed is None else pc.coalesce(typed, found)
         left = null_where(left, ~present(left) | present(found))
@@ -148,19 +153,6 @@ def _timestamps(micros: pa.Array, zone: str | None, faults: Faults) -> pa.Array:
     return micros.cast(pa.timestamp("us", zone))
 
 
-def _in_zone(wall: pa.Array, zone: str, faults: Faults) -> pa.Array:
-    """Local times of ``zone`` as timestamps in UTC; of an hour that comes twice, the first."""
-    try:
-        typed = pc.assume_timezone(wall, zone, ambiguous="earliest", nonexistent="raise")
-    except pa.ArrowInvalid:
-        typed = pc.assume_timezone(wall, zone, ambiguous="earliest", nonexistent="earliest")
-        after = pc.assume_timezone(wall, zone, ambiguous="earliest", nonexistent="latest")
-        gap = as_mask(pc.not_equal(typed, after))
-        faults.add(gap, f"did not happen in {zone}, where clocks were set forward")
-        typed = null_where(typed, gap)
-    return _timestamps(typed.cast(pa.int64()), "UTC", faults)
-
-
 # --- one format -------------------------------------------------------------------------
 
 
@@ -191,11 +183,12 @@ def _read_cells(
         micros, good = _read_fixed_width(cells, format_)
     if not good.all():
         rest = np.flatnonzero(~good)
-        micros[rest], matched, exists = _read_by_regex(cells.take(pa.array(rest)), format_)
+        micros[rest], wrong = _read_by_regex(cells.take(pa.array(rest)), format_, wanted)
         positions = np.flatnonzero(~null)[rest]
-        faults.add(mask_at(positions[~matched], len(text)), f"is no {wanted}")
-        faults.add(mask_at(positions[matched & ~exists], len(text)), "is no date or time that exists")
-        good[rest] = exists
+        good[rest] = True
+        for where, words in wrong:
+            faults.add(mask_at(positions[where], len(text)), words)
+            good[rest[where]] = False
     if not text.null_count:
         return with_nulls(micros, ~good, pa.int64())
     spread = np.zeros(len(text), np.int64)
@@ -251,7 +244,7 @@ def _read_fixed_width(cells: pa.Array, format_: Format) -> tuple[Integers, Mask]
     for layout in format_.layouts:
         has_fraction = any(step.name == "f" for step in layout)
         fraction = length - sum(step.width for step in layout if step.name != "f")
-        if not (1 <= fraction <= 6 if has_fraction else fraction == 0):
+        if not (1 <= fraction <= _LONGEST_FRACTION if has_fraction else fraction == 0):
             continue
         values, readable = _fixed_width_values(raw_bytes(chosen).reshape(-1, length), layout, fraction)
         found, exists = _microseconds(values, len(chosen))
@@ -279,14 +272,17 @@ def _fixed_width_values(
                 values[step.name] = np.where(columns[at] == ord("-"), -1, 1)
         else:
             number = np.zeros(len(matrix), np.int32)
-            for column in columns[at : at + width]:
+            kept = min(width, _KEPT_DIGITS)
+            for column in columns[at + kept : at + width]:
+                readable &= column == ord("0")
+            for column in columns[at : at + kept]:
                 digit = column - np.uint8(48)  # a byte below '0' wraps around to above 9
                 readable &= digit <= 9
                 number = number * 10 + digit
             values[step.name] = number.astype(np.int64)
         at += width
     if "f" in values:
-        values["f"] *= 10 ** (6 - fraction)
+        values["f"] *= 10 ** max(_KEPT_DIGITS - fraction, 0)
     if "zs" in values:
         values["z"] = values["zs"] * (values["zh"] * 3_600 + values["zm"] * 60)
         readable &= (values["zh"] < 16) & (values["zm"] < 60)
@@ -296,20 +292,25 @@ def _fixed_width_values(
 # --- reading by a regular expression ---------------------------------------------------
 
 
-def _read_by_regex(cells: pa.Array, format_: Format) -> tuple[Integers, Mask, Mask]:
-    """Microseconds, which cells match the format, and which of those are dates and times that exist."""
+def _read_by_regex(cells: pa.Array, format_: Format, wanted: str) -> tuple[Integers, list[tuple[Mask, str]]]:
+    """Microseconds, and which cells cannot be read, with the reason."""
     groups = pc.extract_regex(cells, format_.regex)
     matched = present(groups)
+    wrong = [(~matched, f"is no {wanted}")]
     if (
         not matched.any()
     ):  # the usual case for bad cells; what follows takes a millisecond, however few they are
-        return np.zeros(len(cells), np.int64), matched, matched
+        return np.zeros(len(cells), np.int64), wrong
     found = {f.name: pc.fill_null(pc.struct_field(groups, f.name), "") for f in groups.type}
     values = {name: _group_values(name, texts) for name, texts in found.items() if name not in "aA"}
     if "p" in values:
         values["I"] = values["I"] % 12 + values.pop("p")
     micros, exists = _microseconds(values, len(cells))
-    return micros, matched, matched & exists
+    wrong.append((matched & ~exists, "is no date or time that exists"))
+    if "f" in found:
+        is_finer = as_mask(pc.match_substring_regex(found["f"], r"\A[0-9]{6}[0-9]*[1-9]"))
+        wrong.append((is_finer & exists, _TOO_FINE))
+    return micros, wrong
 
 
 def _group_values(name: str, texts: pa.Array) -> Integers:
@@ -325,7 +326,8 @@ def _group_values(name: str, texts: pa.Array) -> Integers:
     if name == "p":
         return _index(pc.utf8_lower(texts), ["am", "pm"]) * 12
     if name == "f":
-        return _integers(pc.utf8_rpad(texts, 6, "0"), 0)
+        kept = pc.utf8_slice_codeunits(texts, 0, _KEPT_DIGITS)
+        return _integers(pc.utf8_rpad(kept, _KEPT_DIGITS, "0"), 0)
     return _integers(texts, 1 if name in "mdjYy" else 0)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from decimal import Decimal
 from functools import partial
 from typing import TypeAlias
 
@@ -32,7 +31,8 @@ from importer_dagster.validation.faults import Faults, null_unless_match
 # Casts a whole column; None if one of its cells cannot be cast.
 TryCast: TypeAlias = Callable[[pa.Array], pa.Array | None]
 
-_POINT_NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+_EXPONENT = "[eE][+-]?[0-9]+"
+_POINT_NUMBER = rf"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:{_EXPONENT})?"
 _NOT_FINITE = "[+-]?(?i:nan|inf|infinity)"
 _NO_NUMBER = "is no number"
 _MOST_DIGITS = 38  # of a decimal128
@@ -46,6 +46,11 @@ def parse_integer(text: pa.Array, field: FieldSpec, faults: Faults) -> pa.Array:
     """Read a column of text as int64; cells that cannot be read become NULL and faults."""
     text = _in_plain_notation(text, field, faults)
     words = "is no integer"
+    typed = _cast_integer(text)
+    if typed is not None:
+        return typed
+    if not field.digitsOnly and contains_any(text, b".eE"):
+        text = _in_digits(text, field)
     text, typed = _cast_without_other_bytes(text, _cast_integer, b"+-0123456789", faults, words)
     if typed is not None:
         return typed
@@ -61,6 +66,22 @@ def parse_integer(text: pa.Array, field: FieldSpec, faults: Faults) -> pa.Array:
     over[near] = [not -(2**63) <= int(cell) < 2**63 for cell in text.take(pa.array(near)).to_pylist()]
     faults.add(over, "is out of the range of a 64-bit integer")
     return pc.cast(null_where(text, over), pa.int64())
+
+
+def _in_digits(text: pa.Array, field: FieldSpec) -> pa.Array:
+    """Numbers such as 281.0 and 1e3 in digits alone; what is no integer keeps a byte that no integer has.
+
+    A leading zero before an exponent shows that 0012E5 is a name and no number. Of 1.000 only a field that declares
+    its notation tells whether it is one or a thousand.
+    """
+    is_declared = field.groupChar is not None or field.decimalChar != "."
+    zeros = "0*" if is_declared else "(?:0{0,2}|0{4,})"
+    is_other = pa.array(has_other_bytes(text, b"+-0123456789"))
+    cells = pc.replace_substring_regex(text.filter(is_other), rf"\A([+-]?[0-9]+)\.{zeros}\z", r"\1")
+    scientific = pc.match_substring_regex(cells, rf"\A[+-]?(?:0|[1-9][0-9]*)(?:\.[0-9]*)?{_EXPONENT}\z")
+    found = [_without_exponent(cell) for cell in cells.filter(scientific).to_pylist()]
+    cells = pc.replace_with_mask(cells, scientific, pa.array(found, pa.string()))
+    return pc.replace_with_mask(text, is_other, cells)
 
 
 def _cast_integer(text: pa.Array) -> pa.Array | None:
@@ -183,13 +204,32 @@ def _parse_rare_decimals(text: pa.Array, field: FieldSpec, faults: Faults) -> pa
 
 
 def _without_exponent(cell: str) -> str:
-    """A number such as 1E+3 written out; where that would be very long, another number that does not fit either."""
+    """A number such as 1E+3 written out.
+
+    Where it has more than 38 digits before or behind the point, another number that has, so that the work and the
+    text stay small.
+    """
     mantissa, exponent = re.split("[eE]", cell)
-    if not mantissa.strip("+-0."):
+    sign = "-" if mantissa.startswith("-") else ""
+    whole, _, decimals = mantissa.lstrip("+-").partition(".")
+    significant = (whole + decimals).lstrip("0")
+    point = len(whole) - (len(whole + decimals) - len(significant))  # its place among the digits
+    digits = significant.rstrip("0")
+    if not digits:
         return "0"
-    if len(exponent.lstrip("+-0")) > 3:
-        return "." + "0" * 99 + "1" if exponent.startswith("-") else "9" * 99
-    return format(Decimal(cell), "f")
+    size = exponent.lstrip("+-0")
+    # nothing that fits into memory has a thousand million digits
+    shift = int(size or 0) if len(size) < 10 else 10**9
+    point += -shift if exponent.startswith("-") else shift
+    if point > _MOST_DIGITS:
+        return sign + "9" * (_MOST_DIGITS + 1)
+    if len(digits) - point > _MOST_DIGITS:
+        return sign + "." + "0" * _MOST_DIGITS + "1"
+    if point <= 0:
+        return f"{sign}0.{'0' * -point}{digits}"
+    if point >= len(digits):
+        return sign + digits.ljust(point, "0")
+    return f"{sign}{digits[:point]}.{digits[point:]}"
 
 
 # --- what all numbers share -----------------------------------------------------
@@ -243,8 +283,8 @@ def _declared_notation(field: FieldSpec) -> tuple[str, str]:
         digits = rf"(?:[0-9]{{1,3}}(?:{group}[0-9]{{3}})+|[0-9]{{1,2}}(?:{group}[0-9]{{2}})*{group}[0-9]{{3}}|[0-9]+)"
         words.append(f"{field.groupChar!r} between groups of digits")
     message = words[0] if len(words) == 1 else f"{words[0]} with {' and '.join(words[1:])}"
-    if field.type == "integer":
+    if field.type == "integer" and field.digitsOnly:
         return f"[+-]?{digits}", message
     point = re.escape(field.decimalChar)
-    exact = rf"[+-]?(?:{digits}(?:{point}[0-9]*)?|{point}[0-9]+)(?:[eE][+-]?[0-9]+)?"
+    exact = rf"[+-]?(?:{digits}(?:{point}[0-9]*)?|{point}[0-9]+)(?:{_EXPONENT})?"
     return (f"(?:{exact}|{_NOT_FINITE})" if field.format == "double" else exact), message

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from importer_dagster.errors import RefusedError
 from importer_dagster.model import Duplicate, Failure, Reason, TextBatch
@@ -150,17 +151,24 @@ def _by_record(failures: Sequence[Failure], counts: np.ndarray) -> tuple[pa.Arra
     return pa.array(reasons), pa.array(order)
 
 
-def duplicate_records(duplicates: Sequence[Duplicate], batch: TextBatch, rule: str, names: str) -> Rejected:
-    """The records of a batch (in order) that have the key of an earlier record of the file."""
+def duplicate_records(
+    duplicates: Sequence[Duplicate], batch: TextBatch, rule: str, names: str, sources: Sequence[str]
+) -> Rejected:
+    """The records of a batch (in order) that have the key of an earlier record of the file.
+
+    ``sources`` are the text columns of the key, which is shown as it stands in the file.
+    """
     at = np.searchsorted(batch.rows.to_numpy(), [d.row for d in duplicates])
     lines, raws = batch.locate(at)
     n = len(duplicates)
+    cells = [batch.columns.column(name).take(pa.array(at)) for name in sources]
+    shown = pc.binary_join_element_wise(*cells, ", ", null_handling="replace")
     one_each = pa.array(range(n + 1), pa.int32())
     reasons, values, details = (
         pa.ListArray.from_arrays(one_each, flat)
         for flat in (
             pa.array([0] * n, pa.int32()),
-            pa.array([d.value for d in duplicates], pa.string()),
+            shown,
             pa.array([str(d.first_row) for d in duplicates], pa.string()),
         )
     )

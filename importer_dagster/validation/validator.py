@@ -6,7 +6,7 @@ exist (``validation/schemas.py``), uniqueness (``writer/publish.py``: it needs t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from importer_dagster.model import Failure
 from importer_dagster.spec.table import TableSpec
 from importer_dagster.validation import checks, parse, schemas
 from importer_dagster.validation.checks import CheckResult
+from importer_dagster.validation.local_times import Clock
 
 _NO_COLUMNS = pd.DataFrame()
 
@@ -53,6 +54,11 @@ class Validator:
             if field.type == "string" and field.format != "uuid":
                 tokens = tuple(t for t in tokens if t and t not in spec.common_missing)
             self._missing[field.name] = tokens
+        self._clocks = {
+            f.name: Clock(f, is_unique=f.constraints.unique or spec.primary_key == (f.column,))
+            for f in spec.fields
+            if f.timezone is not None
+        }
 
     def __call__(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, Positions, list[Failure]]:
         """Validate one batch of text.
@@ -64,12 +70,15 @@ class Validator:
         arrays: list[pa.Array] = []
         failures: list[Failure] = []
         unread: dict[str | None, Positions] = {}
+        for clock in self._clocks.values():
+            clock.at.clear()
         for field in self.spec.fields:
             source = self.sources.get(field.name)
             if source is None:
                 arrays.append(pa.nulls(len(batch), schemas.arrow_type(field)))
                 continue
-            column, bad = parse.parse(batch.column(source), field, self._missing[field.name])
+            own = self._clocks.get(field.name)
+            column, bad = parse.parse(batch.column(source), field, self._missing[field.name], own)
             arrays.append(column)
             if bad is not None:
                 unread[field.column] = bad.indexes
@@ -83,6 +92,20 @@ class Validator:
             is_good[failure.indexes] = False
         good = np.flatnonzero(is_good)
         return (typed if len(good) == len(typed) else typed.take(pa.array(good))), good, failures
+
+    def sources_of(self, columns: Iterable[str]) -> list[str]:
+        """The text columns that feed some of the table's columns."""
+        return [source for c in columns if (source := self._source_of[c]) is not None]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the load of the file should say about records that were read so far."""
+        return [w for clock in self._clocks.values() if (w := clock.warning)]
+
+    @property
+    def doubtful(self) -> list[Positions]:
+        """Positions in the batch that was read last of records with local times that came twice."""
+        return [found for clock in self._clocks.values() for found in clock.at]
 
     def unread(self, name: str, cells: pa.Array, typed: pa.Array) -> pa.Array:
         """Of a rescued field: the texts that could not be read, NULL elsewhere."""

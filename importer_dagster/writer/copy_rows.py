@@ -32,10 +32,10 @@ _PIECE_BYTES_PER_COLUMN = 5 << 10  # a piece costs 1.4 µs a column, as much as 
 
 
 class Trace:
-    """Adds the columns that trace a row to its delivery."""
+    """Adds the columns that trace a row to its delivery; with a ``secret`` also the hash of its contents."""
 
-    def __init__(self, delivery: Delivery, load_id: int, *, hashed: bool = False) -> None:
-        self.hashed = hashed
+    def __init__(self, delivery: Delivery, load_id: int, *, secret: bytes | None = None) -> None:
+        self.secret = secret
         self.fields: list[tuple[pa.Field, Any]] = []
         if delivery.has_tenant:
             self.fields.append((pa.field("_tenant", pa.string()), delivery.tenant))
@@ -50,7 +50,7 @@ class Trace:
 
     @property
     def _hash_column(self) -> list[str]:
-        return ["_hash"] if self.hashed else []
+        return [] if self.secret is None else ["_hash"]
 
     def add(
         self, typed: pa.RecordBatch, rows: pa.Array, more: Sequence[pa.Array], whole: pa.Schema
@@ -58,8 +58,9 @@ class Trace:
         """``typed`` rows with the columns ``more`` and the trace columns added; ``whole`` is the resulting schema."""
         said = [*typed.columns, *more]
         last = [pa.repeat(pa.scalar(v, f.type), len(rows)) for f, v in self.fields]
-        if self.hashed:
-            last.append(row_hashes(pa.RecordBatch.from_arrays(said, names=whole.names[: len(said)])))
+        if self.secret is not None:
+            contents = pa.RecordBatch.from_arrays(said, names=whole.names[: len(said)])
+            last.append(row_hashes(contents, self.secret))
         return pa.RecordBatch.from_arrays([*said, *last, rows], names=whole.names)
 
 

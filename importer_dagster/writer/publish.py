@@ -27,6 +27,7 @@ from importer_dagster.writer.target import Name, Target, column_list
 
 _STAGE = sql.Identifier("importer_stage")
 FEW = 1_000  # staged rows
+MOST_HASHES = 2_000_000  # of unchanged rows that one load replaces
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,8 @@ class Publisher:
         fields = column_list(columns)
         if self.run("has_duplicates", fields=fields).fetchone() == (False,):
             return 0  # the usual case, at the price of one hash aggregate
-        shown = sql.SQL(" || ', ' || ").join(sql.SQL("{}::text").format(Name(c)) for c in columns)
         not_null = sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(Name(c)) for c in columns)
-        self.run("take_duplicates", fields=fields, shown=shown, not_null=not_null)
+        self.run("take_duplicates", fields=fields, not_null=not_null)
         taken = self.run("delete_duplicates").rowcount
         if self.noted:
             gone = self.run("noted_duplicates").rowcount
@@ -236,7 +236,7 @@ class Publisher:
         rest = sql.Identifier("importer_rest") if unchanged < staged else None
         with self.conn.pipeline():
             self.run("note_unchanged")
-            self.run("note_hashes")
+            self.run("note_hashes", {"most_hashes": MOST_HASHES})
             if rest is not None:
                 self.run("create_rest")
         return unchanged, rest

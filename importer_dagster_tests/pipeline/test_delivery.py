@@ -153,6 +153,27 @@ def test_later_duplicate_in_one_file_is_rejected_with_its_place(inbox: Inbox, qu
     ]
 
 
+def test_a_duplicate_shows_the_key_as_it_stands_in_the_file(inbox: Inbox, query: Query) -> None:
+    fields = [
+        {"name": "at", "type": "datetime", "timezone": "Europe/Berlin"},
+        {"name": "n", "type": "number", "precision": 8, "scale": 3},
+        {"name": "v"},
+        {"name": "b", "type": "boolean", "constraints": {"unique": True}},
+    ]
+    spec = make_spec(fields=fields, key=["n", "at"], write_disposition="merge")
+    content = (
+        "extra,v,n,at,b\ne,x,1,2024-07-01T12:00:00.5,1\ne,x,+1.0,2024-07-01 12:00:00.500,\n"
+        "Total,y,2,2024-07-01,true\nNorth,Total,1e0,2024-07-01 12:00:00.50,\n"
+    )
+    result = inbox.load(spec, content)
+    assert (result.rows_loaded, result.rows_rejected) == (1, 3)
+    assert query('SELECT "row", column_name, value, message FROM importer.rejects ORDER BY 1') == [
+        (2, "n, at", "+1.0, 2024-07-01 12:00:00.500", "the same n, at stood already in record 1"),
+        (3, "b", "true", "the same b stood already in record 1"),
+        (4, "n, at", "1e0, 2024-07-01 12:00:00.50", "the same n, at stood already in record 1"),
+    ]
+
+
 def test_unique_constraint_rejects_later_rows_but_not_nulls(inbox: Inbox, query: Query) -> None:
     fields = [{"name": "id", "type": "integer"}, {"name": "mail", "constraints": {"unique": True}}]
     result = inbox.load(make_spec(fields=fields), "id,mail\n1,a\n2,\n3,a\n4,\n")

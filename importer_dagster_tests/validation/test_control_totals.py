@@ -1,17 +1,20 @@
 """What a supplier says about its own file: totals in a trailer, counts and checksums in a manifest."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from importer_dagster.model import LoadResult
+from importer_dagster.pipeline import load as load_steps
 from importer_dagster.pipeline.delivery import import_delivery
+from importer_dagster.pipeline.small_files import import_together
 from importer_dagster.settings import Settings
 from importer_dagster.source.inbox import find_deliveries
 from importer_dagster.spec.table import TableSpec
-from importer_dagster_tests.helpers.inbox import DAY, Inbox, Query, make_spec
+from importer_dagster_tests.helpers.inbox import DAY, Inbox, Query, make_spec, pipeline_reader
 
 FIELDS = [
     {"name": "id", "type": "integer"},
@@ -272,3 +275,55 @@ def test_a_manifest_that_is_missing_damaged_or_leads_out(inbox: Inbox, tmp_path:
 def test_a_manifest_that_makes_no_sense(manifest: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         with_manifest(**manifest)
+
+
+# --- totals that are loaded ---------------------------------------------------------------------------
+
+SALES = [{"name": "region"}, {"name": "sales", "type": "number", "precision": 12, "scale": 2}, {"name": "n", "type": "integer"}]  # fmt: skip
+FOUR = "region,sales,n\nNorth,10,1\nSouth,20.5,2\nEast,5,\nWest,7,3\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "records"),
+    [
+        (FOUR + "Total,42.5,\n,,\nSource: the office,,\n", [5]),
+        (FOUR + "TOTAL:,,6\n,,\n", [5]),
+        (FOUR + "Sum of sales,42.50,99\nx,,\n", [5]),
+        ("region,sales,n\na,1,\nb,2,\nSubtotal,3,\nc,4,\nd,5,\nSubtotal,9,\nGrand total,12,\n.,0,\n", [7, 3]),
+        (FOUR + "Total,42.6,\n,,\n", []),  # does not add up
+        (FOUR + "Totally,42.5,\n,,\n", []),
+        (FOUR + "All,42.5,\n,,\n", []),
+        ("region,sales,n\nNorth,10,1\nTotal,10,1\nx,,\n", []),  # of one record
+        (FOUR + "Total,42.5,\n" + "x,1,\n" * 30, []),  # not at the end
+    ],
+)
+def test_a_total_that_is_loaded_is_warned_of(inbox: Inbox, content: str, records: list[int]) -> None:
+    spec = make_spec(fields=SALES)
+    result = inbox.load(spec, content)
+    assert result.rows_rejected == 0
+    warnings = [e.detail for e in result.drift if e.kind == "warning"]
+    assert [w.split(" has ")[0] for w in warnings] == [f"record {n}" for n in records]
+    assert all("dialect.footerRows" in w for w in warnings)
+    keep = make_spec(name="kept", fields=SALES, dialect={"totals": "keep"})
+    assert not inbox.load(keep, content).drift
+
+
+def test_a_total_in_the_key_and_in_one_of_many_batches(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_steps, "open_delivery", pipeline_reader)
+    fields = [{"name": "v"}, {"name": "id"}, {"name": "x", "type": "number", "format": "double"}]
+    content = "v,id,x\n" + "".join(f"v,{i},0.1\n" for i in range(1000)) + "v,Total,100\nx,y,\n"
+    result = inbox.load(make_spec(fields=fields, key=["id"], write_disposition="merge"), content)
+    [warning] = result.drift
+    assert warning.detail.startswith(
+        "record 1,001 has 'Total' in column 'id', and its 'x' is the sum of the records"
+    )
+
+
+def test_a_small_file_with_a_total_is_imported_alone(inbox: Inbox) -> None:
+    spec = make_spec(fields=SALES)
+    contents = [FOUR + "x,1,\n", FOUR + "Total,42.5,\n,,\n", "region,sales,n\nTotal,1,\n" + "x,1,\n" * 30]
+    deliveries = [
+        replace(inbox.delivery(spec, c, path=f"{i}.csv"), size=len(c)) for i, c in enumerate(contents)
+    ]
+    found = import_together(deliveries, spec, warehouse=inbox.warehouse)
+    assert sorted(d.path for d in found) == ["0.csv", "2.csv"]
