@@ -267,7 +267,7 @@ class Block:
             mine = damaged.kinds == kind
             words = self._messages(kind, lines_of_fault[mine], bad[0][mine], bad[1][mine], encoding)
             messages = pc.replace_with_mask(messages, pa.array(mine), words)
-        rules = pa.array(RULES).take(pa.array(damaged.kinds))
+        rules = one_of(RULES, damaged.kinds)
         columns = column_names(header, damaged.fields)
         values = shown_texts(self.data, damaged.starts, damaged.ends)
         raws = raw_texts(self.data, starts, scan.ends[damaged.records])
@@ -381,8 +381,14 @@ def _cut(text: str, most: int) -> str:
 def column_names(header: Sequence[str], indexes: np.ndarray) -> pa.Array:
     """The names of many columns."""
     found, numbers = np.unique(indexes, return_inverse=True)
-    names = pa.array([column_name(header, i) for i in found.tolist()], pa.string())
-    return names.take(pa.array(numbers))
+    return one_of([column_name(header, i) for i in found.tolist()], numbers)
+
+
+def one_of(words: Sequence[str], numbers: np.ndarray) -> pa.Array:
+    """For each number the word with this number; fast where all are the same."""
+    if len(numbers) and (numbers == numbers[0]).all():
+        return pa.repeat(pa.scalar(words[int(numbers[0])]), len(numbers))
+    return pa.array(words, pa.string()).take(pa.array(numbers))
 
 
 def _ends_in_character(record: bytes) -> bool:

@@ -170,6 +170,11 @@ class TextSource:
             if text or not raw:
                 return text.encode("utf-8", "surrogatepass")
 
+    @property
+    def pending(self) -> int:
+        """Bytes of the file that were read, but not handed on."""
+        return len(self._head)
+
     def _decode(self, raw: bytes) -> str:
         before = self._decoder.getstate()
         try:
@@ -231,7 +236,7 @@ def _wide_text(head: bytes) -> str | None:
 
 _FIRST = 1 << 20  # bytes of the first piece; small, so that validating and writing begin soon
 _MOST_MORE = 4 << 20
-LINES = 200_000  # of a batch, and those of one piece more
+LINES = 128_000  # of a batch, and those of one piece more
 _PIECE = 64 << 10
 
 

@@ -5,6 +5,7 @@ What does not belong here: what the names mean (``validation/drift.py``), record
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -13,7 +14,7 @@ from importer_dagster.errors import RefusedError
 from importer_dagster.reader.decoding import Window, first_bad_byte, shown
 from importer_dagster.reader.grammar import Grammar
 from importer_dagster.reader.records import MAX_RECORD
-from importer_dagster.reader.spans import line_end
+from importer_dagster.reader.spans import line_end, line_ends
 from importer_dagster.spec.fields import MAX_COLUMNS
 from importer_dagster.spec.table import TableSpec, keep
 
@@ -89,6 +90,7 @@ class _HeaderReader:
         if dialect.headerRows:
             return self._names_on_lines(sorted(dialect.headerRows))
         while True:
+            self._skip_blank_lines_and_comments()
             self.line = self.window.line
             body = self._next_record()
             if body is None:
@@ -122,6 +124,23 @@ class _HeaderReader:
         names = self._check([(name.encode(), False) for name in joined])
         self.line = rows[0]
         return names
+
+    def _skip_blank_lines_and_comments(self) -> None:
+        """Consume whole blank lines and comments, of all bytes that are read at once."""
+        window, comment = self.window, self.grammar.comment
+        blank = b"" if self.grammar.delimiter.isspace() else rb"[ \t\x0b\x0c]*+"
+        kinds = [blank, *([re.escape(comment) + rb"[^\r\n]*+"] if comment else [])]
+        skipped = re.compile(b"(?:(?:" + b"|".join(kinds) + b")(?:\r\n|\n|\r))*+")
+        while True:
+            found = skipped.match(window.data)
+            length = found.end() if found else 0
+            whole = length == len(window.data)
+            if whole and not window.ended and window.data.endswith(b"\r"):
+                length -= 1  # it may be half of a CRLF
+            window.consume(length)
+            if not whole or window.ended:
+                return
+            window.fill()
 
     def _next_record(self) -> bytes | None:
         """Consume the next record or comment line: its bytes, b"" for a blank line, None at the end of the file."""
@@ -266,15 +285,19 @@ def _first_line(data: bytes) -> bytes | None:
 def _skip_lines(window: Window, lines: int) -> None:
     """Consume the text up to the end of this physical line (from 1)."""
     while window.line <= lines:
-        line = _first_line(window.data)
-        if line is None and not window.ended and len(window.data) <= MAX_RECORD:
-            window.fill()
-        elif not window.data:
-            return
-        else:
-            window.consume(len(line or window.data))
-            if line is None and window.ended:
+        ends = line_ends(window.data)
+        if not window.ended and window.data.endswith(b"\r"):
+            ends = ends[:-1]  # it may be half of a CRLF
+        missing = lines + 1 - window.line
+        if len(ends):
+            window.consume(int(ends[min(missing, len(ends)) - 1]) + 1)
+        elif window.ended or len(window.data) > MAX_RECORD:
+            window.consume(len(window.data))
+        if len(ends) < missing:
+            if window.ended:
+                window.consume(len(window.data))
                 return
+            window.fill()
 
 
 def _end_with_delimiter(window: Window, grammar: Grammar, names: int, header_does: bool) -> bool:

@@ -15,7 +15,7 @@ from importer_dagster.arrays import among_words, as_mask, mask_at
 from importer_dagster.errors import RefusedError
 from importer_dagster.model import TextBatch
 from importer_dagster.reader.arrow_csv import Parser, WrongWidths
-from importer_dagster.reader.blocks import VALUE_SHOWN, Block, column_name, column_names, shown_texts
+from importer_dagster.reader.blocks import VALUE_SHOWN, Block, column_name, column_names, one_of, shown_texts
 from importer_dagster.reader.grammar import Grammar
 from importer_dagster.reader.header import Header
 from importer_dagster.reader.spans import Fields, quotes_in, taken
@@ -67,7 +67,9 @@ class RaggedRows:
             columns, positions = columns.filter(pa.array(~repeats)), positions[~repeats]
         rows = pa.array(block.numbers[positions] if len(positions) else np.zeros(0, np.int64), pa.int64())
         found = [table for table in rejects if len(table)]
-        table_of_rejects = pa.concat_tables(found).sort_by("row") if found else NO_REJECTS
+        table_of_rejects = pa.concat_tables([NO_REJECTS, *found])
+        if len(found) > 1:
+            table_of_rejects = table_of_rejects.sort_by("row")
         return TextBatch(columns, rows, table_of_rejects, block.locator(positions))
 
     def _width_rejects(self, block: Block, wrong: WrongWidths) -> pa.Table:
@@ -89,10 +91,10 @@ class RaggedRows:
             ends = np.cumsum([len(t) for t in texts])
             values = shown_texts(b"".join(texts), np.append(0, ends[:-1]), ends)
         found, numbers = np.unique(wrong.fields, return_inverse=True)
-        words = pa.array([f"expected {n} fields, got {count}" for count in found.tolist()])
-        rules = pa.array(["fields.long", "fields.short"]).take(pa.array((wrong.fields < n).astype(np.int8)))
+        words = one_of([f"expected {n} fields, got {count}" for count in found.tolist()], numbers)
+        rules = one_of(["fields.long", "fields.short"], (wrong.fields < n).astype(np.int8))
         names = column_names(self.header, np.minimum(wrong.fields, n))
-        return block.rejects_at(wrong.positions, names, values, rules, words.take(pa.array(numbers)))
+        return block.rejects_at(wrong.positions, names, values, rules, words)
 
     def _refuse_if_systematic(self, good: int, wrong: WrongWidths, block: Block) -> None:
         """If every record has the same wrong width, the layout is another one, so refuse the file as a whole."""

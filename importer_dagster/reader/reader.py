@@ -17,6 +17,7 @@ What does not belong here: opening and unpacking (``source/unpack.py``), decodin
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -284,7 +285,16 @@ class Reader:
             if has.any():
                 line, count = self._damaged_text or (int(block.lines_at(starts[has][:1])[0]), 0)
                 self._damaged_text = line, count + int(has.sum())
-        return batch
+        return replace(batch, most_left=self._most_left())
+
+    def _most_left(self) -> int | None:
+        """How many records can still follow; None if the size of the text is not known."""
+        unread = self._unpacked.unread
+        # the shortest good record: delimiters and a line end; of one column, a character and a line end
+        least = max((min(self._head.widths) - 1) * len(self._spec.dialect.delimiter) + 1, 2)
+        return (
+            None if unread is None else (unread + self._source.pending + len(self._window.data)) // least + 1
+        )
 
 
 def _spans_lines(data: bytes, starts: np.ndarray, ends: np.ndarray) -> bool:
