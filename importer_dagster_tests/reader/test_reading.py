@@ -829,7 +829,16 @@ def test_of_records_that_are_damaged_each_is_rejected_for_what_it_is(files: File
 
 @pytest.mark.parametrize(
     "line",
-    [b"x\n", b'x"y\n', b'"\n', b'1,"x\n', b"12345,\0\n1234567,890\n", b",,,\n", b"a,b\n", b"\xc3,1\n\xc3\xa9,1\n\xc3\xa9,1\n"],
+    [
+        b"x\n",
+        b'x"y\n',
+        b'"\n',
+        b'1,"x\n',
+        b"12345,\0\n1234567,890\n",
+        b",,,\n",
+        b"a,b\n",
+        b"\xc3,1\n\xc3\xa9,1\n\xc3\xa9,1\n",
+    ],
 )
 def test_a_batch_has_few_lines_whatever_is_wrong_with_them(files: Files, line: bytes) -> None:
     content = b"a,b\n1,2\n" + line * (400_000 // line.count(b"\n"))
