@@ -265,7 +265,7 @@ class Block:
         messages = pa.nulls(len(damaged), pa.string())
         for kind in np.unique(damaged.kinds).tolist():
             mine = damaged.kinds == kind
-            words = self._messages(kind, lines_of_fault[mine], bad[0][mine], bad[1][mine], encoding)
+            words = _messages(self.data, kind, lines_of_fault[mine], bad[0][mine], bad[1][mine], encoding)
             messages = pc.replace_with_mask(messages, pa.array(mine), words)
         rules = one_of(RULES, damaged.kinds)
         columns = column_names(header, damaged.fields)
@@ -275,28 +275,6 @@ class Block:
         return pa.table(
             [pa.array(numbers), pa.array(lines), columns, values, rules, messages, raws], schema=REJECT_SCHEMA
         )
-
-    def _messages(
-        self, kind: int, lines: np.ndarray, places: np.ndarray, in_record: np.ndarray, encoding: str
-    ) -> pa.Array:
-        """What is wrong with damaged records of one kind."""
-        if kind == UNCLOSED:
-            numbers = pc.cast(pa.array(lines), pa.string())
-            behind = " and is never closed where a value may end"
-            return pc.binary_join_element_wise("a quote opens in line ", numbers, behind, "")
-        if kind in WORDS:
-            return pa.repeat(pa.scalar(WORDS[kind]), len(lines))
-        numbers = pc.cast(pa.array(in_record), pa.string())
-        if kind == NUL:
-            behind = " of the record, which PostgreSQL cannot store"
-            return pc.binary_join_element_wise("a NUL byte at position ", numbers, behind, "")
-        raw = np.append(np.frombuffer(self.data, np.uint8), np.zeros(2, np.uint8)).astype(np.int64)
-        byte = raw[places]
-        if encoding not in ("utf-8", "ascii"):  # a lone surrogate in UTF-8 stands for the byte
-            byte = (raw[places + 1] << 6 | raw[places + 2] & 0x3F) & 0xFF
-        names = pa.array([f"byte 0x{b:02x} at position " for b in range(256)]).take(pa.array(byte))
-        behind = f" of the record is not {encoding.upper()}{CUT_CHARACTER if kind == CUT else ''}"
-        return pc.binary_join_element_wise(names, numbers, behind, "")
 
     def rejects_at(
         self,
@@ -325,6 +303,29 @@ class Block:
         same = [pa.repeat(pa.scalar(word), len(positions)) for word in words]
         numbers = pa.array(self.numbers[positions], pa.int64()), pa.array(self.lines_at(starts), pa.int64())
         return pa.table([*numbers, *same, raw_texts(self.data, starts, ends)], schema=REJECT_SCHEMA)
+
+
+def _messages(
+    data: bytes, kind: int, lines: np.ndarray, places: np.ndarray, in_record: np.ndarray, encoding: str
+) -> pa.Array:
+    """What is wrong with damaged records of one kind."""
+    if kind == UNCLOSED:
+        numbers = pc.cast(pa.array(lines), pa.string())
+        behind = " and is never closed where a value may end"
+        return pc.binary_join_element_wise("a quote opens in line ", numbers, behind, "")
+    if kind in WORDS:
+        return pa.repeat(pa.scalar(WORDS[kind]), len(lines))
+    numbers = pc.cast(pa.array(in_record), pa.string())
+    if kind == NUL:
+        behind = " of the record, which PostgreSQL cannot store"
+        return pc.binary_join_element_wise("a NUL byte at position ", numbers, behind, "")
+    raw = np.append(np.frombuffer(data, np.uint8), np.zeros(2, np.uint8)).astype(np.int64)
+    byte = raw[places]
+    if encoding not in ("utf-8", "ascii"):  # a lone surrogate in UTF-8 stands for the byte
+        byte = (raw[places + 1] << 6 | raw[places + 2] & 0x3F) & 0xFF
+    names = pa.array([f"byte 0x{b:02x} at position " for b in range(256)]).take(pa.array(byte))
+    behind = f" of the record is not {encoding.upper()}{CUT_CHARACTER if kind == CUT else ''}"
+    return pc.binary_join_element_wise(names, numbers, behind, "")
 
 
 def _shown_value(value: bytes) -> str:

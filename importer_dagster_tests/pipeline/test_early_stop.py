@@ -1,6 +1,6 @@
 """A file is refused as soon as its ``reject_limit`` is certain to be exceeded, and not before.
 
-What does not belong here: the limits themselves (``spec/test_policy.py``).
+What does not belong here: the limits themselves (``spec/policy.py``).
 """
 
 import gzip
