@@ -95,7 +95,7 @@ class TextBatch:
     quotes, or an unquoted missing-value token. ``rows`` (int64) are the record numbers.
     ``rejects`` (REJECT_SCHEMA) are the damaged records in the same part of the file;
     ``skipped`` counts records that the spec declares to be no data, such as footers
-    (comments are not records).
+    (comments are not records). ``most_left`` is how many records can follow at most, None if that is not known.
     """
 
     columns: pa.RecordBatch
@@ -103,6 +103,7 @@ class TextBatch:
     rejects: pa.Table
     locate: Locate
     skipped: int = 0
+    most_left: int | None = None
 
 
 @dataclass(frozen=True)

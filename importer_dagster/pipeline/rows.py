@@ -151,7 +151,7 @@ def copy_rows(
                 numbers = text.rows if is_whole else text.rows.take(pa.array(batch.good))
                 more = plan.extras.arrays(text.columns, batch.typed, batch.good, unread)
                 into.write(trace.add(batch.typed, numbers, more, layout))
-            check_reject_count(job.spec, tally)
+            check_reject_count(job.spec, tally, batch.text.most_left)
             if tally.rejects.pending_bytes >= REJECTS_IN_MEMORY:
                 into.pause()
                 write_rejects(conn, job, begun.load_id, tally)

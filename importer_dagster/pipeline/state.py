@@ -5,6 +5,7 @@ What does not belong here: the steps themselves (``load.py`` tells their order).
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -158,12 +159,15 @@ def write_rejects(conn: psycopg.Connection, job: Job, load_id: int, tally: Tally
         ledger_rejects.write(conn, load_id, records, reasons)
 
 
-def check_reject_count(spec: TableSpec, tally: Tally) -> None:
-    """Raise RefusedError early: where more records are rejected than any end of the file can allow."""
-    count = spec.reject_limit.count
+def check_reject_count(spec: TableSpec, tally: Tally, most_left: int | None = 0) -> None:
+    """Raise RefusedError early: where more records are rejected than any end of the file can allow.
+
+    ``most_left`` is how many records can follow at most, None if that is not known.
+    """
     if spec.schema_contract.retyped == "rescue":
         return  # the end of the file may show that they are no rejects
-    if count is not None and tally.rejects.records > count:
+    most = tally.records + (sys.maxsize if most_left is None else most_left)
+    if spec.reject_limit.exceeded(tally.rejects.records, most):
         check_reject_limit(spec, tally)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +18,21 @@ import pyarrow.compute as pc
 
 from importer_dagster.errors import RefusedError
 from importer_dagster.model import Locate
-from importer_dagster.reader.decoding import first_bad_byte, shown
+from importer_dagster.reader.decoding import invalid_bytes, shown
 from importer_dagster.reader.grammar import Grammar
-from importer_dagster.reader.records import Damage, Scan, line_ends, record_spans
+from importer_dagster.reader.records import (
+    BEHIND,
+    CUT,
+    ENCODING,
+    LONG,
+    MAX_RECORD,
+    MIDDLE,
+    NUL,
+    UNCLOSED,
+    Damages,
+    Scan,
+)
+from importer_dagster.reader.spans import Fields, elements, line_ends, quotes_in, record_spans, taken
 from importer_dagster.reject_schema import NO_REJECTS, REJECT_SCHEMA
 
 # Up to this share of bad records in a block, they are rejected; above it, the file is refused: its encoding is another.
@@ -31,6 +42,14 @@ FEW_BAD, FEW_BAD_SHARE = 3, 0.25
 RAW_SHOWN = 65_536  # characters of a raw record that a reject keeps
 VALUE_SHOWN = 1_000  # characters of a value of a damaged record that a reject keeps
 CUT_CHARACTER = ": the file ends in the middle of a character"
+RULES = ["quote.unclosed", "quote.damaged", "quote.damaged", "record.long", "nul", "encoding", "encoding"]
+_OR_DECLARE = "or declare quoteChar: null if quotes mean nothing"
+WORDS = {
+    BEHIND: f"text stands behind a closing quote; write a quote inside of a quoted value twice, {_OR_DECLARE}",
+    MIDDLE: "a quote stands in the middle of a value without quotes; put the value in quotes and write it twice, "
+    + _OR_DECLARE,
+    LONG: f"the line is longer than {MAX_RECORD >> 20} MB, which no record may be",
+}
 DAMAGED_CHARACTER = "\ufffd".encode()  # programs write it in place of bytes that they could not decode
 
 Refuse = Callable[[bytes, str, int, int], RefusedError]
@@ -70,13 +89,12 @@ class Block:
     @property
     def count(self) -> int:
         """How many records it has, damaged ones included; known once they are numbered."""
-        return len(self.numbers) if self.scan is None else len(self.scan.order)
+        return len(self.numbers) if self.scan is None else len(self.scan.starts)
 
     def split(self) -> Scan:
         """The records of a regular block as a scan would list them."""
         starts, ends = self._regular_spans()
-        spans = list(zip(starts.tolist(), ends.tolist(), strict=True))
-        return Scan(spans, [], [True] * len(spans), len(self.data))
+        return Scan(starts, ends, Damages.of([]), len(self.data))
 
     def _regular_spans(self) -> tuple[np.ndarray, np.ndarray]:
         quote = self._grammar.quote
@@ -101,28 +119,68 @@ class Block:
         assert self.scan
         if self.data.isascii() and b"\0" not in self.data:
             return
-        damage = {d.start: d for d in self.scan.damaged}
-        sound, bad = [], 0
-        for start, end in self.scan.sound:
-            fault = _byte_fault(self.data, start, end, self._grammar, encoding)
-            if fault is None:
-                sound.append((start, end))
-            else:
-                damage[start] = fault
-                bad += fault.rule == "encoding" and CUT_CHARACTER not in fault.message
-        starts = sorted([*(start for start, _ in sound), *damage])
-        self.scan.order = [start not in damage for start in starts]
-        self.scan.sound, self.scan.damaged = sound, [damage[k] for k in sorted(damage)]
+        scan, bad = self.scan, self._damaged_bytes()
+        scan.damaged = scan.damaged.and_others(bad)
+        wrong = int(np.count_nonzero(bad.kinds == ENCODING))
+        records = len(scan.starts)
+        few = wrong <= BAD_ENCODING_SHARE * records or (wrong <= FEW_BAD and wrong <= FEW_BAD_SHARE * records)
+        if few:
+            return
+        beyond_ascii = np.flatnonzero(np.frombuffer(self.data, np.uint8) >= 0x80)
+        if wrong > len(self._owners(beyond_ascii)[0]):
+            first = bad.kinds >= ENCODING
+            samples = bad.records[first][:2_000]
+            pairs = zip(scan.starts[samples].tolist(), scan.ends[samples].tolist(), strict=True)
+            sample = b"\n".join(self.data[a:b] for a, b in pairs)
+            words = f"{int(first.sum())} of the first {records} records hold bytes that are none"
+            place = bad.places[first][:1]
+            raise refuse(sample, words, int(self.lines_at(place)[0]), self.offset + int(place[0]))
 
-        records = len(starts)
-        few = bad <= BAD_ENCODING_SHARE * records or (bad <= FEW_BAD and bad <= FEW_BAD_SHARE * records)
-        if not few and bad > sum(not self.data[a:b].isascii() for a, b in sound):
-            wrong = [d for d in self.scan.damaged if d.rule == "encoding"]
-            first = self.data[wrong[0].start : wrong[0].end]
-            place = wrong[0].start + first_bad_byte(first)
-            sample = b"\n".join(self.data[d.start : d.end] for d in wrong[:2_000])
-            words = f"{len(wrong)} of the first {records} records hold bytes that are none"
-            raise refuse(sample, words, int(self.lines_at(np.array([place]))[0]), self.offset + place)
+    def _owners(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The sound records that these places are in, and the first place in each."""
+        assert self.scan
+        records = np.searchsorted(self.scan.starts, places, side="right") - 1
+        inside = (records >= 0) & (places < self.scan.ends[records])
+        records, places = records[inside], places[inside]
+        sound = self.scan.is_sound[records]
+        owners, first = np.unique(records[sound], return_index=True)
+        return owners, places[sound][first]
+
+    def _damaged_bytes(self) -> Damages:
+        """The NUL and invalid bytes in sound records, as damage of their fields."""
+        assert self.scan
+        scan, raw = self.scan, np.frombuffer(self.data, np.uint8)
+        if not len(scan.starts):
+            return Damages.of([])
+        nul, nul_places = self._owners(np.flatnonzero(raw == 0))
+        bad, bad_places = self._owners(invalid_bytes(self.data))
+        alone = ~np.isin(bad, nul)
+        records = np.concatenate([nul, bad[alone]])
+        places = np.concatenate([nul_places, bad_places[alone]])
+        kinds = np.where(np.arange(len(records)) < len(nul), NUL, ENCODING)
+        starts, ends = scan.starts[records], scan.ends[records]
+        # only the last record of a file can end inside of a character
+        for last in np.flatnonzero((ends == len(raw)) & (kinds == ENCODING)):
+            kinds[last] = CUT if _ends_in_character(self.data[int(starts[last]) :]) else ENCODING
+        return Damages(records, kinds, *self._fields_at(starts, ends, places), places)
+
+    def _fields_at(
+        self, starts: np.ndarray, ends: np.ndarray, places: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The fields that these places of records are in: numbers, starts and ends, without quotes around them."""
+        grammar, raw = self._grammar, np.frombuffer(self.data, np.uint8)
+        if not grammar.is_plain:
+            triples = zip(starts.tolist(), ends.tolist(), places.tolist(), strict=True)
+            found = [(a, *grammar.field_around(self.data[a:b], place - a)) for a, b, place in triples]
+            offsets, numbers, begins, stops = np.array(found, np.int64).reshape(-1, 4).T
+            return numbers, offsets + begins, offsets + stops
+        quotes = quotes_in(self.data, grammar.quote[0] if grammar.quote else None)
+        numbers, begins, stops = Fields(self.data, grammar.delimiter[0], quotes).around(starts, ends, places)
+        if grammar.quote:
+            edges = (raw[begins] == grammar.quote[0]) & (raw[stops - 1] == grammar.quote[0])
+            is_quoted = edges & (stops - begins > 1)
+            begins, stops = begins + is_quoted, stops - is_quoted
+        return numbers, begins, stops
 
     def for_arrow(self) -> bytes:
         """The bytes that Arrow is to parse, b"" where there is no record.
@@ -131,11 +189,11 @@ class Block:
         where Arrow would misread them.
         """
         data = self._given
-        if self.scan is not None:
-            records = (self.data[a:b] for a, b in self.scan.sound)
-            if not self._grammar.is_plain:
-                records = (self._grammar.write(self._grammar.fields(r)) for r in records)
-            data = b"\n".join([*records, b""])
+        if self.scan is not None and self._grammar.is_plain:
+            data = self.bytes_of(np.flatnonzero(self.scan.is_sound))
+        elif self.scan is not None:
+            records = (self.data[a:b] for a, b in self.scan.sound.tolist())
+            data = b"\n".join([*(self._grammar.write(self._grammar.fields(r)) for r in records), b""])
         if not data.lstrip(b"\r\n"):  # copies nothing unless there are line ends to strip
             return b""
         if not data.endswith((b"\n", b"\r")):
@@ -147,14 +205,18 @@ class Block:
             )  # Arrow drops one byte order mark; inside of a file it is part of the value
         return data
 
+    def bytes_of(self, records: np.ndarray) -> bytes:
+        """The bytes of some records of a scan, each with the first byte of its line end."""
+        assert self.scan
+        starts, ends = self.scan.starts[records], self.scan.ends[records]
+        return taken(self.data, starts, np.minimum(ends + 1, len(self.data)))
+
     def number_records(self, parsed: int) -> None:
         """Give every record its number; ``parsed`` is how many records Arrow found."""
         if self.scan is None:
             self.numbers = np.arange(self.first_record, self.first_record + parsed, dtype=np.int64)
             return
-        order = np.array(self.scan.order, dtype=bool)
-        everything = np.arange(self.first_record, self.first_record + len(order), dtype=np.int64)
-        self.numbers = everything[order]
+        self.numbers = self.first_record + np.flatnonzero(self.scan.is_sound)
 
     def spans(self) -> tuple[np.ndarray, np.ndarray]:
         """Start and end (without line end) of every record that Arrow was given."""
@@ -162,8 +224,8 @@ class Block:
             if self.scan is None:
                 self._spans = self._regular_spans()
             else:
-                pairs = np.array(self.scan.sound, dtype=np.int64).reshape(-1, 2)
-                self._spans = pairs[:, 0], pairs[:, 1]
+                sound = self.scan.sound
+                self._spans = sound[:, 0], sound[:, 1]
         return self._spans
 
     def record(self, position: int) -> bytes:
@@ -192,43 +254,43 @@ class Block:
 
     # --- rejects ---
 
-    def damage_rejects(self, header: Sequence[str]) -> pa.Table:
+    def damage_rejects(self, header: Sequence[str], encoding: str) -> pa.Table:
         """The damaged records as rejects."""
-        if self.scan is None or not self.scan.damaged:
+        if self.scan is None or not len(self.scan.damaged):
             return NO_REJECTS
-        damaged = self.scan.damaged
-        everything = np.arange(self.first_record, self.first_record + len(self.scan.order))
-        lines = self.lines_at(np.array([d.start for d in damaged]))
-        return reject_table(
-            everything[~np.array(self.scan.order, dtype=bool)],
-            lines,
-            [column_name(header, d.field) for d in damaged],
-            [d.value for d in damaged],
-            [d.rule for d in damaged],
-            [
-                d.message.replace("{line}", str(n + d.lines))
-                for d, n in zip(damaged, lines.tolist(), strict=True)
-            ],
-            [self.data[d.start : d.end] for d in damaged],
+        scan, damaged = self.scan, self.scan.damaged
+        starts = scan.starts[damaged.records]
+        lines_of_fault = self.lines_at(damaged.starts)
+        bad = damaged.places, damaged.places - starts + 1
+        messages = pa.nulls(len(damaged), pa.string())
+        for kind in np.unique(damaged.kinds).tolist():
+            mine = damaged.kinds == kind
+            words = _messages(self.data, kind, lines_of_fault[mine], bad[0][mine], bad[1][mine], encoding)
+            messages = pc.replace_with_mask(messages, pa.array(mine), words)
+        rules = one_of(RULES, damaged.kinds)
+        columns = column_names(header, damaged.fields)
+        values = shown_texts(self.data, damaged.starts, damaged.ends)
+        raws = raw_texts(self.data, starts, scan.ends[damaged.records])
+        numbers, lines = self.first_record + damaged.records, self.lines_at(starts)
+        return pa.table(
+            [pa.array(numbers), pa.array(lines), columns, values, rules, messages, raws], schema=REJECT_SCHEMA
         )
 
     def rejects_at(
         self,
-        positions: Sequence[int],
-        columns: Sequence[str],
-        values: Sequence[bytes],
-        rules: Sequence[str],
-        messages: Sequence[str],
+        positions: np.ndarray,
+        columns: pa.Array,
+        values: pa.Array,
+        rules: pa.Array,
+        messages: pa.Array,
     ) -> pa.Table:
         """Rejects of records that Arrow was given, with a column, value, rule and message for each."""
-        at = np.array(positions, dtype=np.int64)
-        if not len(at):
+        if not len(positions):
             return NO_REJECTS
-        starts, ends = self.spans()
-        raws = [self.data[a:b] for a, b in zip(starts[at].tolist(), ends[at].tolist(), strict=True)]
-        return reject_table(
-            self.numbers[at], self.lines_at(starts[at]), columns, values, rules, messages, raws
-        )
+        starts, ends = (places[positions] for places in self.spans())
+        numbers = pa.array(self.numbers[positions], pa.int64()), pa.array(self.lines_at(starts), pa.int64())
+        raws = raw_texts(self.data, starts, ends)
+        return pa.table([*numbers, columns, values, rules, messages, raws], schema=REJECT_SCHEMA)
 
     def equal_rejects_at(
         self, positions: np.ndarray, column: str, value: bytes, rule: str, message: str
@@ -243,32 +305,31 @@ class Block:
         return pa.table([*numbers, *same, raw_texts(self.data, starts, ends)], schema=REJECT_SCHEMA)
 
 
+def _messages(
+    data: bytes, kind: int, lines: np.ndarray, places: np.ndarray, in_record: np.ndarray, encoding: str
+) -> pa.Array:
+    """What is wrong with damaged records of one kind."""
+    if kind == UNCLOSED:
+        numbers = pc.cast(pa.array(lines), pa.string())
+        behind = " and is never closed where a value may end"
+        return pc.binary_join_element_wise("a quote opens in line ", numbers, behind, "")
+    if kind in WORDS:
+        return pa.repeat(pa.scalar(WORDS[kind]), len(lines))
+    numbers = pc.cast(pa.array(in_record), pa.string())
+    if kind == NUL:
+        behind = " of the record, which PostgreSQL cannot store"
+        return pc.binary_join_element_wise("a NUL byte at position ", numbers, behind, "")
+    raw = np.append(np.frombuffer(data, np.uint8), np.zeros(2, np.uint8)).astype(np.int64)
+    byte = raw[places]
+    if encoding not in ("utf-8", "ascii"):  # a lone surrogate in UTF-8 stands for the byte
+        byte = (raw[places + 1] << 6 | raw[places + 2] & 0x3F) & 0xFF
+    names = pa.array([f"byte 0x{b:02x} at position " for b in range(256)]).take(pa.array(byte))
+    behind = f" of the record is not {encoding.upper()}{CUT_CHARACTER if kind == CUT else ''}"
+    return pc.binary_join_element_wise(names, numbers, behind, "")
+
+
 def _shown_value(value: bytes) -> str:
     return _cut(shown(value[: 4 * VALUE_SHOWN]), VALUE_SHOWN)
-
-
-def reject_table(
-    numbers: np.ndarray,
-    lines: np.ndarray,
-    columns: Sequence[str],
-    values: Sequence[bytes],
-    rules: Sequence[str],
-    messages: Sequence[str],
-    raws: Sequence[bytes],
-) -> pa.Table:
-    """Rejects of whole records, as a table of ``REJECT_SCHEMA``."""
-    return pa.table(
-        [
-            pa.array(numbers, pa.int64()),
-            pa.array(lines, pa.int64()),
-            pa.array(columns, pa.string()),
-            pa.array([_shown_value(v) for v in values], pa.string()),
-            pa.array(rules, pa.string()),
-            pa.array(messages, pa.string()),
-            pa.array([raw_text(r) for r in raws], pa.string()),
-        ],
-        schema=REJECT_SCHEMA,
-    )
 
 
 def raw_texts(data: bytes, starts: np.ndarray, ends: np.ndarray) -> pa.Array:
@@ -276,22 +337,37 @@ def raw_texts(data: bytes, starts: np.ndarray, ends: np.ndarray) -> pa.Array:
 
     Records of valid text are taken from the bytes all at once, 40 times as fast as one by one.
     """
-    if len(starts) and data.find(b"\0") < 0 and int((ends - starts).max()) <= RAW_SHOWN:
-        # elements 0, 2, 4 … are the records, elements 1, 3, 5 … the bytes between them
-        offsets = np.empty(2 * len(starts), np.int64)
-        offsets[0::2], offsets[1::2] = starts, ends
-        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
-        pieces = pa.Array.from_buffers(pa.large_binary(), len(offsets) - 1, buffers)
-        records = pieces.take(pa.array(np.arange(0, len(offsets) - 1, 2)))
-        with suppress(pa.ArrowInvalid):  # not UTF-8
-            return pc.cast(records, pa.string())
-    pairs = zip(starts.tolist(), ends.tolist(), strict=True)
-    return pa.array([raw_text(data[a:b]) for a, b in pairs], pa.string())
+    return _texts(data, starts, ends, RAW_SHOWN)
 
 
-def raw_text(record: bytes) -> str:
-    """The text of a record as a reject keeps it."""
-    return _cut(shown(record[: 4 * RAW_SHOWN]), RAW_SHOWN)
+def shown_texts(data: bytes, starts: np.ndarray, ends: np.ndarray) -> pa.Array:
+    """The texts of many values of a block as rejects keep them; fast where they ascend and do not overlap."""
+    return _texts(data, starts, ends, VALUE_SHOWN)
+
+
+def _texts(data: bytes, starts: np.ndarray, ends: np.ndarray, most: int) -> pa.Array:
+    if not len(starts):
+        return pa.array([], pa.string())
+    is_easy = ((ends - starts) <= most) & (starts >= np.append(0, np.maximum.accumulate(ends)[:-1]))
+    is_easy &= ~_has(data, starts, ends, np.frombuffer(data, np.uint8) == 0) if b"\0" in data else True
+    is_easy &= ~_has(data, starts, ends, invalid_bytes(data)) if not data.isascii() else True
+    easy, hard = np.flatnonzero(is_easy), np.flatnonzero(~is_easy)
+    texts = pa.array([], pa.string())
+    if len(easy):
+        texts = pc.cast(elements(data, starts[easy], ends[easy]), pa.string())
+    if not len(hard):
+        return texts
+    pairs = zip(starts[hard].tolist(), ends[hard].tolist(), strict=True)
+    more = pa.array([_cut(shown(data[a : min(b, a + 4 * most)]), most) for a, b in pairs], pa.string())
+    order = np.argsort(np.concatenate([easy, hard]), kind="stable")
+    return pa.concat_arrays([texts, more]).take(pa.array(order))
+
+
+def _has(data: bytes, starts: np.ndarray, ends: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Which of the pieces of the bytes have one of these places."""
+    places = np.flatnonzero(where) if where.dtype == np.bool_ else where
+    has: np.ndarray = np.searchsorted(places, starts) < np.searchsorted(places, ends)
+    return has
 
 
 def column_name(header: Sequence[str], index: int) -> str:
@@ -303,26 +379,22 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else text[:most] + "…"
 
 
-def _byte_fault(data: bytes, start: int, end: int, grammar: Grammar, encoding: str) -> Damage | None:
-    """The NUL or invalid byte in the record ``data[start:end]``, as damage of its field; None if there is none."""
-    record = data[start:end]
-    place = record.find(b"\0")
-    if place >= 0:
-        rule = "nul"
-        message = f"a NUL byte at position {place + 1} of the record, which PostgreSQL cannot store"
-    else:
-        try:
-            record.decode()
-            return None
-        except UnicodeDecodeError as error:
-            rule, place = "encoding", error.start
-            # only the last record of a file can end inside of a character
-            cut = error.reason == "unexpected end of data" and end == len(data)
-        byte = shown(record[place : place + 3])[:4] if encoding != "utf-8" else f"\\x{record[place]:02x}"
-        byte = byte.removeprefix("\\x")
-        message = f"byte 0x{byte} at position {place + 1} of the record is not {encoding.upper()}"
-        message += CUT_CHARACTER if cut else ""
-    for index, (value, _) in enumerate(grammar.fields(record)):
-        if b"\0" in value or first_bad_byte(value) < len(value):
-            return Damage(start, end, rule, message, index, start, 0, value)
-    return Damage(start, end, rule, message, 0, start, 0, record)  # it is in blanks that belong to no field
+def column_names(header: Sequence[str], indexes: np.ndarray) -> pa.Array:
+    """The names of many columns."""
+    found, numbers = np.unique(indexes, return_inverse=True)
+    return one_of([column_name(header, i) for i in found.tolist()], numbers)
+
+
+def one_of(words: Sequence[str], numbers: np.ndarray) -> pa.Array:
+    """For each number the word with this number; fast where all are the same."""
+    if len(numbers) and (numbers == numbers[0]).all():
+        return pa.repeat(pa.scalar(words[int(numbers[0])]), len(numbers))
+    return pa.array(words, pa.string()).take(pa.array(numbers))
+
+
+def _ends_in_character(record: bytes) -> bool:
+    try:
+        record.decode()
+    except UnicodeDecodeError as error:
+        return error.reason == "unexpected end of data"
+    return False

@@ -18,7 +18,7 @@ import pyarrow as pa
 from importer_dagster.errors import RefusedError
 from importer_dagster.reader.encoding_detection import suggest_encoding
 from importer_dagster.reader.file_kind import HEAD, kind_if_not_csv
-from importer_dagster.reader.records import count_lines
+from importer_dagster.reader.spans import count_lines
 from importer_dagster.source.unpack import CHUNK, Unpacked
 
 _BOMS = {
@@ -68,6 +68,32 @@ def is_utf8(data: bytes) -> bool:
     except pa.ArrowInvalid:
         return False
     return True
+
+
+_MORE = np.zeros(256, np.int8)  # bytes that follow a first byte of UTF-8
+_MORE[0xC2:0xE0], _MORE[0xE0:0xF0], _MORE[0xF0:0xF5] = 1, 2, 3
+_LOWEST, _HIGHEST = np.full(256, 0x80, np.uint8), np.full(256, 0xBF, np.uint8)  # of the second byte
+_LOWEST[[0xE0, 0xF0]], _HIGHEST[[0xED, 0xF4]] = (0xA0, 0x90), (0x9F, 0x8F)
+
+
+def invalid_bytes(data: bytes) -> np.ndarray:
+    """Positions of bytes that are not UTF-8. The first of a line is where decoding the line fails."""
+    if is_utf8(data):
+        return np.zeros(0, np.int64)
+    raw = np.append(np.frombuffer(data, np.uint8), np.zeros(3, np.uint8))
+    high = np.flatnonzero(raw >= 0x80)
+    firsts = high[raw[high] >= 0xC0]
+    more = _MORE[raw[firsts]]
+    second = raw[firsts + 1]
+    good = (more > 0) & (second >= _LOWEST[raw[firsts]]) & (second <= _HIGHEST[raw[firsts]])
+    covered = np.zeros(len(raw), np.bool_)
+    for behind in (2, 3):
+        good &= (more < behind) | (raw[firsts + behind] & 0xC0 == 0x80)
+    for behind in (1, 2, 3):
+        covered[firsts[good & (more >= behind)] + behind] = True
+    covered[firsts[good]] = True
+    invalid: np.ndarray = high[~covered[high]]
+    return invalid
 
 
 class TextSource:
@@ -144,6 +170,11 @@ class TextSource:
             if text or not raw:
                 return text.encode("utf-8", "surrogatepass")
 
+    @property
+    def pending(self) -> int:
+        """Bytes of the file that were read, but not handed on."""
+        return len(self._head)
+
     def _decode(self, raw: bytes) -> str:
         before = self._decoder.getstate()
         try:
@@ -204,6 +235,9 @@ def _wide_text(head: bytes) -> str | None:
 
 
 _FIRST = 1 << 20  # bytes of the first piece; small, so that validating and writing begin soon
+_MOST_MORE = 4 << 20
+LINES = 128_000  # of a batch, and those of one piece more
+_PIECE = 64 << 10
 
 
 class Window:
@@ -220,6 +254,7 @@ class Window:
     def fill(self) -> None:
         """Read one more piece of ``block_size`` bytes; less only at the end of the text, which sets ``ended``."""
         size, self._next = self._next, self.block_size
+        size = max(size, min(len(self.data), _MOST_MORE))  # so that a long record is not looked at too often
         pieces = [self.data]
         while size > 0 and not self.ended:
             piece = self.source.read(size)
@@ -229,6 +264,17 @@ class Window:
         self.data = b"".join(pieces)
         if self.ended and self.data.endswith(b"\x1a"):
             self.data = self.data.rstrip(b"\x1a")  # Ctrl-Z, which DOS programs write at the end
+
+    def visible(self) -> bytes:
+        """The first of the bytes, for one batch: so few lines that its memory does not grow with their number."""
+        most = min(len(self.data), self.block_size + _FIRST)
+        lines = 0
+        for at in range(0, most if most > LINES else 0, _PIECE):
+            lines += count_lines(self.data, at, min(at + _PIECE, most))
+            if lines >= LINES:
+                most = min(at + _PIECE, most)
+                break
+        return self.data if most == len(self.data) else self.data[:most]
 
     def double(self) -> None:
         """Read pieces of twice the size from now on."""

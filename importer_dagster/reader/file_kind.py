@@ -50,6 +50,9 @@ _TAG = re.compile(rb"<(?:[a-z_][\w:.-]*)(?:\s[^<>]*)?/?>", re.IGNORECASE)
 _SQL = re.compile(
     rb"(?im)^\s*(?:create\s+(?:table|database|schema)\b|insert\s+into\b|drop\s+table\b|copy\s+\S+.*\bfrom\s+stdin\b)"
 )
+_HOLE = re.compile(
+    rb"\0{16,}"
+)  # what a disk or a transfer has lost of a text; it is rejected with its record
 _ORDINARY_CONTROLS = frozenset(b"\t\n\r\x0b\x0c\x1a\x1b\x01\x1c\x1d\x1e\x1f\x02\x03\x05\x06\x07")
 _STRANGE = bytes(b for b in range(32) if b not in _ORDINARY_CONTROLS)
 
@@ -62,7 +65,8 @@ def kind_if_not_csv(head: bytes) -> str | None:
     start = head.lstrip()
     lower = start[:4096].lower()
     # text has few of these; UTF-16 without a mark, which is full of NUL bytes, was recognised before
-    strange = len(head) - len(head.translate(None, _STRANGE))
+    text = _HOLE.sub(b"", head)
+    strange = len(text) - len(text.translate(None, _STRANGE)) if text else len(head)
     if head[257:262] == b"ustar":
         kind = "a tar archive"
     elif lower.startswith(_HTML) or (lower.startswith(b"<!--") and b"<html" in lower):
@@ -75,7 +79,7 @@ def kind_if_not_csv(head: bytes) -> str | None:
         kind = "a git-annex pointer, not the file itself"
     elif _SQL.match(start) or (start.startswith((b"--", b"/*")) and _SQL.search(start)):
         kind = "a SQL script"
-    elif len(head) >= 16 and strange > 0.1 * len(head):
+    elif len(head) >= 16 and strange > 0.1 * len(text):
         kind = "binary data"
     return kind
 

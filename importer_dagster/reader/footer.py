@@ -74,7 +74,8 @@ def without_footer(
 
 
 def _records(batch: TextBatch) -> int:
-    return len(batch.rows) + (len(batch.rejects["row"].unique()) if len(batch.rejects) else 0)
+    numbers = batch.rejects["row"].to_numpy()  # ascending
+    return len(batch.rows) + int(np.count_nonzero(numbers[1:] != numbers[:-1])) + bool(len(numbers))
 
 
 def _rejects_of(batch: TextBatch, number: int) -> pa.Table:

@@ -119,8 +119,8 @@ class Grammar:
 
     # --- reading ---
 
-    def fields(self, record: bytes) -> list[tuple[bytes, bool]]:
-        """The fields of one sound record, and whether each was quoted."""
+    def fields(self, record: bytes, most: int | None = None) -> list[tuple[bytes, bool]]:
+        """The fields of one sound record, and whether each was quoted; only the first ones if ``most`` is given."""
         out: list[tuple[bytes, bool]] = []
         at = 0
         while True:
@@ -137,9 +137,25 @@ class Grammar:
                 value = re.sub(pattern, lambda m: m[1] if m[1] is not None else self.quote or b"", value)
             out.append((value, quoted))
             at = found.end()
-            if not record.startswith(self.delimiter, at):
+            if not record.startswith(self.delimiter, at) or len(out) == most:
                 return out
             at += len(self.delimiter)
+
+    def field_around(self, record: bytes, place: int) -> tuple[int, int, int]:
+        """The field that a place of a sound record is in: its number from 0, where its content starts and ends.
+
+        The record as a whole if the place is among blanks that belong to no field.
+        """
+        at = number = 0
+        while True:
+            found = self.field.match(record, at)
+            assert found
+            start, end = found.span(1) if found.group(1) is not None and self.quote else found.span(2)
+            if start <= place < end:
+                return number, start, end
+            if place < found.end() or not record.startswith(self.delimiter, found.end()):
+                return 0, 0, len(record)
+            at, number = found.end() + len(self.delimiter), number + 1
 
     def is_blank(self, record: bytes) -> bool:
         """Whether a line is no record: it is empty, or has only blanks that belong to no value."""

@@ -5,17 +5,21 @@ What does not belong here: what the names mean (``validation/drift.py``), record
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from importer_dagster.errors import RefusedError
 from importer_dagster.reader.decoding import Window, first_bad_byte, shown
 from importer_dagster.reader.grammar import Grammar
 from importer_dagster.reader.records import MAX_RECORD
+from importer_dagster.reader.spans import line_end, line_ends
 from importer_dagster.spec.fields import MAX_COLUMNS
 from importer_dagster.spec.table import TableSpec, keep
 
 MAX_HEADER = 4 << 20  # bytes
+_RECORDS_TRIED, _BYTES_TRIED = 100, 1 << 20  # to see whether records end with a delimiter
 _SHOWN = 80  # characters of a name that a message shows
 _DELIMITERS = {";": "semicolon", "\t": "tab", "|": "vertical bar", ",": "comma"}
 
@@ -25,8 +29,8 @@ class Header:
     """The names of the columns, and how many fields a record has.
 
     ``width`` is the number of names, or one more where records end with a delimiter.
-    ``widths`` are the numbers of fields that a record may have. ``line`` is the
-    physical line in which the header starts.
+    ``widths`` are the numbers of fields that a record may have: two, where header or records end with a
+    delimiter. ``line`` is the physical line in which the header starts.
     """
 
     names: tuple[str, ...]
@@ -42,12 +46,12 @@ def read_header(window: Window, spec: TableSpec, grammar: Grammar) -> Header:
     names = reading.names()
     if names.count("") == 1 and any("" in f.names for f in spec.fields):
         return Header(names, len(names), frozenset((len(names),)), reading.line)
-    # an empty last name, or an empty last field of the first record, comes from a delimiter at the end of the line
+    # an empty last name comes from a delimiter at the end of the line
     nameless = names[-1] == ""
     names = names[:-1] if nameless else names
     n = len(names)
-    first = _first_record(window, grammar)
-    trailing = first is not None and len(first) == n + 1 and first[-1][0] == b""
+    first = next(_first_records(window, grammar, n), None)
+    trailing = _end_with_delimiter(window, grammar, n, nameless)
     warnings = []
     if nameless and first is not None and not trailing:
         warnings.append(
@@ -86,6 +90,7 @@ class _HeaderReader:
         if dialect.headerRows:
             return self._names_on_lines(sorted(dialect.headerRows))
         while True:
+            self._skip_blank_lines_and_comments()
             self.line = self.window.line
             body = self._next_record()
             if body is None:
@@ -119,6 +124,23 @@ class _HeaderReader:
         names = self._check([(name.encode(), False) for name in joined])
         self.line = rows[0]
         return names
+
+    def _skip_blank_lines_and_comments(self) -> None:
+        """Consume whole blank lines and comments, of all bytes that are read at once."""
+        window, comment = self.window, self.grammar.comment
+        blank = b"" if self.grammar.delimiter.isspace() else rb"[ \t\x0b\x0c]*+"
+        kinds = [blank, *([re.escape(comment) + rb"[^\r\n]*+"] if comment else [])]
+        skipped = re.compile(b"(?:(?:" + b"|".join(kinds) + b")(?:\r\n|\n|\r))*+")
+        while True:
+            found = skipped.match(window.data)
+            length = found.end() if found else 0
+            whole = length == len(window.data)
+            if whole and not window.ended and window.data.endswith(b"\r"):
+                length -= 1  # it may be half of a CRLF
+            window.consume(length)
+            if not whole or window.ended:
+                return
+            window.fill()
 
     def _next_record(self) -> bytes | None:
         """Consume the next record or comment line: its bytes, b"" for a blank line, None at the end of the file."""
@@ -263,31 +285,60 @@ def _first_line(data: bytes) -> bytes | None:
 def _skip_lines(window: Window, lines: int) -> None:
     """Consume the text up to the end of this physical line (from 1)."""
     while window.line <= lines:
-        line = _first_line(window.data)
-        if line is None and not window.ended and len(window.data) <= MAX_RECORD:
-            window.fill()
-        elif not window.data:
-            return
-        else:
-            window.consume(len(line or window.data))
-            if line is None and window.ended:
+        ends = line_ends(window.data)
+        if not window.ended and window.data.endswith(b"\r"):
+            ends = ends[:-1]  # it may be half of a CRLF
+        missing = lines + 1 - window.line
+        if len(ends):
+            window.consume(int(ends[min(missing, len(ends)) - 1]) + 1)
+        elif window.ended or len(window.data) > MAX_RECORD:
+            window.consume(len(window.data))
+        if len(ends) < missing:
+            if window.ended:
+                window.consume(len(window.data))
                 return
+            window.fill()
 
 
-def _first_record(window: Window, grammar: Grammar) -> list[tuple[bytes, bool]] | None:
-    """The fields of the first record, which is not consumed; None if there is none or it is damaged."""
+def _end_with_delimiter(window: Window, grammar: Grammar, names: int, header_does: bool) -> bool:
+    """Whether records end with a delimiter: most of the first hundred do, and have no value behind it.
+
+    One record says nothing about the file, unless the header ends with one, too. But if the first record has as many
+    fields as the header has names, then records do not end with a delimiter, and no others need to be looked at.
+    """
+    do = others = 0
+    for fields, is_empty_last in islice(_first_records(window, grammar, names), _RECORDS_TRIED):
+        if fields == names and not do + others:
+            return False
+        do += is_empty_last
+        others += fields == names if header_does else not is_empty_last
+    return do >= others if do and header_does else do > others
+
+
+def _first_records(window: Window, grammar: Grammar, names: int) -> Iterator[tuple[int, bool]]:
+    """Of the first sound records: how many fields, and whether the one behind the last name is there and empty.
+
+    Nothing is consumed. The records of the first megabyte are looked at, and no more than two fields behind the
+    last name are counted.
+    """
     at = 0
-    while True:
+    while at <= _BYTES_TRIED:
         data = window.data
-        if grammar.comment and data.startswith(grammar.comment, at) and (line := _first_line(data[at:])):
-            at += len(line)
-            continue
+        if grammar.comment and data.startswith(grammar.comment, at):
+            end = line_end(data, at)
+            if end < len(data) or window.ended:
+                at = end + 1
+                continue
         found = grammar.record.match(data, at)
         if not window.ended and len(data) - at <= MAX_RECORD and (found is None or found.end() >= len(data)):
             window.fill()
             continue
-        if found is None or at >= len(data):
-            return None
+        if at >= len(data):
+            return
+        if found is None:
+            at = line_end(data, at) + 1
+            continue
         if not grammar.is_blank(found.group("body")):
-            return grammar.fields(found.group("body"))
+            fields = grammar.fields(found.group("body"), most=names + 2)
+            yield len(fields), len(fields) == names + 1 and fields[-1][0] == b""
         at = max(found.end(), at + 1)

@@ -11,13 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from importer_dagster.arrays import among_words, as_mask
+from importer_dagster.arrays import among_words, as_mask, mask_at
 from importer_dagster.errors import RefusedError
 from importer_dagster.model import TextBatch
-from importer_dagster.reader.arrow_csv import WrongWidth
-from importer_dagster.reader.blocks import Block, column_name
+from importer_dagster.reader.arrow_csv import Parser, WrongWidths
+from importer_dagster.reader.blocks import VALUE_SHOWN, Block, column_name, column_names, one_of, shown_texts
 from importer_dagster.reader.grammar import Grammar
 from importer_dagster.reader.header import Header
+from importer_dagster.reader.spans import Fields, quotes_in, taken
 from importer_dagster.reject_schema import NO_REJECTS
 from importer_dagster.spec.table import TableSpec
 
@@ -27,6 +28,7 @@ class RaggedRows:
 
     def __init__(self, spec: TableSpec, grammar: Grammar, head: Header) -> None:
         self.spec, self.grammar, self.head, self.header = spec, grammar, head, head.names
+        self.parser = Parser(spec, grammar)
         self.selected: tuple[int, ...] = tuple(range(len(head.names)))
         self._first = True
 
@@ -35,35 +37,26 @@ class RaggedRows:
         n = len(self.header)
         return self.selected if self.head.width == n else (*self.selected, n)
 
-    def assemble(self, block: Block, columns: pa.RecordBatch, wrong: list[WrongWidth]) -> TextBatch:
-        """The batch of a block, from what :func:`reader.arrow_csv.parse` made of it.
+    def parse(self, block: Block) -> tuple[pa.RecordBatch, WrongWidths]:
+        """The records of a block that have as many fields as they should, and the others."""
+        return self.parser.parse(block, width=self.head.width, wanted=self.wanted())
+
+    def assemble(self, block: Block, columns: pa.RecordBatch, wrong: WrongWidths, encoding: str) -> TextBatch:
+        """The batch of a block, from what :meth:`parse` made of it.
 
         Raises RefusedError where all records of a file's first block have the same wrong width.
         """
-        parsed, n = len(columns) + len(wrong), len(self.header)
+        parsed = len(columns) + len(wrong)
         block.number_records(parsed)
         if self._first:
             self._first = False
             self._refuse_if_systematic(len(columns), wrong, block)
         fits = np.ones(parsed, dtype=bool)
-        fits[[w.position for w in wrong]] = False
+        fits[wrong.positions] = False
         positions = np.flatnonzero(fits)
         if len(self.head.widths) > 1:
             columns, positions, wrong = self._without_last_field(block, columns, positions, wrong)
-        rejects = [block.damage_rejects(self.header)]
-        if wrong:
-            surplus = [
-                self.grammar.fields(block.record(w.position))[n:] if w.fields > n else [] for w in wrong
-            ]
-            rejects.append(
-                block.rejects_at(
-                    [w.position for w in wrong],
-                    [column_name(self.header, min(w.fields, n)) for w in wrong],
-                    [self.grammar.delimiter.join(value for value, _ in more) for more in surplus],
-                    ["fields.short" if w.fields < n else "fields.long" for w in wrong],
-                    [f"expected {n} fields, got {w.fields}" for w in wrong],
-                )
-            )
+        rejects = [block.damage_rejects(self.header, encoding), self._width_rejects(block, wrong)]
         repeats = self._header_repeats(block, columns, positions)
         if repeats is not None:
             words = "the header stands here again"
@@ -74,13 +67,39 @@ class RaggedRows:
             columns, positions = columns.filter(pa.array(~repeats)), positions[~repeats]
         rows = pa.array(block.numbers[positions] if len(positions) else np.zeros(0, np.int64), pa.int64())
         found = [table for table in rejects if len(table)]
-        table_of_rejects = pa.concat_tables(found).sort_by("row") if found else NO_REJECTS
+        table_of_rejects = pa.concat_tables([NO_REJECTS, *found])
+        if len(found) > 1:
+            table_of_rejects = table_of_rejects.sort_by("row")
         return TextBatch(columns, rows, table_of_rejects, block.locator(positions))
 
-    def _refuse_if_systematic(self, good: int, wrong: list[WrongWidth], block: Block) -> None:
+    def _width_rejects(self, block: Block, wrong: WrongWidths) -> pa.Table:
+        """Rejects of records that are too short or too long; with the surplus text of the latter."""
+        if not len(wrong):
+            return NO_REJECTS
+        n, starts, ends = len(self.header), *(places[wrong.positions] for places in block.spans())
+        if self.grammar.is_plain:
+            records = taken(block.data, starts, ends)
+            ends = np.cumsum(ends - starts)
+            starts = np.append(0, ends[:-1])
+            quotes = quotes_in(records, self.grammar.quote[0] if self.grammar.quote else None)
+            begins = Fields(records, self.grammar.delimiter[0], quotes).behind(starts, ends, n)
+            values = shown_texts(records, np.where(wrong.fields > n, begins, ends), ends)
+        else:
+            pairs = zip(starts.tolist(), ends.tolist(), strict=True)
+            surplus = [self.grammar.fields(block.data[a:b], most=n + VALUE_SHOWN)[n:] for a, b in pairs]
+            texts = [self.grammar.delimiter.join(value for value, _ in more) for more in surplus]
+            ends = np.cumsum([len(t) for t in texts])
+            values = shown_texts(b"".join(texts), np.append(0, ends[:-1]), ends)
+        found, numbers = np.unique(wrong.fields, return_inverse=True)
+        words = one_of([f"expected {n} fields, got {count}" for count in found.tolist()], numbers)
+        rules = one_of(["fields.long", "fields.short"], (wrong.fields < n).astype(np.int8))
+        names = column_names(self.header, np.minimum(wrong.fields, n))
+        return block.rejects_at(wrong.positions, names, values, rules, words)
+
+    def _refuse_if_systematic(self, good: int, wrong: WrongWidths, block: Block) -> None:
         """If every record has the same wrong width, the layout is another one, so refuse the file as a whole."""
-        widths = {w.fields for w in wrong}
-        damaged = block.scan is not None and bool(block.scan.damaged)
+        widths = set(np.unique(wrong.fields).tolist())
+        damaged = block.scan is not None and len(block.scan.damaged) > 0
         if good or len(wrong) < 2 or len(widths) > 1 or damaged or widths <= self.head.widths:
             return
         raise RefusedError(
@@ -91,40 +110,47 @@ class RaggedRows:
         )
 
     def _without_last_field(
-        self, block: Block, columns: pa.RecordBatch, positions: np.ndarray, wrong: list[WrongWidth]
-    ) -> tuple[pa.RecordBatch, np.ndarray, list[WrongWidth]]:
-        """Records may end with a delimiter, so with an empty field behind the last named one: drop that field.
+        self, block: Block, columns: pa.RecordBatch, positions: np.ndarray, wrong: WrongWidths
+    ) -> tuple[pa.RecordBatch, np.ndarray, WrongWidths]:
+        """Header or records end with a delimiter, so with an empty field behind the last named one: drop that field.
 
         Records that have a value in it move to ``wrong``. Records of ``wrong`` that only lack the
-        field, or only have it, move to ``columns``.
+        field, or only have it, move to ``columns``. But where records end with a delimiter, one that lacks the field
+        and has no last value either is one value short.
         """
-        n = len(self.header)
-        if self.head.width > n:
+        n, is_trait = len(self.header), self.head.width > len(self.header)
+        if is_trait:
             full = columns.column(columns.num_columns - 1)
             columns = columns.select(range(columns.num_columns - 1))
             surplus = as_mask(pc.greater(pc.binary_length(full), 0))
-            wrong = [*wrong, *(WrongWidth(int(p), n + 1) for p in positions[surplus])]
+            wrong = wrong.and_others(positions[surplus], np.full(np.count_nonzero(surplus), n + 1))
             columns, positions = columns.filter(pa.array(~surplus)), positions[~surplus]
-        fitting: list[tuple[int, list[tuple[bytes, bool]]]] = []
-        others: list[WrongWidth] = []
-        for w in wrong:
-            fields = self.grammar.fields(block.record(w.position)) if w.fields in self.head.widths else []
-            if fields and (len(fields) == n or fields[-1][0] == b""):
-                fitting.append((w.position, fields))
-            else:
-                others.append(w)
-        others.sort(key=lambda w: w.position)
-        if not fitting:
-            return columns, positions, others
-        nulls = set(self.spec.common_missing)
-        every = np.concatenate([positions, [p for p, _ in fitting]]).astype(np.int64)
+        width = n if is_trait else n + 1
+        may_fit = wrong.only(wrong.fields == width)
+        if not len(may_fit):
+            return columns, positions, wrong
+        ends_empty = self._end_empty(block, may_fit.positions)
+        fitting = may_fit.positions[~ends_empty if is_trait else ends_empty]
+        wrong = wrong.only(~np.isin(wrong.positions, fitting))
+        if is_trait:
+            wrong = WrongWidths(wrong.positions, np.where(wrong.fields == n, n - 1, wrong.fields))
+        more = self.parser.parse_some(block, fitting, width=width, wanted=self.selected)
+        every = np.concatenate([positions, fitting]).astype(np.int64)
         order = np.argsort(every, kind="stable")
-        arrays = []
-        for column, i in zip(columns.columns, self.selected, strict=True):
-            cells = [fields[i] for _, fields in fitting]
-            texts = [None if not quoted and v.decode() in nulls else v.decode() for v, quoted in cells]
-            arrays.append(pa.concat_arrays([column, pa.array(texts, pa.string())]).take(pa.array(order)))
-        return pa.RecordBatch.from_arrays(arrays, names=columns.schema.names), every[order], others
+        pairs = zip(columns.columns, more.columns, strict=True)
+        arrays = [pa.concat_arrays(pair).take(pa.array(order)) for pair in pairs]
+        return pa.RecordBatch.from_arrays(arrays, names=columns.schema.names), every[order], wrong
+
+    def _end_empty(self, block: Block, positions: np.ndarray) -> np.ndarray:
+        """Which of these records have nothing in their last field, not even quotes."""
+        starts, ends = (places[positions] for places in block.spans())
+        if self.grammar.is_plain:
+            raw = np.frombuffer(block.data, np.uint8)
+            return np.asarray(raw[ends - 1] == self.grammar.delimiter[0])
+        pairs = zip(starts.tolist(), ends.tolist(), strict=True)
+        return np.array(
+            [self.grammar.fields(block.data[a:b])[-1] == (b"", False) for a, b in pairs], np.bool_
+        )
 
     def _header_repeats(
         self, block: Block, columns: pa.RecordBatch, positions: np.ndarray
@@ -142,10 +168,20 @@ class RaggedRows:
         if len(self.selected) >= len(self.header):  # compared as columns, since a file may have many repeats
             pairs = zip(columns.columns, self.selected, strict=True)
             exact = np.logical_and.reduce([as_mask(pc.equal(c, self.header[i])) for c, i in pairs])
-        for row in np.flatnonzero(repeats & ~exact):
+        others = self._may_repeat(columns, repeats & ~exact)
+        repeats = exact & repeats
+        for row in np.flatnonzero(others):
             fields = self.grammar.fields(block.record(int(positions[row])))
             titles = [v.decode().lstrip("\ufeff").strip() for v, _ in fields]
             if len(titles) > len(self.header) and not titles[-1]:
                 titles.pop()
             repeats[row] = titles == [title.strip() for title in self.header]
         return repeats if repeats.any() else None
+
+    def _may_repeat(self, columns: pa.RecordBatch, candidates: np.ndarray) -> np.ndarray:
+        """Those of the candidates whose selected columns, without blanks around them, are the header's names."""
+        at = np.flatnonzero(candidates)
+        for column, i in zip(columns.columns, self.selected, strict=True) if len(at) else ():
+            texts = pc.utf8_trim(column.take(pa.array(at)), " \t\ufeff\u00a0\x1c\x1d\x1e\x1f")
+            at = at[as_mask(pc.equal(texts, self.header[i].strip(" \t\ufeff\u00a0\x1c\x1d\x1e\x1f")))]
+        return mask_at(at, len(candidates))

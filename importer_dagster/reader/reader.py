@@ -17,26 +17,27 @@ What does not belong here: opening and unpacking (``source/unpack.py``), decodin
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 
 from importer_dagster.errors import RefusedError
 from importer_dagster.model import Delivery, TextBatch
-from importer_dagster.reader.arrow_csv import WrongWidth, parse
+from importer_dagster.reader.arrow_csv import WrongWidths
 from importer_dagster.reader.blocks import DAMAGED_CHARACTER, Block
 from importer_dagster.reader.decoding import TextSource, Window, is_utf8
 from importer_dagster.reader.footer import without_footer
 from importer_dagster.reader.grammar import Grammar
 from importer_dagster.reader.header import read_header
 from importer_dagster.reader.ragged_rows import RaggedRows
-from importer_dagster.reader.records import (
-    MAX_RECORD,
+from importer_dagster.reader.records import MAX_RECORD, scan, scan_records
+from importer_dagster.reader.spans import (
     blanks_to_skip,
     cut,
+    line_ends,
     quotes_in,
     regular,
-    scan,
     without_escaped,
 )
 from importer_dagster.source.unpack import Unpacked, fingerprint_url
@@ -174,11 +175,7 @@ class Reader:
 
     def _all_batches(self) -> Iterator[TextBatch]:
         window = self._window
-        has_more = bool(window.data)  # the bytes that were read together with the header
         while True:
-            if not window.ended and not has_more:
-                window.fill()
-            has_more = False
             if self._cut_line:
                 ends = [p for p in (window.data.find(b"\n"), window.data.find(b"\r")) if p >= 0]
                 self._cut_line = not ends and not window.ended
@@ -188,25 +185,33 @@ class Reader:
                 yield batch
             elif window.ended:
                 return
-            else:
+            if not window.ended and (batch is None or len(window.data) < window.block_size // 2):
                 window.fill()
 
     def _next_batch(self) -> TextBatch | None:
         """Make a batch of the whole records in the window; None if more bytes are needed or none are left."""
         window = self._window
-        if not window.data:
+        visible = window.visible()
+        at_end = window.ended and len(visible) == len(window.data)
+        if not visible:
             return None
         if not self._grammar.always_scan:
-            structure = without_escaped(window.data, self._grammar.escape)
+            structure = without_escaped(visible, self._grammar.escape)
             quotes = quotes_in(structure, self._quote)
-            length = cut(structure, quotes, window.ended)
+            length = cut(structure, quotes, at_end)
             if length:
-                batch = self._regular_batch(structure, quotes[: np.searchsorted(quotes, length)], length)
+                quotes = quotes[: np.searchsorted(quotes, length)]
+                batch = self._regular_batch(visible, structure, quotes, length)
                 if batch is not None:
                     return batch
-            elif not window.ended and len(window.data) <= MAX_RECORD:
+            elif (
+                not at_end and len(window.data) <= MAX_RECORD and not window.ended and visible is window.data
+            ):
                 return None
-        found = scan(window.data, self._grammar, at_end=window.ended, expected=self._head.widths)
+        widths = self._head.widths
+        found = scan(visible, self._grammar, at_end=at_end, expected=widths)
+        if not found.used and len(visible) < len(window.data):  # the first record is longer
+            found = scan_records(window.data, self._grammar, at_end=window.ended, expected=widths, most=1)
         if not found.used:
             return None
         data = window.data[: found.used]
@@ -214,7 +219,7 @@ class Reader:
         self._cut_line = found.cut_line
         block.check_bytes(self._source.encoding, self._source.wrong_encoding)
         try:
-            columns, wrong = self._parse(block)
+            columns, wrong = self._ragged_rows.parse(block)
         except pa.ArrowInvalid as error:
             raise RefusedError(
                 f"The lines from {block.line} on cannot be read as CSV: {error}. Check the dialect.",
@@ -223,12 +228,13 @@ class Reader:
             ) from None
         return self._finished(block, columns, wrong)
 
-    def _regular_batch(self, structure: bytes, quotes: np.ndarray, length: int) -> TextBatch | None:
+    def _regular_batch(
+        self, visible: bytes, structure: bytes, quotes: np.ndarray, length: int
+    ) -> TextBatch | None:
         """A batch of the first ``length`` bytes; None where a scan must find the records, as quotes may be damaged."""
         window, grammar = self._window, self._grammar
-        whole = length == len(window.data)
-        data = window.data if whole else window.data[:length]
-        structure = data if structure is window.data else structure[:length]
+        data = visible if length == len(visible) else visible[:length]
+        structure = data if structure is visible else structure[:length]
         mark = grammar.comment
         has_comments = mark and (data.startswith(mark) or b"\n" + mark in data or b"\r" + mark in data)
         if has_comments or (grammar.escape and structure.endswith(grammar.escape)):
@@ -250,24 +256,24 @@ class Reader:
         if b"\0" in data or not (block.is_ascii or is_utf8(data)):
             block.scan = block.split()
             block.check_bytes(self._source.encoding, self._source.wrong_encoding)
-            if any(_has_line_end(data[d.start : d.end]) for d in block.scan.damaged):
+            damaged = block.scan.damaged.records
+            if _spans_lines(data, block.scan.starts[damaged], block.scan.ends[damaged]):
                 return None  # a scan finds out whether quotes or bytes are damaged
         try:
-            columns, wrong = self._parse(block)
+            columns, wrong = self._ragged_rows.parse(block)
         except pa.ArrowInvalid:
             return None
-        odd = (w.position for w in wrong if w.fields not in self._head.widths)
-        if any(_has_line_end(block.record(position)) for position in odd):
-            return None
+        odd = wrong.positions[~np.isin(wrong.fields, list(self._head.widths))]
+        # without quotes and escapes, no record spans lines
+        if len(odd) and (len(quotes) or grammar.escape):
+            starts, ends = block.spans()
+            if _spans_lines(data, starts[odd], ends[odd]):
+                return None
         return self._finished(block, columns, wrong)
 
-    def _parse(self, block: Block) -> tuple[pa.RecordBatch, list[WrongWidth]]:
-        width, wanted = self._head.width, self._ragged_rows.wanted()
-        return parse(block, self._spec, self._grammar, width=width, wanted=wanted)
-
-    def _finished(self, block: Block, columns: pa.RecordBatch, wrong: list[WrongWidth]) -> TextBatch:
+    def _finished(self, block: Block, columns: pa.RecordBatch, wrong: WrongWidths) -> TextBatch:
         """The batch of a parsed block, whose bytes are then consumed."""
-        batch = self._ragged_rows.assemble(block, columns, wrong)
+        batch = self._ragged_rows.assemble(block, columns, wrong, self._source.encoding)
         data, width = block.data, self._head.width
         self._window.consume(len(data))
         # Each block costs something for each column, too much if it has few records. Not where values are
@@ -277,13 +283,26 @@ class Reader:
         self._record += block.count
         # its first byte is searched first, since one byte is found 100 times as fast as three
         if not block.is_ascii and DAMAGED_CHARACTER[:1] in data and DAMAGED_CHARACTER in data:
-            spans = zip(*block.spans(), strict=True)
-            places = [int(a) for a, b in spans if DAMAGED_CHARACTER in data[int(a) : int(b)]]
-            if places:
-                line, count = self._damaged_text or (int(block.lines_at(np.array(places[:1]))[0]), 0)
-                self._damaged_text = line, count + len(places)
-        return batch
+            raw = np.frombuffer(data, np.uint8)
+            hits = np.flatnonzero((raw[:-2] == 0xEF) & (raw[1:-1] == 0xBF) & (raw[2:] == 0xBD))
+            starts, ends = block.spans()
+            has = np.searchsorted(hits, starts) < np.searchsorted(hits, ends)
+            if has.any():
+                line, count = self._damaged_text or (int(block.lines_at(starts[has][:1])[0]), 0)
+                self._damaged_text = line, count + int(has.sum())
+        return replace(batch, most_left=self._most_left())
+
+    def _most_left(self) -> int | None:
+        """How many records can still follow; None if the size of the text is not known."""
+        unread = self._unpacked.unread
+        # the shortest good record: delimiters and a line end; of one column, a character and a line end
+        least = max((min(self._head.widths) - 1) * len(self._spec.dialect.delimiter) + 1, 2)
+        return (
+            None if unread is None else (unread + self._source.pending + len(self._window.data)) // least + 1
+        )
 
 
-def _has_line_end(record: bytes) -> bool:
-    return b"\n" in record or b"\r" in record
+def _spans_lines(data: bytes, starts: np.ndarray, ends: np.ndarray) -> bool:
+    """Whether one of these records has a line end in it."""
+    lines = line_ends(data) if len(starts) else np.zeros(0, np.int64)
+    return bool((np.searchsorted(lines, starts) < np.searchsorted(lines, ends)).any())

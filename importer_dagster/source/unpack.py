@@ -286,6 +286,12 @@ class Unpacked:
         """How many bytes of the stored file were read so far."""
         return self._hashed.bytes
 
+    @property
+    def unread(self) -> int | None:
+        """How many bytes were not read yet; None for an archive, and if the size of the file is not known."""
+        size = self._file.size
+        return None if self._stream is not self._hashed or size is None else max(size - self._out, 0)
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from importer_dagster.spec.table import TableSpec
@@ -43,23 +43,29 @@ class Written:
     everything: bool  # all values are quoted
     end: str
     encoding: str
+    trailing: str = ""  # a delimiter at the end of all records, or of the header, too
+    blanks: bool = False  # behind delimiters
 
     def lines(self, rows: list[list[str]]) -> list[str]:
         out = io.StringIO()
         writer = csv.writer(
             out, delimiter=self.delimiter, quotechar=self.quote, escapechar=self.escape, doublequote=self.doubled,
             lineterminator=self.end, quoting=csv.QUOTE_ALL if self.everything else csv.QUOTE_MINIMAL)  # fmt: skip
-        lines = []
-        for row in rows:
-            writer.writerow(row)
-            lines.append(out.getvalue())
+
+        def written(cells: list[str]) -> str:
             out.seek(0)
             out.truncate()
-        return lines
+            writer.writerow(cells)
+            return out.getvalue().removesuffix(self.end)
+
+        end = (self.delimiter if self.trailing else "") + self.end
+        if self.blanks:
+            return [f"{self.delimiter} ".join(written([cell]) for cell in row) + end for row in rows]
+        return [written(row) + end for row in rows]
 
     def dialect(self) -> dict[str, Any]:
         return {"delimiter": self.delimiter, "quoteChar": self.quote, "escapeChar": self.escape,
-                "doubleQuote": self.doubled, "totals": "keep"}  # fmt: skip
+                "doubleQuote": self.doubled, "totals": "keep", "skipInitialSpace": self.blanks}  # fmt: skip
 
 
 @dataclass
@@ -81,7 +87,8 @@ def dialects(draw: st.DrawFn, encoding: str) -> Written:
     escape = draw(st.sampled_from([None, None, "\\"]))
     doubled = escape is None or draw(st.booleans())
     end = draw(st.sampled_from(["\n", "\r\n", "\r"]))
-    return Written(delimiter, quote, escape, doubled, draw(st.booleans()), end, encoding)
+    trailing = draw(st.sampled_from(["", "", "records", "both"]))
+    return Written(delimiter, quote, escape, doubled, draw(st.booleans()), end, encoding, trailing)
 
 
 def _encodable(text: str, encoding: str) -> bool:
@@ -147,6 +154,9 @@ def tables(draw: st.DrawFn) -> Table:
         written.everything = True  # this Python's csv module quotes only the line end it writes itself
     if plain:
         written.everything = False
+    # with blanks behind delimiters, a value in quotes keeps its own blanks
+    written.blanks = damage in ("none", "cells", "nul") and written.delimiter != " " and draw(st.booleans())
+    written.everything |= written.blanks
     names = [f"c{i}" for i in range(width)]
     schema = {"fields": [{"name": n, **KINDS[k]} for n, k in zip(names, kinds, strict=True)]}
     spec = TableSpec.model_validate(
@@ -167,6 +177,8 @@ def _assembled(
 ) -> Table:
     width, end = len(kinds), written.end
     text = written.lines([[f"c{i}" for i in range(width)]])[0]
+    if written.trailing == "records":
+        text = text.removesuffix(written.delimiter + end) + end
     content = text.encode(written.encoding)
     plain_encoding = {"utf-8-sig": "utf-8", "utf-16": "utf-16-le"}.get(written.encoding, written.encoding)
     if written.encoding == "utf-16":
@@ -187,7 +199,13 @@ def _assembled(
         content += bytes_.encode(plain_encoding) if isinstance(bytes_, str) else bytes_
         content += end.encode(plain_encoding)
         line += 1
+    if draw(st.integers(0, 3)) == 0:  # the disk was full: a tail of NUL bytes
+        number += 1
+        table.rejected.append((number, line, "nul"))
+        content += ("\0" * draw(st.integers(16, 400))).encode(plain_encoding)
     table.content = content
+    # a trait of the file is one of most records
+    assume(not written.trailing or len(table.loaded) > len(table.rejected))
     return table
 
 
@@ -229,7 +247,7 @@ def _damaged(
         rule, cells[at] = "quote.unclosed", quote + cells[at]
     elif damage == "bytes" and written.encoding in ("utf-8", "utf-8-sig"):
         rule, more = "encoding", b"\xff"
-    record = written.delimiter.join(cells)
+    record = written.delimiter.join([*cells, ""] if written.trailing else cells)
     return (rule, record.encode() + more if more else record) if rule else None
 
 

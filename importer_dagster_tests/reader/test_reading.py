@@ -511,8 +511,11 @@ def test_a_delimiter_too_many(files: Files) -> None:
     both = files.read("a,b,\n1,x,\n2,y\n3,z,surplus\n")
     assert (both.rows, both.rules, both.warnings) == ([("1", "x"), ("2", "y")], [(4, "fields.long")], [])
     assert both.rejects[0]["value"] == "surplus"
-    records = files.read("a,b\n1,x,\n2,y,\n3,z\n4,w,surplus\n")
-    assert (records.rows, records.rules) == ([("1", "x"), ("2", "y"), ("3", "z")], [(5, "fields.long")])
+    records = files.read("a,b\n1,x,\n2,y,\n3,z\n4,w,surplus\n5,v,\n")
+    assert (records.rows, records.rules) == (
+        [("1", "x"), ("2", "y"), ("3", "z"), ("5", "v")],
+        [(5, "fields.long")],
+    )
     assert "records end with a delimiter" in records.warnings[0]
     header = files.read("a,b,\n1,x\n2,y\n")
     assert header.rows == [("1", "x"), ("2", "y")]
@@ -742,3 +745,114 @@ def test_of_a_wide_file_blocks_are_twice_as_long(files: Files, columns: int, val
     found = files.read(content, names, block_size=100 * len(record))
     assert len(found.rows) == sum(found.sizes) == 500
     assert found.sizes[1] == 100 * factor
+
+
+# --- damage in bulk ---------------------------------------------------------------------
+
+
+def test_numbers_go_on_behind_a_block_with_damage(files: Files) -> None:
+    content = 'a,b\n1,x\n2,q"uote\n3,y\n' + "".join(f"{i},z\n" for i in range(4, 400))
+    for size in (BLOCK, 64):
+        found = files.read(content, block_size=size)
+        assert [number for number, _ in found.places] == [1, *range(3, 400)]
+        assert [number + 1 for number, _ in found.places] == [line for _, line in found.places]
+
+
+def test_one_record_with_a_delimiter_at_its_end_says_nothing_about_the_file(files: Files) -> None:
+    found = files.read("a,b\n1,2,\n3,4\n5,6\n")
+    assert (found.rows, found.rules, found.warnings) == ([("3", "4"), ("5", "6")], [(2, "fields.long")], [])
+    assert files.read("a,b,c\n1,2,\n3,4,5\n", "a b c").rows == [("1", "2", None), ("3", "4", "5")]
+    # the first record is damaged, and says nothing either
+    found = files.read('a,b\nx"y,1,\n3,4,\n5,6,\n')
+    assert (found.rows, found.rules) == ([("3", "4"), ("5", "6")], [(2, "quote.damaged")])
+
+
+def test_where_records_end_with_a_delimiter_a_record_may_not_shift_it_into_its_last_value(
+    files: Files,
+) -> None:
+    for size in (BLOCK, 8):
+        found = files.read("a,b\n1,2,\n3,\n4,5,\n6,7\n8,,\n9\n10,11,\n", block_size=size)
+        assert found.rows == [("1", "2"), ("4", "5"), ("6", "7"), ("8", None), ("10", "11")]
+        assert [(r["line"], r["rule"], r["column_name"], r["message"]) for r in found.rejects] == [
+            (3, "fields.short", "b", "expected 2 fields, got 1"),
+            (7, "fields.short", "b", "expected 2 fields, got 1"),
+        ]
+
+
+def test_the_delimiter_at_the_end_is_told_alike_however_the_file_is_cut(files: Files) -> None:
+    content = "a,b\n" + "1,2,\n" * 30 + "3,4\n" * 29
+    for size in (BLOCK, 7):
+        found = files.read(content, block_size=size)
+        assert (len(found.rows), found.rules) == (59, [])
+        found = files.read(content + "3,4\n", block_size=size)
+        assert (len(found.rows), len(found.rules)) == (30, 30)
+
+
+@pytest.mark.parametrize("nuls", [200, 5_000, 100_000])
+def test_a_tail_of_nuls_is_rejected_and_not_the_file(files: Files, nuls: int) -> None:
+    rows = "".join(f"{i},x\n" for i in range(60)).encode()
+    for tail in (b"\0" * nuls, b"\0" * nuls + b"\n", b"\0" * nuls + b"\n7,y\n"):
+        found = files.read(b"a,b\n" + rows + tail)
+        assert found.rules == [(62, "nul")]
+        assert len(found.rows) == 60 + tail.endswith(b"y\n")
+    files.refuses(b"\0" * nuls, "binary data")
+    files.refuses(bytes(range(1, 32)) * 9 + b"\0" * nuls, "binary data")
+
+
+@pytest.mark.parametrize("before", [0, 1, 40_000])
+@pytest.mark.parametrize("end", [b"\n", b""])
+def test_the_limit_of_a_line_holds_wherever_it_stands(files: Files, before: int, end: bytes) -> None:
+    line = b"1," + b"x" * (18 << 20)
+    for quote in (b"", b'"'):
+        rows = b"5,a value of some length\n" * before
+        found = files.read(b"a,b\n" + rows + line.replace(b"1,", b"1," + quote) + quote + end)
+        assert found.rules == [(2 + before, "record.long")]
+        assert len(found.rows) == before
+
+
+def test_of_records_that_are_damaged_each_is_rejected_for_what_it_is(files: Files) -> None:
+    lines = ['x"y,1', '"x"y,1', "1", "1,2,3", '1,"open', "1,2", '"a","b,"', '1,"x""y"', '"']
+    rules = {"1": "fields.short", "1,2,3": "fields.long", '1,"open': "quote.unclosed", '"': "quote.unclosed"}
+    sound = {"1,2", '"a","b,"', '1,"x""y"'}
+    content = "a,b\n" + "\n".join(lines * 700) + "\n"
+    for size in (BLOCK, 300):
+        found = files.read(content, block_size=size)
+        assert len(found.rows) == 3 * 700
+        expected = [
+            (i + 2, rules.get(line, "quote.damaged"))
+            for i, line in enumerate(lines * 700)
+            if line not in sound
+        ]
+        assert found.rules == expected
+    assert {r["raw"] for r in found.rejects} == set(lines) - sound
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"x\n",
+        b'x"y\n',
+        b'"\n',
+        b'1,"x\n',
+        b"12345,\0\n1234567,890\n",
+        b",,,\n",
+        b"a,b\n",
+        b"\xc3,1\n\xc3\xa9,1\n\xc3\xa9,1\n",
+    ],
+)
+def test_a_batch_has_few_lines_whatever_is_wrong_with_them(files: Files, line: bytes) -> None:
+    content = b"a,b\n1,2\n" + line * (400_000 // line.count(b"\n"))
+    found = files.read(content)
+    assert len(found.rows) + len(found.rejects) == content.count(b"\n") - 1
+    assert len(found.sizes) > 2
+    numbers = [r["row"] for r in found.rejects]
+    assert numbers == sorted(numbers)
+
+
+@pytest.mark.parametrize("line", ["\n", "#\n", " \n", "\r\n", "\r"])
+def test_many_lines_before_the_header(files: Files, line: str) -> None:
+    content = line * 300_000 + "a,b\n1,2\n"
+    found = files.read(content, commentChar="#")
+    assert (found.rows, found.places) == ([("1", "2")], [(1, 300_002)])
+    found = files.read(content, headerRows=[300_001])
+    assert (found.rows, found.places) == ([("1", "2")], [(1, 300_002)])
