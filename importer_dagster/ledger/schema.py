@@ -12,7 +12,7 @@ from importer_dagster.errors import WarehouseError
 from importer_dagster.transactions import autocommit
 from importer_dagster.warehouse import SETUP_LOCK, Warehouse
 
-LATEST_REVISION = "0014"
+LATEST_REVISION = "0011"
 
 
 def migrate(warehouse: Warehouse) -> None:

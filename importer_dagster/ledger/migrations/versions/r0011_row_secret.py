@@ -5,7 +5,7 @@ import secrets
 from alembic import op
 from sqlalchemy import text
 
-revision = "0014"
+revision = "0011"
 down_revision = "0010"
 
 
