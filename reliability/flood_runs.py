@@ -200,7 +200,7 @@ class Flood:
         verdict.faults += [*seen.faults, *waiting.faults]
         for what, most in (("writers", seen.writers), ("slots", seen.slots),
                            ("connections at rest without a slot", seen.resting),
-                           ("seats of those who wait", max(seen.seats, waiting.seats)),
+                           ("connected waiters", max(seen.connected_waiters, waiting.connected_waiters)),
                            ("connections of the waiting at rest", waiting.resting),
                            ("connections that stay without a slot", seen.staying),
                            ("connections of the waiting that stay", waiting.staying)):  # fmt: skip

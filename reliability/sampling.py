@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,7 +45,7 @@ class _Session(NamedTuple):
     start: object
     writes: bool
     slot: bool
-    seat: bool
+    is_connected_waiter: bool
     rests: bool
     query: str
 
@@ -57,21 +56,18 @@ class Seen:
 
     ``without_slot`` counts the connections without a slot at one instant: those that wait with a
     connection, those that run one query and close, and those that have just given their slot back.
-    ``staying`` counts those of them that have had no slot for a second, ``seats`` those that wait with
+    ``staying`` counts those of them that have had no slot for a second, ``connected_waiters`` those that wait with
     a connection, and ``resting`` those that have sent no statement for a tenth of a second.
     """
 
     samples: int = 0
     writers: int = 0
     slots: int = 0
-    seats: int = 0
+    connected_waiters: int = 0
     without_slot: int = 0
     resting: int = 0
     staying: int = 0
     waiting: int = 0  # tickets in the queue
-    unseated: Counter[str] = field(
-        default_factory=Counter
-    )  # last statements of sessions that rest without a seat
     faults: list[str] = field(default_factory=list)
 
     def take(self, conn: psycopg.Connection, since: dict[object, float]) -> None:
@@ -90,12 +86,11 @@ class Seen:
         self.samples += 1
         self.writers = max(self.writers, sum(s.writes for s in sessions))
         self.slots = max(self.slots, sum(s.slot for s in sessions))
-        self.seats = max(self.seats, sum(s.seat for s in sessions))
+        self.connected_waiters = max(self.connected_waiters, sum(s.is_connected_waiter for s in sessions))
         self.without_slot = max(self.without_slot, len(without))
         self.resting = max(self.resting, sum(s.rests for s in without))
         self.staying = max(self.staying, staying)
         self.waiting = max(self.waiting, tickets[0])
-        self.unseated.update(" ".join(s.query.split()) for s in without if s.rests and not s.seat)
 
 
 @contextmanager
